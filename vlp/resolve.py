@@ -1,0 +1,51 @@
+"""A name -> the module of that name -> its class. The folder is the registry."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import pkgutil
+from pathlib import Path
+from types import ModuleType
+
+from vlp.types import UserError
+
+
+def names(package: str) -> list[str]:
+    """Names of the plug-in modules in ``package``, without importing them; ``base`` and private modules are no plug-ins."""
+    found = importlib.import_module(package)
+    return sorted(m.name for m in pkgutil.iter_modules(found.__path__) if m.name != "base" and not m.name.startswith("_"))
+
+
+def module(package: str, name: str, noun: str) -> ModuleType:
+    """Import ``package.name``; a dotted name reaches code outside vlp.
+
+    Raises:
+        UserError: no such module; the message names the nearest one.
+    """
+    if "." in name:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise UserError(f"{noun} '{name}' cannot be imported: {error}") from error
+    known = names(package)
+    if name not in known:
+        raise UserError(f"unknown {noun} '{name}'{nearest(name, known)}; known: {', '.join(known)}")
+    return importlib.import_module(f"{package}.{name}")
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """``, did you mean 'x'?`` or nothing."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f", did you mean '{close[0]}'?" if close else ""
+
+
+def summary(package: str, name: str) -> str:
+    """First line of a plug-in's docstring, read without importing it."""
+    spec = importlib.util.find_spec(f"{package}.{name}")
+    assert spec is not None
+    assert spec.origin is not None
+    doc = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
+    return doc.splitlines()[0] if doc else ""
