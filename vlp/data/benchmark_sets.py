@@ -1,0 +1,289 @@
+"""Reading evaluation sets: CLIP_benchmark's webdataset layouts and SugarCrepe's pairs.
+
+An evaluation set must be whole, or its figures cannot be compared: anything missing or damaged raises a
+UserError that names it. Memory holds the places of the pictures; each is read and decoded when asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vlp.data.samples import BadSample, decode_image
+from vlp.types import UserError
+
+PICTURE_EXTENSIONS = (
+    "webp",
+    "png",
+    "jpg",
+    "jpeg",
+)  # the order in which CLIP_benchmark looks for a sample's picture
+PICTURE_DIRECTORIES = ("images", "val2017", ".")  # ours, CLIP_benchmark's for SugarCrepe, beside the JSON
+TAR_BLOCK = 512
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """``num_bytes`` bytes at ``offset`` of ``path``: in a tar, or a whole file (``num_bytes`` -1)."""
+
+    path: Path
+    name: str
+    offset: int = 0
+    num_bytes: int = -1
+
+    def read(self) -> bytes:
+        with open(self.path, "rb") as stream:
+            stream.seek(self.offset)
+            return stream.read(self.num_bytes)
+
+    def load(self) -> Image.Image:
+        """The RGB picture, transparency laid on white. Raises UserError when it cannot be decoded."""
+        try:
+            return decode_image(self.read())
+        except BadSample as error:
+            raise UserError(
+                f"{self.name} cannot be used ({error}): an evaluation set must be whole, replace the picture"
+            ) from error
+
+
+@dataclass(frozen=True)
+class RetrievalSet:
+    """Pictures with one or more captions each; ``image_of_text[t]`` is the index of caption t's picture."""
+
+    images: list[StoredFile]
+    texts: list[str]
+    image_of_text: list[int]
+
+
+@dataclass(frozen=True)
+class ClassificationSet:
+    """Pictures with one class each; ``templates`` hold ``{c}`` where the class name goes."""
+
+    images: list[StoredFile]
+    labels: list[int]
+    classnames: list[str]
+    templates: list[str]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture, its caption and a false one: indices into ``images`` and ``texts`` of the PairSet."""
+
+    image: int
+    caption: int
+    negative_caption: int
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Suites of pairs; pictures and captions that several pairs share are listed once."""
+
+    images: list[StoredFile]
+    texts: list[str]
+    suites: dict[str, list[Pair]]
+
+
+def is_benchmark_directory(directory: Path) -> bool:
+    """Whether ``directory`` has CLIP_benchmark's webdataset layout, be it complete or not."""
+    return any(
+        (directory / name).exists() for name in ("dataset_type.txt", "classnames.txt", "test/nshards.txt")
+    )
+
+
+def dataset_type(directory: Path) -> str:
+    """What ``dataset_type.txt`` says; CLIP_benchmark takes a set without that file for classification."""
+    path = directory / "dataset_type.txt"
+    return path.read_text(encoding="utf-8").strip().lower() if path.exists() else "classification"
+
+
+def read_retrieval_set(directory: Path) -> RetrievalSet:
+    """The set of ``directory/test/*.tar``, whose samples are a picture and a ``txt`` with one caption a line.
+
+    Empty lines are no captions.
+    """
+    images: list[StoredFile] = []
+    texts: list[str] = []
+    image_of_text: list[int] = []
+    for key, members in _samples(directory):
+        captions = [line for line in _text(_member(key, members, "txt")).splitlines() if line.strip()]
+        if not captions:
+            raise UserError(f"{key}.txt holds no caption: write one a line, or leave the sample out")
+        image_of_text += [len(images)] * len(captions)
+        images.append(_picture(key, members))
+        texts += captions
+    return RetrievalSet(images, texts, image_of_text)
+
+
+def read_classification_set(directory: Path) -> ClassificationSet:
+    """The set of ``directory/test/*.tar``, whose samples are a picture and a ``cls`` with the class index."""
+    kind = dataset_type(directory)
+    if kind != "classification":
+        raise UserError(
+            f"{directory}/dataset_type.txt says '{kind}': only 'retrieval' and 'classification' are supported"
+        )
+    classnames = _lines(directory / "classnames.txt", "the class names, one a line")
+    templates = _lines(
+        directory / "zeroshot_classification_templates.txt",
+        "the prompts, one a line, such as 'a photo of a {c}.'",
+    )
+    for template in templates:
+        if "{c}" not in template:
+            path = directory / "zeroshot_classification_templates.txt"
+            raise UserError(
+                f"template '{template}' in {path} lacks {{c}}: put {{c}} where the class name goes"
+            )
+    images: list[StoredFile] = []
+    labels: list[int] = []
+    for key, members in _samples(directory):
+        label = _text(_member(key, members, "cls")).strip()
+        if not label.isdecimal() or int(label) >= len(classnames):
+            raise UserError(
+                f"{key}.cls says '{label}', but {directory}/classnames.txt has {len(classnames)} names: "
+                f"write a number from 0 to {len(classnames) - 1}, or add the missing names"
+            )
+        images.append(_picture(key, members))
+        labels.append(int(label))
+    return ClassificationSet(images, labels, classnames, templates)
+
+
+def pair_files(directory: Path) -> list[Path]:
+    """The JSON files of ``directory``, or of ``data/`` in it as SugarCrepe keeps them, if they hold pairs."""
+    files = sorted(directory.glob("*.json")) or sorted((directory / "data").glob("*.json"))
+    return files if any(_looks_like_pairs(file) for file in files) else []
+
+
+def read_pair_set(directory: Path) -> PairSet:
+    """SugarCrepe's files: ``SUITE.json`` = {"0": {filename, caption, negative_caption}, ...}; keys may skip.
+
+    Pictures lie in ``images/``, ``val2017/`` or beside the JSON files.
+    """
+    image_index: dict[str, int] = {}
+    text_index: dict[str, int] = {}
+    suites: dict[str, list[Pair]] = {}
+    for path in pair_files(directory):
+        pairs = suites[path.stem] = []
+        for key, item in _json_table(path).items():
+            try:
+                filename, caption, negative = (
+                    str(item[k]) for k in ("filename", "caption", "negative_caption")
+                )
+            except (KeyError, TypeError):
+                raise UserError(
+                    f"item {key} of {path} lacks filename, caption or negative_caption: complete it, or move "
+                    "files of other layouts out of the directory"
+                ) from None
+            image = image_index.setdefault(filename, len(image_index))
+            texts = [text_index.setdefault(text, len(text_index)) for text in (caption, negative)]
+            pairs.append(Pair(image, *texts))
+        if not pairs:
+            raise UserError(f"{path} holds no pairs: remove the file or write it again")
+    images = [_find_picture(directory, filename) for filename in image_index]
+    return PairSet(images, list(text_index), suites)
+
+
+def _find_picture(directory: Path, filename: str) -> StoredFile:
+    for place in PICTURE_DIRECTORIES:
+        path = directory / place / filename
+        if path.is_file():
+            return StoredFile(path, str(path))
+    raise UserError(f"{filename} is neither in {directory}/images nor in {directory}/val2017: put it there")
+
+
+def _json_table(path: Path) -> dict[str, Any]:
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}): copy it again") from error
+    if not isinstance(table, dict):
+        raise UserError(f"{path} is not a table of pairs: move files of other layouts out of the directory")
+    return table
+
+
+def _looks_like_pairs(path: Path) -> bool:
+    # Only the beginning is read: a directory may hold large JSON files of other layouts.
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        return '"negative_caption"' in stream.read(4096)
+
+
+def _samples(directory: Path) -> Iterator[tuple[str, dict[str, StoredFile]]]:
+    """``TAR: KEY`` and the members by extension, in the order of CLIP_benchmark's reader."""
+    count = directory / "test" / "nshards.txt"
+    text = _lines(count, "the number of tars")[0]
+    if not text.isdecimal() or int(text) == 0:
+        raise UserError(f"{count} says '{text}': write the number of tars in {count.parent}, at least 1")
+    for shard in range(int(text)):
+        yield from _tar_samples(count.parent / f"{shard}.tar")
+
+
+def _tar_samples(path: Path) -> Iterator[tuple[str, dict[str, StoredFile]]]:
+    samples: dict[str, dict[str, StoredFile]] = {}
+    for member in _tar_members(path):
+        match = re.fullmatch(r"((?:.*/)?[^./][^./]*)\.([^/]*)", member.name)
+        if not match:
+            continue  # webdataset, too, passes over names that are not KEY.EXTENSION
+        key, extension = match[1], match[2].lower()
+        members = samples.setdefault(f"{path}: {key}", {})
+        if extension in members:
+            raise UserError(f"{path} holds {member.name} twice: keys must be unique, write the set again")
+        members[extension] = StoredFile(path, f"{path}: {member.name}", member.offset_data, member.size)
+    if not samples:
+        raise UserError(f"{path} holds no samples: write the set again")
+    yield from samples.items()
+
+
+def _tar_members(path: Path) -> list[tarfile.TarInfo]:
+    if not path.is_file():
+        raise UserError(
+            f"{path} is missing, though nshards.txt counts it: copy it or correct {path.parent}/nshards.txt"
+        )
+    try:
+        with tarfile.open(path, "r:") as tar:
+            members = tar.getmembers()
+    except tarfile.TarError as error:
+        raise UserError(f"{path} is not a whole tar ({error}): copy it again") from error
+    # tarfile takes a tar that was cut inside a header for complete; the block of zeros at the end tells.
+    if members:
+        last = members[-1]
+        end = last.offset_data + -(-last.size // TAR_BLOCK) * TAR_BLOCK
+        if StoredFile(path, "", end, TAR_BLOCK).read() != bytes(TAR_BLOCK):
+            raise UserError(f"{path} was cut short after {last.name}: copy it again")
+    return [member for member in members if member.isfile()]
+
+
+def _member(key: str, members: dict[str, StoredFile], extension: str) -> StoredFile:
+    if extension not in members:
+        raise UserError(
+            f"{key} has no .{extension} (found: {', '.join(sorted(members))}): every sample needs a "
+            f"picture and {'captions (.txt)' if extension == 'txt' else 'a class index (.cls)'}, write the set again"
+        )
+    return members[extension]
+
+
+def _picture(key: str, members: dict[str, StoredFile]) -> StoredFile:
+    for extension in PICTURE_EXTENSIONS:
+        if extension in members:
+            return members[extension]
+    raise UserError(f"{key} has no picture: add a .png, .jpg, .jpeg or .webp, or leave the sample out")
+
+
+def _text(file: StoredFile) -> str:
+    try:
+        return file.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file.name} is not UTF-8 text: write it again in UTF-8") from error
+
+
+def _lines(path: Path, content: str) -> list[str]:
+    if not path.is_file():
+        raise UserError(f"{path} is missing: CLIP_benchmark's layout keeps {content} there")
+    lines = [line.strip() for line in _text(StoredFile(path, str(path))).splitlines()]
+    if not lines or not all(lines):
+        raise UserError(f"{path} is empty or has an empty line: it must hold {content}")
+    return lines

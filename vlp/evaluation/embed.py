@@ -1,0 +1,111 @@
+"""Embedding the pictures and captions of an evaluation set."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from vlp.data.benchmark_sets import StoredFile
+from vlp.types import UserError
+
+DECODERS = min(8, os.cpu_count() or 1)
+
+
+class Encoder(Protocol):
+    """What evaluation needs of a model; ``vlp.encoders.two_tower.TwoTower`` is one."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The temperature's parameter, in log space."""
+
+    @property
+    def tokenizer(self) -> Callable[[list[str]], Tensor]:
+        """Strings -> LongTensor NL."""
+
+    @property
+    def eval_transform(self) -> Callable[[Image.Image], Tensor]:
+        """RGB picture -> uint8 CHW, all of one size."""
+
+    def encode_image(self, image_NCHW: Tensor) -> Tensor:
+        """uint8 pictures -> features ND, not normalised."""
+
+    def encode_text(self, text_NL: Tensor) -> Tensor:
+        """Token ids -> features ND, not normalised."""
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+
+@contextmanager
+def evaluating(encoder: Encoder) -> Iterator[None]:
+    """Evaluation mode, no gradients; afterwards each module has its own mode back (locked towers differ)."""
+    modes = [(module, module.training) for module in encoder.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def embed_images(encoder: Encoder, images: Sequence[StoredFile], batch_size: int) -> Tensor:
+    """L2-normalised fp32 features ND, one row a picture, on the encoder's device."""
+    with evaluating(encoder):
+        features = [
+            encoder.encode_image(batch_NCHW.to(encoder.device))
+            for batch_NCHW in _decoded(encoder.eval_transform, images, batch_size)
+        ]
+    return _normalised(torch.cat(features), lambda row: images[row].name)
+
+
+def embed_texts(encoder: Encoder, texts: Sequence[str], batch_size: int) -> Tensor:
+    """L2-normalised fp32 features ND, one row a text; equal texts are embedded once and get equal rows."""
+    row_of: dict[str, int] = {}
+    rows = [row_of.setdefault(text, len(row_of)) for text in texts]
+    distinct = list(row_of)
+    with evaluating(encoder):
+        features = [
+            encoder.encode_text(encoder.tokenizer(distinct[start : start + batch_size]).to(encoder.device))
+            for start in range(0, len(distinct), batch_size)
+        ]
+    distinct_ND = _normalised(torch.cat(features), lambda row: f"'{distinct[row]}'")
+    return distinct_ND[torch.tensor(rows, device=distinct_ND.device)]
+
+
+def _decoded(
+    transform: Callable[[Image.Image], Tensor], images: Sequence[StoredFile], batch_size: int
+) -> Iterator[Tensor]:
+    """Batches NCHW, one of them decoded ahead in threads while the model is busy with the other."""
+    with ThreadPoolExecutor(DECODERS) as pool:
+        ahead: deque[list[Future[Tensor]]] = deque()
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
+            ahead.append([pool.submit(lambda image: transform(image.load()), image) for image in batch])
+            if len(ahead) == 2:
+                yield torch.stack([picture.result() for picture in ahead.popleft()])
+        while ahead:
+            yield torch.stack([picture.result() for picture in ahead.popleft()])
+
+
+def _normalised(features_ND: Tensor, name: Callable[[int], str]) -> Tensor:
+    features_ND = features_ND.float()
+    broken = (~features_ND.isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if broken:
+        raise UserError(
+            f"the model's features are not finite for {len(broken)} of {len(features_ND)} inputs, first for "
+            f"{name(broken[0])}: its weights have diverged, take an earlier checkpoint"
+        )
+    return F.normalize(features_ND, dim=1)

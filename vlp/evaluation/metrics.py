@@ -1,0 +1,151 @@
+"""Ranks, recalls and their chance levels from normalised features: pure functions.
+
+A query is right at K when fewer than K wrong candidates do at least as well as its best positive. Equality
+counts against the model, so a collapsed one scores 0 and not 100 %; scores that are NaN count against it too.
+
+Scores are computed in fp64 and rounded to fp32. A matrix product in fp32 gives equal pairs scores that differ
+in the last bit, depending on where in the matrix they stand; rounded from fp64 they are equal, so that ties
+are seen as ties, and ranks do not depend on tiles, threads or device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TILE = 2048  # 2048 x 2048 fp64 scores: 32 MiB, whatever the size of the set
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Of each query: the rank of its best positive (from 1), and whether a wrong candidate ties with it."""
+
+    rank_N: Tensor
+    tied_N: Tensor
+
+    def recall(self, k: int) -> float:
+        """Share of queries with a positive among the first ``k`` candidates."""
+        return _mean(self.rank_N <= k)
+
+    def mean(self) -> float:
+        return _mean(self.rank_N)
+
+    def median(self) -> float:
+        """As open_clip prints it: the median, rounded down when it falls between two ranks."""
+        return math.floor(float(self.rank_N.double().quantile(0.5)))
+
+
+@dataclass(frozen=True)
+class RetrievalRanks:
+    image_to_text: Ranks
+    text_to_image: Ranks
+
+    def tie_rate(self) -> float:
+        """Share of all queries of both directions whose best positive ties with a wrong candidate."""
+        return _mean(torch.cat([self.image_to_text.tied_N, self.text_to_image.tied_N]))
+
+
+def pair_scores(left_ND: Tensor, right_ND: Tensor) -> Tensor:
+    """Dot product of each row of ``left_ND`` with the same row of ``right_ND``: N fp32 scores."""
+    return (left_ND.double() * right_ND.double()).sum(dim=1).float()
+
+
+def retrieval_ranks(
+    image_ND: Tensor, text_ND: Tensor, image_of_text: Tensor, tile: int = TILE
+) -> RetrievalRanks:
+    """Ranks of the best positive in both directions, from one sweep over tiles of the score matrix.
+
+    Args:
+        image_ND, text_ND: L2-normalised features of the pictures and of all their captions.
+        image_of_text: for each caption the row of its picture; every picture must have a caption.
+    """
+    num_images, num_texts = len(image_ND), len(text_ND)
+    image_of_text = image_of_text.to(image_ND.device)
+    best_of_text = torch.cat(
+        [
+            pair_scores(text_ND[rows], image_ND[image_of_text[rows]])
+            for rows in (slice(start, start + tile) for start in range(0, num_texts, tile))
+        ]
+    )
+    best_of_image = best_of_text.new_full((num_images,), -math.inf)
+    best_of_image.scatter_reduce_(0, image_of_text, best_of_text, "amax")
+    assert len(image_of_text.unique()) == num_images, "a picture without a caption has no rank"
+
+    of_image, of_text = _Counts(best_of_image), _Counts(best_of_text)
+    for top in range(0, num_images, tile):
+        images = slice(top, min(top + tile, num_images))
+        image_tile = image_ND[images].double()
+        for left in range(0, num_texts, tile):
+            texts = slice(left, min(left + tile, num_texts))
+            scores = (image_tile @ text_ND[texts].double().T).float()
+            own = image_of_text[texts] - top
+            column = ((own >= 0) & (own < len(image_tile))).nonzero().squeeze(1)
+            scores[own[column], column] = -math.inf  # positives do not compete with one another
+            of_image.add(scores, images, dim=1)
+            of_text.add(scores, texts, dim=0)
+    return RetrievalRanks(of_image.ranks(), of_text.ranks())
+
+
+def label_ranks(image_ND: Tensor, class_CD: Tensor, label_N: Tensor, tile: int = TILE) -> Ranks:
+    """Rank of the true class of each picture among the classes."""
+    label_N = label_N.to(image_ND.device)
+    class_DC = class_CD.double().T
+    ranks = []
+    for start in range(0, len(image_ND), tile):
+        label = label_N[start : start + tile, None]
+        scores = (image_ND[start : start + tile].double() @ class_DC).float()
+        counts = _Counts(scores.gather(1, label).squeeze(1))
+        counts.add(scores.scatter(1, label, -math.inf), slice(None), dim=1)
+        ranks.append(counts.ranks())
+    return Ranks(torch.cat([r.rank_N for r in ranks]), torch.cat([r.tied_N for r in ranks]))
+
+
+class _Counts:
+    """Counts, over tiles, the wrong candidates that do as well as the best positive of each query."""
+
+    def __init__(self, best_N: Tensor) -> None:
+        self._best_N = best_N
+        self._not_worse_N = torch.zeros_like(best_N, dtype=torch.long)
+        self._equal_N = torch.zeros_like(self._not_worse_N)
+
+    def add(self, scores: Tensor, queries: slice, dim: int) -> None:
+        """Take in a tile whose candidates run along ``dim`` and whose positives are masked with -inf."""
+        best = self._best_N[queries].unsqueeze(dim)
+        # Counted as "not worse" rather than as "better or equal", so that NaN counts against the model.
+        self._not_worse_N[queries] += scores.shape[dim] - (scores < best).sum(dim)
+        self._equal_N[queries] += (scores == best).sum(dim)
+
+    def ranks(self) -> Ranks:
+        return Ranks(self._not_worse_N.cpu() + 1, self._equal_N.cpu() > 0)
+
+
+def mean_per_class(right_N: Tensor, label_N: Tensor, num_classes: int) -> tuple[float, list[float]]:
+    """Mean over the classes present of the share of right pictures, and the shares (NaN: no pictures)."""
+    label_N = label_N.cpu()
+    count = torch.bincount(label_N, minlength=num_classes).double()
+    share = torch.bincount(label_N, weights=right_N.cpu().double(), minlength=num_classes) / count
+    return float(share.nanmean()), share.tolist()
+
+
+def chance_any_of(num_positives: Sequence[int], num_candidates: int, k: int) -> float:
+    """Expected share of queries with a positive among ``k`` random candidates, exactly (hypergeometric).
+
+    Args:
+        num_positives: for each query, how many of the ``num_candidates`` are right.
+    """
+    k = min(k, num_candidates)
+    all_draws = math.comb(num_candidates, k)
+    total = sum(
+        count * (1 - math.comb(num_candidates - positives, k) / all_draws)
+        for positives, count in Counter(num_positives).items()
+    )
+    return total / len(num_positives)
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.double().mean())

@@ -1,0 +1,185 @@
+"""Evaluating a model on directories: find the tasks, run them, write results as CLIP_benchmark does."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field
+from rich.console import Console
+from rich.table import Table
+
+from vlp import resolve
+from vlp.evaluation.embed import Encoder
+from vlp.evaluation.tasks.base import Scores, Task
+from vlp.types import UserError
+
+TASKS = "vlp.evaluation.tasks"
+
+
+class EvaluateOptions(BaseModel, frozen=True, extra="forbid"):
+    """The ``evaluate`` section of a recipe."""
+
+    on: list[str] = []
+    """Directories of evaluation sets."""
+    every: int | None = Field(None, ge=1)
+    """Steps between evaluations during training; there is always one at the end."""
+    batch_size: int = Field(256, ge=1)
+    """Pictures, or texts, embedded at once."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The scores of one model on one set."""
+
+    dataset: str
+    task: str
+    model: str
+    pretrained: str
+    scores: Scores
+    step: int | None = None
+    language: str = "en"
+
+    def to_json(self) -> dict[str, Any]:
+        """CLIP_benchmark's fields, then ours; null where CLIP_benchmark writes NaN, which is no JSON."""
+        scores = self.scores
+        return {
+            "dataset": self.dataset,
+            "model": self.model,
+            "pretrained": self.pretrained,
+            "task": self.task,
+            "metrics": _without_nan(scores.metrics),
+            "language": self.language,
+            "chance": _without_nan(scores.chance),
+            "num_images": scores.num_images,
+            "num_texts": scores.num_texts,
+            "tie_rate": scores.tie_rate,
+            **({} if self.step is None else {"step": self.step}),
+        }
+
+
+def find_task(directory: str | Path) -> Task:
+    """The task that knows the layout of ``directory``, its set listed and checked.
+
+    Raises:
+        UserError: no such directory, unknown layout, or a set that is not whole.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(f"evaluation set {directory} does not exist: check the path")
+    for name in resolve.names(TASKS):
+        task: type[Task] = resolve.module(TASKS, name, "evaluation task").Task
+        if task.detects(directory):
+            return task(directory)
+    inner = [str(path) for path in sorted(directory.iterdir()) if path.is_dir()]
+    hint = f"; name the sets inside it instead ({', '.join(inner[:5])})" if inner else ""
+    raise UserError(
+        f"{directory} has no known layout{hint}: it must hold test/nshards.txt with dataset_type.txt or "
+        "classnames.txt (CLIP_benchmark's webdataset layout), or SugarCrepe's JSON files with images/"
+    )
+
+
+def open_tasks(options: EvaluateOptions) -> list[Task]:
+    """Find and check every set now, so that a run fails at its start and not at its first evaluation."""
+    tasks = [find_task(directory) for directory in options.on]
+    names = [task.name for task in tasks]
+    for task in tasks:
+        if names.count(task.name) > 1:
+            raise UserError(
+                f"two evaluation sets are named '{task.name}' (one is {task.directory}): results go by the "
+                "name of the directory, rename one"
+            )
+    return tasks
+
+
+def run_tasks(
+    encoder: Encoder,
+    tasks: Sequence[Task],
+    batch_size: int,
+    model_name: str,
+    pretrained: str,
+    step: int | None = None,
+) -> list[Result]:
+    """Results in the order of ``tasks``. The encoder's modules keep their training or evaluation mode."""
+    return [
+        Result(task.name, task.kind, model_name, pretrained, task.run(encoder, batch_size), step)
+        for task in tasks
+    ]
+
+
+def evaluate(
+    encoder: Encoder, directories: Sequence[str | Path], batch_size: int, model_name: str, pretrained: str
+) -> list[Result]:
+    """Evaluate on ``directories``; all of them are checked before the first is embedded."""
+    options = EvaluateOptions(on=[str(directory) for directory in directories], batch_size=batch_size)
+    return run_tasks(encoder, open_tasks(options), batch_size, model_name, pretrained)
+
+
+def metrics_for_log(results: Sequence[Result]) -> dict[str, float]:
+    """The training log: ``val/SET/...``, and the first retrieval set also under open_clip's bare names."""
+    log: dict[str, float] = {}
+    for result in results:
+        log |= {f"val/{name}": value for name, value in result.scores.log.items()}
+    retrieval = [result for result in results if result.task == "zeroshot_retrieval"]
+    for first in retrieval[:1]:
+        log |= {
+            f"val/{name.removeprefix(first.dataset + '/')}": value for name, value in first.scores.log.items()
+        }
+    return log
+
+
+def write_results(results: Sequence[Result], output: str | Path) -> list[Path]:
+    """Write ``output`` as JSON and return the files: one a set where the path has ``{dataset}``, else one.
+
+    One result is an object, as CLIP_benchmark writes it; several in one file are a list.
+    """
+    objects = [result.to_json() for result in results]
+    contents: dict[Path, Any]
+    if "{dataset}" in str(output):
+        contents = {Path(str(output).replace("{dataset}", o["dataset"])): o for o in objects}
+    else:
+        contents = {Path(output): objects[0] if len(objects) == 1 else objects}
+    for path, content in contents.items():
+        if path.is_dir():
+            raise UserError(f"{path} is a directory: name a file, such as {path}/{{dataset}}.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    return list(contents)
+
+
+def format_table(results: Sequence[Result]) -> str:
+    """A table of every metric beside its chance level, both in per cent."""
+    table = Table("set", "metric", "name", "score %", "chance %", title_justify="left")
+    for column in table.columns[-2:]:
+        column.justify = "right"
+    for result in results:
+        scores = result.scores
+        about = [
+            result.dataset,
+            f"{scores.num_images:,} images, {scores.num_texts:,} texts",
+            f"ties {100 * scores.tie_rate:.2f} %",
+        ]
+        shown = [(name, value) for name, value in scores.metrics.items() if not math.isnan(value)]
+        for row, (name, value) in enumerate(shown):
+            first = about[row] if row < len(about) else ""
+            label = scores.labels.get(name, name)
+            table.add_row(first, label, name, f"{100 * value:.1f}", f"{100 * scores.chance[name]:.1f}")
+        for rest in about[len(shown) :]:
+            table.add_row(rest)
+        table.add_section()
+    console = Console(file=io.StringIO(), width=120)
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def _without_nan(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in values.items()}

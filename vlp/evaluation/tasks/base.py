@@ -1,0 +1,82 @@
+"""What a benchmark is: a directory with pictures and texts, embedded once, and a score."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from PIL import Image
+from torch import Tensor
+
+from vlp.data.benchmark_sets import StoredFile
+from vlp.evaluation.embed import Encoder, embed_images, embed_texts
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The figures of one set.
+
+    Attributes:
+        metrics: under CLIP_benchmark's names; NaN where a metric is not defined.
+        chance: for each metric what random answers get.
+        tie_rate: share of queries whose right answer ties with a wrong one (counted as wrong).
+        log: figures of the training log, under their names after ``val/``.
+        labels: what tables call a metric whose name alone misleads.
+        details: lists with an entry a query (or class), for the report.
+    """
+
+    metrics: dict[str, float]
+    chance: dict[str, float]
+    tie_rate: float
+    num_images: int
+    num_texts: int
+    log: dict[str, float]
+    labels: dict[str, str] = field(default_factory=dict)
+    details: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SetEmbeddings:
+    """L2-normalised fp32 features of a task's ``images`` and ``texts``, row by row."""
+
+    image_ND: Tensor
+    text_ND: Tensor
+
+
+class Task(ABC):
+    """One benchmark on one directory; the constructor lists the set and raises UserError if it is not whole.
+
+    A subclass sets ``images`` and ``texts`` there, and is named ``Task`` in a module of this folder.
+    """
+
+    kind: ClassVar[str]  # CLIP_benchmark's name of the task
+    images: Sequence[StoredFile]
+    texts: Sequence[str]
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.name = directory.resolve().name
+
+    @staticmethod
+    @abstractmethod
+    def detects(directory: Path) -> bool:
+        """Whether ``directory`` has this layout; true for an incomplete set, which opening it then names."""
+
+    @abstractmethod
+    def score(self, embeddings: SetEmbeddings) -> Scores:
+        """The figures of these embeddings; pure."""
+
+    def image(self, index: int) -> Image.Image:
+        """The RGB picture ``index``."""
+        return self.images[index].load()
+
+    def embed(self, encoder: Encoder, batch_size: int) -> SetEmbeddings:
+        return SetEmbeddings(
+            embed_images(encoder, self.images, batch_size), embed_texts(encoder, self.texts, batch_size)
+        )
+
+    def run(self, encoder: Encoder, batch_size: int) -> Scores:
+        return self.score(self.embed(encoder, batch_size))
