@@ -1,0 +1,74 @@
+"""Fixtures that several tests share: real processes over gloo, a tiny model."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+# One thread each: the machine's cores are shared by the ranks, and a forked child cannot use its parent's thread pool.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+TINY_MODEL = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "patch_size": 8, "layers": 2, "width": 64, "head_width": 32},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+
+
+def _child(function: Callable[..., Any], rank: int, world: int, folder: Path, arguments: tuple[Any, ...]) -> None:
+    try:
+        store = dist.FileStore(str(folder / "store"), world)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
+        torch.save(function(rank, world, *arguments), folder / f"result-{rank}.pt")
+        dist.barrier()
+        dist.destroy_process_group()
+    except BaseException:
+        (folder / f"error-{rank}.txt").write_text(traceback.format_exc())
+        os._exit(1)
+    os._exit(0)
+
+
+@pytest.fixture
+def run_ranks(tmp_path: Path) -> Iterator[Callable[..., list[Any]]]:
+    """``run_ranks(function, world, *arguments)`` calls ``function(rank, world, *arguments)`` in forked gloo ranks.
+
+    The ranks inherit the imported libraries, so a run takes a second or two. Returns each rank's result.
+    """
+    calls = 0
+
+    def run(function: Callable[..., Any], world: int, *arguments: Any) -> list[Any]:
+        nonlocal calls
+        calls += 1
+        folder = tmp_path / f"ranks-{calls}"
+        folder.mkdir()
+        context = multiprocessing.get_context("fork")
+        processes = [
+            context.Process(target=_child, args=(function, rank, world, folder, arguments)) for rank in range(world)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+            if process.is_alive():
+                process.kill()
+                pytest.fail("a rank hung for two minutes")
+        errors = sorted(folder.glob("error-*.txt"))
+        assert not errors, errors[0].read_text()
+        return [torch.load(folder / f"result-{rank}.pt", weights_only=False) for rank in range(world)]
+
+    yield run
+
+
+@pytest.fixture
+def tiny_model() -> dict[str, Any]:
+    """An open_clip model_cfg of a few thousand weights beside its vocabulary."""
+    return TINY_MODEL

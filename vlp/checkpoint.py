@@ -1,0 +1,124 @@
+"""Atomic save and load of everything a run needs.
+
+A checkpoint is an open_clip model directory with the optimiser, the average and the counters beside the weights. There
+are no random states in it: every draw is a function of (seed, step) or (seed, position).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, Field
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from vlp.encoders.openclip import WEIGHTS_FILE, save_openclip_directory
+from vlp.encoders.two_tower import TwoTower
+from vlp.ema import EMA
+from vlp.types import UserError
+
+
+class CheckpointOptions(BaseModel, frozen=True, extra="forbid"):
+    """When to save, and how many checkpoints stay."""
+
+    every: int = Field(1000, gt=0, description="steps between two checkpoints; the last step is always saved")
+    keep: int = Field(3, gt=0, description="newest checkpoints that stay on disk")
+
+
+def save(
+    run_dir: Path,
+    step: int,
+    model: TwoTower,
+    optimizer: torch.optim.Optimizer,
+    ema: EMA | None,
+    state: dict[str, Any],
+    keep: int,
+) -> Path:
+    """Write ``checkpoints/step-NNNNNNN`` beside its place, rename it, point ``latest`` at it, drop the oldest."""
+    root = run_dir / "checkpoints"
+    root.mkdir(parents=True, exist_ok=True)
+    final = root / f"step-{step:07d}"
+    partial = root / f".step-{step:07d}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    save_openclip_directory(model, partial)
+    if ema is not None:
+        save_file({name: value.contiguous() for name, value in ema.average.items()}, partial / "ema.safetensors")
+    save_file(_optimizer_tensors(model, optimizer), partial / "optimizer.safetensors")
+    shutil.copy(run_dir / "recipe.yaml", partial / "recipe.yaml")
+    (partial / "state.json").write_text(json.dumps({"step": step, **state}, indent=1), encoding="utf-8")
+    for path in partial.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+
+    pointer = root / ".latest.partial"
+    pointer.unlink(missing_ok=True)
+    pointer.symlink_to(final.name)
+    pointer.replace(root / "latest")
+    for old in _all(root)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def latest(run_dir: Path) -> Path | None:
+    """The newest whole checkpoint of a run."""
+    root = run_dir / "checkpoints"
+    if (root / "latest").exists():
+        return (root / "latest").resolve()
+    found = _all(root) if root.is_dir() else []
+    return found[-1] if found else None
+
+
+def restore(
+    checkpoint: Path, model: TwoTower, optimizer: torch.optim.Optimizer, ema: EMA | None
+) -> dict[str, Any]:
+    """Load weights, average and optimiser in place and return the counters (``step`` and what ``save`` was given).
+
+    Raises:
+        UserError: a file is missing or does not fit the model.
+    """
+    try:
+        model.clip.load_state_dict(load_file(checkpoint / WEIGHTS_FILE))
+        _restore_optimizer(model, optimizer, load_file(checkpoint / "optimizer.safetensors"))
+        if ema is not None:
+            for name, value in load_file(checkpoint / "ema.safetensors").items():
+                ema.average[name].copy_(value)
+        return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise UserError(
+            f"checkpoint {checkpoint} cannot be resumed ({error}); remove it to go on from the one before"
+        ) from error
+
+
+def _all(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if re.fullmatch(r"step-\d{7,}", path.name))
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[parameter]}/{field}": value.contiguous()
+        for parameter, fields in optimizer.state.items()
+        for field, value in fields.items()
+    }
+
+
+def _restore_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
+) -> None:
+    parameters = dict(model.named_parameters())
+    for key, value in tensors.items():
+        name, field = key.rsplit("/", 1)
+        parameter = parameters[name]
+        # AdamW keeps its step counter on the CPU, the moments beside the parameter.
+        device = value.device if field == "step" else parameter.device
+        optimizer.state[parameter][field] = value.to(device)

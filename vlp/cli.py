@@ -1,0 +1,166 @@
+"""The command line: thin, without training flags, and quick to answer --help (heavy imports wait for the command)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from vlp import __version__, resolve
+from vlp.types import UserError
+
+Command = Callable[[argparse.Namespace], None]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; a `UserError` is printed as one sentence and ends with exit code 2."""
+    parsed = _parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments)
+    try:
+        parsed.command(parsed)
+    except UserError as error:
+        print(f"vlp: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.stderr.close()
+    except KeyboardInterrupt:
+        print("vlp: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parser(arguments: list[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="vlp", description="Pretrain, fine-tune and benchmark CLIP-style models.")
+    parser.add_argument("--version", action="version", version=f"vlp {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, command: Command, help: str, description: str = "") -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=description or help)
+        sub.set_defaults(command=command)
+        return sub
+
+    sub = add("quickstart", _quickstart, "the main job from nothing: data, training, evaluation, report")
+    sub.add_argument("--dir", default="runs/quickstart", help="where everything goes (default: %(default)s)")
+
+    sub = add("train", _train, "train a recipe, or go on with its run", "Overrides are key=value; there are no flags.")
+    sub.add_argument("recipe", help="a YAML file, or the name of one in recipes/")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.steps=100 profile=smoke")
+
+    sub = add("eval", _eval, "zero-shot evaluation of a model on evaluation sets")
+    sub.add_argument("model", help="run, checkpoint or exported directory, NAME:TAG of open_clip, hf-hub:, local-dir:")
+    sub.add_argument("--on", nargs="+", required=True, metavar="DIR", help="evaluation sets (CLIP_benchmark, SugarCrepe)")
+    sub.add_argument("--output", metavar="FILE", help="JSON in CLIP_benchmark's shape; {dataset} in it: a file a set")
+    sub.add_argument("--batch-size", type=int, default=256, help="pictures at once (default: %(default)s)")
+
+    sub = add("report", _report, "one self-contained HTML page of a run")
+    sub.add_argument("run", help="run directory")
+    sub.add_argument("--output", metavar="FILE", help="default: RUN/report.html")
+
+    sub = add("export", _export, "a model directory for other libraries, checked for parity")
+    sub.add_argument("model", help="run, checkpoint or MODEL")
+    sub.add_argument("directory", help="directory to write")
+    sub.add_argument("--to", default="open_clip", choices=["open_clip"], help="format (default: %(default)s)")
+
+    sub = add("inspect", _inspect, "what a recipe would run, without running it")
+    sub.add_argument("recipe")
+    sub.add_argument("overrides", nargs="*", metavar="key=value")
+
+    add("recipes", _recipes, "list the recipes")
+    add("objectives", _objectives, "list the objectives")
+
+    sub = commands.add_parser("data", help="make, check and change data sets: vlp data TOOL")
+    tools = sub.add_subparsers(title="tools", required=True, metavar="TOOL")
+    for name in resolve.names("data_tools"):
+        summary = resolve.summary("data_tools", name)
+        tool = tools.add_parser(name, help=summary, description=summary)
+        if arguments[:2] == ["data", name]:  # only the chosen tool is imported
+            module = resolve.module("data_tools", name, "data tool")
+            module.add_arguments(tool)
+            tool.set_defaults(command=module.run)
+    return parser
+
+
+def _quickstart(arguments: argparse.Namespace) -> None:
+    _quiet()
+    from vlp.quickstart import quickstart
+
+    quickstart(arguments.dir)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    _quiet()
+    from vlp import distributed, recipe
+    from vlp.evaluation.run import format_table
+    from vlp.trainer import train
+
+    outcome = train(recipe.load(arguments.recipe, arguments.overrides))
+    if outcome.results:
+        distributed.say(format_table(outcome.results))
+    if outcome.finished:
+        distributed.say(f"finished {outcome.run_dir}; look at it with: vlp report {outcome.run_dir}")
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _eval(arguments: argparse.Namespace) -> None:
+    _quiet()
+    from vlp.encoders.openclip import load
+    from vlp.evaluation import run
+
+    tasks = [run.find_task(directory) for directory in arguments.on]
+    model = load(arguments.model, _device())
+    results = run.run_tasks(model, tasks, arguments.batch_size, arguments.model, model.weights)
+    print(run.format_table(results))
+    if arguments.output:
+        run.write_results(results, arguments.output)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    _quiet()
+    from vlp.evaluation.report import write_report
+
+    print(write_report(arguments.run, arguments.output))
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    _quiet()
+    from vlp.export import export
+
+    print(json.dumps(export(arguments.model, arguments.directory, arguments.to), indent=1))
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    _quiet()
+    from vlp import recipe
+    from vlp.inspection import inspect
+
+    print(inspect(recipe.load(arguments.recipe, arguments.overrides)))
+
+
+def _recipes(arguments: argparse.Namespace) -> None:
+    from vlp.recipe import recipes_folder
+
+    for path in sorted(recipes_folder().glob("*.yaml")):
+        first_line = path.read_text(encoding="utf-8").split("\n", 1)[0]
+        print(f"{path.stem:<20} {first_line.lstrip('# ')}")
+
+
+def _objectives(arguments: argparse.Namespace) -> None:
+    for name in resolve.names("vlp.objectives"):
+        print(f"{name:<20} {resolve.summary('vlp.objectives', name)}")
+
+
+def _quiet() -> None:
+    """Libraries speak only when something is wrong."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+
+def _device() -> str:
+    import torch
+
+    return str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"

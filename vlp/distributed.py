@@ -1,0 +1,102 @@
+"""Ranks, collectives with gradient, and seeds that are counters instead of states."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from vlp.types import UserError
+
+
+def rank() -> int:
+    """Rank of this process, 0 without a process group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes, 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def say(message: str) -> None:
+    """Print once per run, from rank zero, on stderr (stdout is for results)."""
+    if rank() == 0:
+        print(message, file=sys.stderr, flush=True)
+
+
+class _GatherRows(torch.autograd.Function):
+    """All-gather of rows; backward is the reduce-scatter, so each rank gets the whole gradient of its own rows."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, local: Tensor) -> Tensor:
+        gathered = local.new_empty(world_size() * local.shape[0], *local.shape[1:])
+        dist.all_gather_into_tensor(gathered, local.contiguous())
+        return gathered
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:  # type: ignore[override]
+        local = grad.new_empty(grad.shape[0] // world_size(), *grad.shape[1:])
+        dist.reduce_scatter_tensor(local, grad.contiguous())
+        return local
+
+
+def gather_rows(local: Tensor) -> Tensor:
+    """Concatenate the equally many rows of every rank, in rank order: (N, ...) -> (B, ...).
+
+    The gradient is exact: that of the sum of all ranks' losses. DDP averages over ranks, so a loss that is the mean
+    over local rows gets the gradient of the mean over the global batch.
+    """
+    return _GatherRows.apply(local) if world_size() > 1 else local
+
+
+def mean_over_ranks(values: dict[str, float], device: torch.device) -> dict[str, float]:
+    """Average named scalars over the ranks in one collective; every rank must hold the same names."""
+    if world_size() == 1:
+        return values
+    packed = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
+    dist.all_reduce(packed)
+    return dict(zip(values, (packed / world_size()).tolist(), strict=True))
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether ``flag`` is set on any rank, so that all take the same turn at the same step."""
+    if world_size() == 1:
+        return flag
+    packed = torch.tensor([int(flag)], device=device)
+    dist.all_reduce(packed, op=dist.ReduceOp.MAX)
+    return bool(packed.item())
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def seed_of(*counters: int | str) -> int:
+    """A 63-bit seed that is a pure function of its counters, well mixed however small they are."""
+    digest = hashlib.blake2b(repr(counters).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def check_launch() -> None:
+    """Refuse a launch that asked for several processes and silently started one.
+
+    ``accelerate launch --cpu --num_processes 2`` starts a single process: it exports MASTER_ADDR as for several but
+    no WORLD_SIZE (accelerate 1.15, utils/launch.py).
+
+    Raises:
+        UserError: with the command that does start several.
+    """
+    env = os.environ
+    if "ACCELERATE_MIXED_PRECISION" in env and "MASTER_ADDR" in env and "WORLD_SIZE" not in env:
+        raise UserError(
+            "accelerate launch was asked for several processes but started only one, as it does on the CPU: "
+            "use `torchrun --standalone --nproc_per_node N -m vlp train ...` instead"
+        )

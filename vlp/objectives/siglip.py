@@ -1,0 +1,41 @@
+"""SigLIP: the sigmoid loss, where each pair of the global batch is a yes-or-no question of its own.
+
+    loss = -1/B sum_ij log sigmoid( z_ij (s u_i.v_j + b) ),   z_ij = 1 if i = j else -1
+
+u_i, v_j are normalised features, s the logit scale, b the logit bias.
+
+Columns: image, text; needs `model.init_logit_bias`, or the default of -10 with a scale of 10 as in the paper. Cost per
+process: one N x B fp32 logit matrix; the same packed all-gather as `infonce`. Value at initialisation with scale 10 and
+bias -10: about 10 at random features, then fast to below 1.
+Relations: `infonce` normalises over the batch, SigLIP does not, so it depends less on the batch size.
+Source: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", algorithm 1.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from vlp import similarity
+from vlp.objectives import base
+from vlp.types import Embeddings, Loss
+
+
+class Objective(base.Objective, frozen=True, extra="forbid"):
+    """Mean over images of the summed binary cross-entropies with every text of the global batch."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"image", "text", "logit_bias"})
+    couples_batch: ClassVar[bool] = True
+
+    def loss(self, embeddings: Embeddings) -> Loss:
+        logits_NB = similarity.logits_per_image(embeddings)
+        signs_NB = torch.full_like(logits_NB, -1.0)
+        signs_NB.scatter_(1, similarity.matches(embeddings)[:, None], 1.0)
+        total = -F.logsigmoid(signs_NB * logits_NB).sum() / logits_NB.shape[0]
+        return Loss(total, {"contrastive_loss": total})
+
+    def initial_logits(self) -> dict[str, float]:
+        return {"logit_scale": math.log(10), "logit_bias": -10.0}

@@ -1,0 +1,92 @@
+"""AdamW with CLIP's parameter groups, durations in steps, samples or epochs, and learning-rate schedules."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, Field
+from torch import nn
+
+from vlp.types import UserError
+
+Duration = int | str
+"""Steps as a number, or a string such as ``2000 steps``, ``1e6 samples``, ``0.5 epochs`` or ``5%`` (of the run)."""
+
+
+class OptimOptions(BaseModel, frozen=True, extra="forbid"):
+    """How the weights move. Defaults are open_clip's for training a ViT from scratch."""
+
+    lr: float = Field(5e-4, gt=0, description="peak learning rate")
+    betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's betas")
+    eps: float = Field(1e-6, gt=0, description="AdamW's epsilon")
+    weight_decay: float = Field(0.2, ge=0, description="for matrices; biases, norms and logit scale never decay")
+    schedule: Literal["cosine", "constant", "wsd"] = Field(
+        "cosine", description="wsd: warm-up, stable, then linear decay over the last `cooldown`"
+    )
+    warmup: Duration = Field("5%", description="linear warm-up: steps, or '2000 samples', '0.5 epochs', '5%'")
+    cooldown: Duration = Field("20%", description="length of the decay of wsd")
+    min_lr: float = Field(0.0, ge=0, description="learning rate at the end of cosine and wsd")
+    clip_norm: float | None = Field(None, gt=0, description="clip the global gradient norm to this")
+    max_logit_scale: float = Field(100.0, gt=1, description="clamp of exp(logit_scale) after each step")
+
+
+@dataclass(frozen=True)
+class Span:
+    """What converts durations: steps of the run, size of the global batch, samples of an epoch."""
+
+    total_steps: int
+    global_batch_size: int
+    num_samples: int
+
+    def steps(self, duration: Duration, key: str) -> int:
+        """``duration`` in whole steps, rounded up."""
+        if isinstance(duration, int):
+            return duration
+        match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(steps?|samples?|epochs?|%)\s*", duration)
+        if not match:
+            raise UserError(f"{key}: '{duration}' is no duration; write 2000, '1e6 samples', '0.5 epochs' or '5%'")
+        amount, unit = float(match[1]), match[2].rstrip("s")
+        steps_per = {
+            "step": 1.0,
+            "sample": 1 / self.global_batch_size,
+            "epoch": self.num_samples / self.global_batch_size,
+            "%": self.total_steps / 100,
+        }[unit]
+        return math.ceil(amount * steps_per - 1e-9)
+
+
+def learning_rate(options: OptimOptions, span: Span, step: int) -> float:
+    """Learning rate of the update that follows ``step`` finished ones: a pure function, so there is no state to save."""
+    warmup = span.steps(options.warmup, "train.warmup")
+    if step < warmup:
+        return options.lr * (step + 1) / warmup
+    if options.schedule == "constant":
+        return options.lr
+    if options.schedule == "cosine":
+        progress = (step - warmup) / max(1, span.total_steps - warmup)
+        share = (1 + math.cos(math.pi * min(1.0, progress))) / 2
+    else:
+        cooldown = span.steps(options.cooldown, "train.cooldown")
+        share = min(1.0, (span.total_steps - step) / max(1, cooldown))
+    return options.min_lr + (options.lr - options.min_lr) * share
+
+
+def adamw(model: nn.Module, options: OptimOptions) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters, decaying only those of two dimensions or more that are no norm or embedding-free gain.
+
+    Groups as in open_clip: no decay below two dimensions or for names with bn, ln, bias or logit_scale.
+    """
+    decay, no_decay = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            exempt = parameter.ndim < 2 or any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
+            (no_decay if exempt else decay).append(parameter)
+    groups = [{"params": decay, "weight_decay": options.weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    if not groups:
+        raise UserError("nothing to train: model.lock_image and model.lock_text freeze every parameter")
+    return torch.optim.AdamW(groups, lr=options.lr, betas=options.betas, eps=options.eps, foreach=True)

@@ -1,0 +1,220 @@
+"""A run described by one YAML file: inheritance, overrides, validation with the nearest valid key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from vlp import resolve
+from vlp.checkpoint import CheckpointOptions
+from vlp.data.batches import DataOptions
+from vlp.encoders.openclip import ModelOptions
+from vlp.evaluation.run import EvaluateOptions
+from vlp.objectives import base as objectives_base
+from vlp.optim import OptimOptions
+from vlp.options import explain
+from vlp.track import TrackOptions
+from vlp.types import UserError
+
+
+class TrainOptions(OptimOptions, frozen=True, extra="forbid"):
+    """How long, how large, how precise; with the fields of `OptimOptions`."""
+
+    steps: int | None = Field(None, gt=0, description="length of the run in steps (or samples, or epochs)")
+    samples: float | None = Field(None, gt=0, description="length of the run in samples")
+    epochs: float | None = Field(None, gt=0, description="length of the run in epochs")
+    global_batch_size: int = Field(gt=1, description="samples of one step over all processes")
+    micro_batch_size: int | None = Field(
+        None, gt=0, description="samples per pass and process; smaller than the batch means cached gradients"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="of the towers; logits and losses are always fp32"
+    )
+    gradient_checkpointing: bool = Field(False, description="recompute activations in backward to save memory")
+    ema_decay: float | None = Field(None, gt=0, lt=1, description="keep an average of the weights and evaluate it")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainOptions:
+        if sum(length is not None for length in (self.steps, self.samples, self.epochs)) != 1:
+            raise ValueError("give the length of the run by exactly one of steps, samples and epochs")
+        return self
+
+
+class Recipe(BaseModel, frozen=True, extra="forbid"):
+    """Everything that decides what a run computes."""
+
+    name: str = Field(description="name of the run")
+    run_dir: str = Field("", description="where the run lives; runs/NAME by default")
+    seed: int = Field(0, ge=0, description="of initialisation, order, augmentation and dropout")
+    data: DataOptions
+    model: ModelOptions
+    objectives: tuple[objectives_base.Objective, ...] = Field(min_length=1)
+    train: TrainOptions
+    evaluate: EvaluateOptions = EvaluateOptions()
+    checkpoint: CheckpointOptions = CheckpointOptions()
+    track: TrackOptions = TrackOptions()
+
+    @field_validator("objectives", mode="before")
+    @classmethod
+    def _parse_objectives(cls, entries: Any) -> Any:
+        return tuple(objectives_base.parse(e) for e in entries) if isinstance(entries, list) else entries
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_run_dir(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("run_dir"):
+            return {**values, "run_dir": f"runs/{values.get('name')}"}
+        return values
+
+    def to_yaml(self) -> str:
+        """The resolved recipe, every default written out."""
+        tree = self.model_dump(mode="json", exclude={"objectives"})
+        # model_dump of the base class would lose the fields of each objective.
+        tree["objectives"] = [objective.model_dump(mode="json") for objective in self.objectives]
+        order = [name for name in type(self).model_fields if name in tree]
+        return yaml.safe_dump({name: tree[name] for name in order}, sort_keys=False, allow_unicode=True)
+
+
+def recipes_folder() -> Path:
+    """Where the recipes lie: inside an installed package, beside it in a checkout."""
+    here = Path(__file__).parent
+    installed = here / "recipes"
+    return installed if installed.is_dir() else here.parent / "recipes"
+
+
+def find(reference: str) -> Path:
+    """A recipe by path, or by its name in the recipes folder."""
+    path = Path(reference)
+    if path.is_file():
+        return path
+    named = recipes_folder() / f"{reference.removesuffix('.yaml')}.yaml"
+    if named.is_file() and path.suffix in ("", ".yaml") and len(path.parts) <= 2:
+        return named
+    known = sorted(p.stem for p in recipes_folder().glob("*.yaml"))
+    raise UserError(
+        f"no recipe '{reference}'{resolve.nearest(path.stem, known)}: give a file, or one of {', '.join(known)}"
+    )
+
+
+def load(reference: str, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe with its bases, apply ``key=value`` overrides, and validate it.
+
+    ``profile=NAME`` merges the section ``profiles.NAME`` of the recipe before the other overrides.
+
+    Raises:
+        UserError: naming the key, and the nearest valid one where it is unknown.
+    """
+    path = find(reference)
+    tree = _read(path, ())
+    profiles = tree.pop("profiles", {})
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise UserError(f"'{override}' is no override: write key=value, such as train.steps=100")
+        value = _yaml(text, f"override {override}")
+        if key == "profile":
+            if value not in profiles:
+                raise UserError(f"{path}: no profile '{value}'; it has {', '.join(sorted(profiles)) or 'none'}")
+            tree = _merge(tree, profiles[value])
+        else:
+            _set(tree, key, value)
+    return validate(tree, str(path))
+
+
+def validate(tree: dict[str, Any], where: str) -> Recipe:
+    """Validate a tree of plain values as a recipe; errors name the key and the cure in one sentence."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise explain(error, Recipe, where) from None
+
+
+def difference(old: str, new: str) -> list[str]:
+    """Keys in which two resolved recipes (YAML) differ."""
+    a, b = _flat(yaml.safe_load(old)), _flat(yaml.safe_load(new))
+    return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise UserError(f"{path}: the chain of base: leads back to itself")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path} cannot be read: {error}") from error
+    tree = _yaml(text, str(path))
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: a recipe is a mapping of sections, such as model: and data:")
+    parent = tree.pop("base", None)
+    if parent is None:
+        return tree
+    beside = path.parent / str(parent)
+    return _merge(_read(beside if beside.is_file() else find(str(parent)), (*seen, path.resolve())), tree)
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        line = " ".join(str(error).split())
+        raise UserError(f"{where}: not valid YAML: {line}") from error
+    return _numbers(value)
+
+
+def _numbers(value: Any) -> Any:
+    """YAML 1.1 reads ``1e-3`` as a string; people mean the number."""
+    if isinstance(value, dict):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    if isinstance(value, str) and value[:1] in "-.0123456789" and "e" in value.lower():
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``over`` laid on ``base``: mappings merge, everything else is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set ``a.b.0.c`` in place, making mappings on the way."""
+    *parents, last = dotted.split(".")
+    node: Any = tree
+    for part in parents:
+        if isinstance(node, list):
+            node = node[_index(node, part, dotted)]
+        else:
+            if not isinstance(node.get(part), dict | list):
+                node[part] = {}
+            node = node[part]
+        if not isinstance(node, dict | list):
+            raise UserError(f"override '{dotted}': {part} is a single value and has no keys")
+    if isinstance(node, list):
+        node[_index(node, last, dotted)] = value
+    else:
+        node[last] = value
+
+
+def _index(node: list[Any], part: str, dotted: str) -> int:
+    if not part.isdigit() or int(part) >= len(node):
+        raise UserError(f"override '{dotted}': '{part}' is no position in a list of {len(node)}")
+    return int(part)
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, dict):
+        return {k: v for key, item in tree.items() for k, v in _flat(item, f"{prefix}{key}.").items()}
+    if isinstance(tree, list):
+        return {k: v for i, item in enumerate(tree) for k, v in _flat(item, f"{prefix}{i}.").items()}
+    return {prefix.rstrip("."): tree}
