@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm")
-MAX_PIXELS = 89_478_485  # Pillow's own line for a decompression bomb; beyond it a sample is skipped, not only warned about
+MAX_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb; we skip the sample
 WHITE = (255, 255, 255)
 
-# Pictures beyond MAX_PIXELS are counted and named below, so Pillow need not also print a warning in each worker.
+# Pictures beyond MAX_PIXELS are counted and named, so Pillow need not also print a warning in each worker.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _ORIENTATION = 0x0112
@@ -84,7 +84,7 @@ def _to_rgb(image: Image.Image, ground: tuple[int, int, int]) -> Image.Image:
 
 def _deep_grey(image: Image.Image) -> Image.Image:
     """Pillow's own conversion of deep grey clips at 255, which turns most pictures white."""
-    grey = np.asarray(image, dtype=np.float32)
+    grey = np.asarray(image).astype(np.float64)
     top = float(grey.max())
     if image.mode.startswith("I;16") or top > 255:
         grey = grey / 257  # 65535 -> 255
