@@ -1,0 +1,178 @@
+"""Where a model comes from: a run, a checkpoint, an export, a hub, a tag; found, not yet built."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from open_clip.pretrained import download_pretrained, download_pretrained_from_hf
+
+from vlp.types import UserError
+
+CONFIG_FILE = "open_clip_config.json"
+WEIGHTS_FILE = "open_clip_model.safetensors"
+EMA_FILE = "ema.safetensors"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights with what belongs to them. ``model_cfg`` is None for a lone weights file.
+
+    ``directory`` is where tokenizer files and the text tower's configuration may lie; ``ema`` an average of the
+    weights to use in their place.
+    """
+
+    described: str
+    weights: Path
+    model_cfg: dict[str, Any] | None = None
+    preprocess_cfg: dict[str, Any] = field(default_factory=dict)
+    directory: Path | None = None
+    ema: Path | None = None
+
+
+def named_config(name: str) -> dict[str, Any]:
+    """open_clip's configuration of the model ``name``.
+
+    Raises:
+        UserError: no such model; the message names the nearest ones.
+    """
+    config = open_clip.get_model_config(name.replace("/", "-"))
+    if config is None:
+        near = difflib.get_close_matches(name, open_clip.list_models(), n=3, cutoff=0.4)
+        hint = f", did you mean {' or '.join(near)}?" if near else ""
+        raise UserError(f"open_clip has no model '{name}'{hint} (python -c 'import open_clip; print(open_clip.list_models())')")
+    return config  # type: ignore[no-any-return]
+
+
+def of_reference(reference: str) -> Source:
+    """Find what a MODEL argument names: a directory, ``local-dir:``, ``hf-hub:`` or ``NAME:TAG``.
+
+    Raises:
+        UserError: nothing is there, or it has no weights; the message says what was looked for.
+    """
+    found = _of_place(reference)
+    if found is not None:
+        return found
+    name, colon, tag = reference.partition(":")
+    known = open_clip.get_model_config(name.replace("/", "-")) is not None
+    if known and colon:
+        return of_tag(name, tag)
+    if known:
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        example = f"such as {name}:{tags[0]}" if tags else "but open_clip has none for it"
+        raise UserError(f"'{reference}' has random weights, which are not worth loading: name a tag, {example}")
+    if Path(reference).is_file():
+        raise UserError(f"{reference} is a file: MODEL is a directory, and model.init takes lone weights")
+    raise UserError(
+        f"no model '{reference}': there is no such directory (run, checkpoint or export), and it is neither "
+        "hf-hub:OWNER/MODEL, local-dir:DIR nor an open_clip NAME:TAG such as ViT-B-32:openai"
+    )
+
+
+def of_init(init: str, name: str | None) -> Source:
+    """Find what ``model.init`` names: as a MODEL, or a tag of the model ``name``, or a weights file."""
+    found = _of_place(init)
+    if found is not None:
+        return found
+    if Path(init).is_file():
+        if Path(init).suffix not in (".safetensors", ".pt", ".pth", ".bin"):
+            raise UserError(f"model.init: {init} is no weights file: give .safetensors, or .pt of plain tensors")
+        return Source(init, Path(init))
+    if name is not None:
+        return of_tag(name, init)
+    if ":" in init:
+        return of_reference(init)
+    raise UserError(f"model.init: no file or directory '{init}', and a tag needs model.name")
+
+
+def of_tag(name: str, tag: str) -> Source:
+    """Download (or take from the cache) the weights open_clip lists as ``tag`` of ``name``."""
+    model_cfg = named_config(name)
+    name = name.replace("/", "-")
+    listed = open_clip.get_pretrained_cfg(name, tag)
+    if not listed:
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        near = difflib.get_close_matches(tag, tags, n=1, cutoff=0.4)
+        hint = f", did you mean '{near[0]}'?" if near else ""
+        raise UserError(
+            f"'{tag}' is no file, no directory and no tag of {name}{hint} (tags: {', '.join(tags) or 'none'})"
+        )
+    # open_clip only warns when name and tag disagree on the activation; the weights decide what is right.
+    model_cfg["quick_gelu"] = bool(listed.get("quick_gelu", False))
+    try:
+        weights = download_pretrained(listed)
+    except Exception as error:
+        raise UserError(_unreachable(f"{name}:{tag}", error)) from error
+    return Source(f"{name}:{tag}", Path(weights), model_cfg, listed)
+
+
+def _of_place(reference: str) -> Source | None:
+    if reference.startswith("hf-hub:"):
+        return _of_hub(reference.removeprefix("hf-hub:"))
+    path = Path(reference.removeprefix("local-dir:"))
+    if path.is_dir():
+        return _of_directory(path)
+    if reference.startswith("local-dir:"):
+        raise UserError(f"there is no directory {path}")
+    return None
+
+
+def _of_directory(path: Path) -> Source:
+    """A run (its latest checkpoint), a checkpoint, or a directory as open_clip writes it."""
+    if (path / "checkpoints").is_dir() and not (path / CONFIG_FILE).is_file():
+        path = _latest(path)
+    config_file = path / CONFIG_FILE
+    if not config_file.is_file():
+        raise UserError(f"{path} holds no model: neither checkpoints/ (a run) nor {CONFIG_FILE} is in it")
+    config = _read_config(config_file)
+    weights = open_clip.factory._find_checkpoint_in_dir(path) if not (path / WEIGHTS_FILE).is_file() else None
+    if weights is None and not (path / WEIGHTS_FILE).is_file():
+        raise UserError(f"{path} has {CONFIG_FILE} but no weights ({WEIGHTS_FILE})")
+    ema = path / EMA_FILE
+    return Source(
+        str(path),
+        Path(weights) if weights else path / WEIGHTS_FILE,
+        config["model_cfg"],
+        config.get("preprocess_cfg", {}),
+        path,
+        ema if ema.is_file() else None,
+    )
+
+
+def _latest(run: Path) -> Path:
+    pointer = run / "checkpoints" / "latest"
+    if pointer.is_file():  # file systems without links hold the name as text
+        return pointer.parent / pointer.read_text(encoding="utf-8").strip()
+    if pointer.is_dir():
+        return pointer.resolve()
+    raise UserError(f"run {run} has no finished checkpoint yet (checkpoints/latest): train it further first")
+
+
+def _of_hub(model: str) -> Source:
+    try:
+        config = _read_config(Path(download_pretrained_from_hf(model, filename=CONFIG_FILE)))
+        weights = download_pretrained_from_hf(model)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(_unreachable(f"hf-hub:{model}", error)) from error
+    return Source(f"hf-hub:{model}", Path(weights), config["model_cfg"], config.get("preprocess_cfg", {}))
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("model_cfg"), dict):
+        raise UserError(f"{path} has no 'model_cfg': it is not a model configuration of open_clip")
+    return config
+
+
+def _unreachable(what: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:160]
+    return f"{what} cannot be downloaded; check the name and the network, or give a local directory ({reason})"

