@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, Field
 from torch.utils.data import DataLoader, Dataset
 
+from vlp.data.bad_samples import BadSamples
 from vlp.data.captions import CaptionSource, check_sources, draw
 from vlp.data.samples import IMAGE_EXTENSIONS, BadSample, decode_image
 from vlp.data.shards import Shard, find_shards, index_shards
@@ -32,60 +33,6 @@ class DataOptions(BaseModel, frozen=True, extra="forbid"):
     workers: int = Field(default=2, ge=0)
     shuffle_window: int = Field(default=10_000, ge=1)
     max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
-
-
-class BadSamples:
-    """Counts what could not be used, by kind with an example, and says when it is too much.
-
-    The fraction is of the samples seen, but never of fewer than the data set (or 10,000 of it) holds, so that one bad
-    sample in the first batch does not end a run.
-    """
-
-    def __init__(self, max_fraction: float, num_samples: int) -> None:
-        self.kinds: Counter[str] = Counter()
-        self.examples: dict[str, str] = {}
-        self.seen = 0
-        self._max_fraction = max_fraction
-        self._at_least = min(num_samples, 10_000)
-
-    @property
-    def total(self) -> int:
-        return self.kinds.total()
-
-    @property
-    def fraction(self) -> float:
-        return self.total / max(self.seen, self._at_least, 1)
-
-    def add(self, skipped: Iterable[Skipped], seen: int) -> None:
-        """Count ``skipped`` among ``seen`` more samples."""
-        for bad in skipped:
-            self.kinds[bad.kind] += 1
-            self.examples.setdefault(bad.kind, bad.where)
-        self.seen += seen
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps, so that totals go on after a resume."""
-        return {"kinds": dict(self.kinds), "examples": self.examples, "seen": self.seen}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.kinds, self.examples, self.seen = Counter(state["kinds"]), dict(state["examples"]), state["seen"]
-
-    def summary(self) -> list[str]:
-        """One line a kind, the most frequent first."""
-        return [
-            f"skipped {count} x {kind}, such as {self.examples[kind]}"
-            for kind, count in self.kinds.most_common()
-        ]
-
-    def check(self) -> None:
-        """Raises UserError once the fraction is above the limit."""
-        if self.fraction > self._max_fraction:
-            kind, count = self.kinds.most_common(1)[0]
-            raise UserError(
-                f"data.max_bad_fraction: {self.total} bad samples among {max(self.seen, self._at_least)} are more than "
-                f"{self._max_fraction:g}, most often '{kind}' ({count} times, such as {self.examples[kind]}): "
-                "mend the shards or raise the limit"
-            )
 
 
 class _Rows(NamedTuple):
@@ -149,10 +96,18 @@ class TrainingData:
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_leave_signals_to_the_trainer,
         )
-        for rows in loader:
-            if isinstance(rows, str):
-                raise UserError(rows)
-            yield Batch(*rows)
+        try:
+            for rows in loader:
+                if isinstance(rows, str):
+                    raise UserError(rows)
+                yield Batch(*rows)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise UserError(
+                f"data.workers: a worker process died, mostly for want of memory ({error}): lower data.workers, "
+                "or give the container more shared memory (docker run --shm-size)"
+            ) from error
 
     def sheet(self, num: int) -> list[tuple[torch.Tensor, str, str]]:
         """(uint8 CHW, caption, key) of the first ``num`` samples drawn, as the model sees them."""
@@ -193,8 +148,8 @@ class _Samples:
                 place = self._order.replacement(position, attempt + 1)
         kind, count = Counter(bad.kind for bad in skipped).most_common(1)[0]
         raise UserError(
-            f"data.train: no usable sample in {_MAX_ATTEMPTS} draws, most often '{kind}' ({count} times, such as "
-            f"{next(bad.where for bad in skipped if bad.kind == kind)}): mend the shards"
+            f"data.train: no usable sample in {_MAX_ATTEMPTS} draws, most often '{kind}' ({count} times, "
+            f"such as {next(bad.where for bad in skipped if bad.kind == kind)}): mend the shards"
         )
 
     def _use(self, members: dict[str, bytes], position: int, attempt: int) -> tuple[torch.Tensor, str]:
@@ -218,7 +173,7 @@ class _Steps(Dataset):
         self._world = world
 
     def __getitem__(self, step: int) -> _Rows | str:
-        """A user's mistake comes back as its sentence: raised in a worker it would arrive wrapped in a traceback."""
+        """A user's mistake comes back as its sentence: raised in a worker it would arrive in a traceback."""
         try:
             positions = batch_positions(step, self._global_batch_size, self._rank, self._world)
             images, captions, keys, skipped = zip(*map(self._samples.make, positions), strict=True)
@@ -236,29 +191,32 @@ class _Steps(Dataset):
 def _check_batch_size(global_batch_size: int, num_samples: int, world: int) -> None:
     if global_batch_size < 1 or global_batch_size % world:
         raise UserError(
-            f"train.global_batch_size {global_batch_size} cannot be shared by {world} processes: choose a multiple of {world}"
+            f"train.global_batch_size {global_batch_size} cannot be shared by {world} processes: "
+            f"choose a multiple of {world}"
         )
     if global_batch_size > num_samples:
         raise UserError(
-            f"train.global_batch_size {global_batch_size} is larger than the data set of {num_samples} samples: "
-            "lower it or add shards to data.train"
+            f"train.global_batch_size {global_batch_size} is larger than the data set ({num_samples} samples): "
+            "lower it, or add shards to data.train"
         )
 
 
 def _probes(shards: Sequence[Shard]) -> Iterator[dict[str, bytes]]:
     """Some samples of the first shard, then one of each other."""
-    places = [(shards[0], row) for row in range(min(len(shards[0]), 100))] + [
-        (shard, 0) for shard in shards[1:]
-    ]
-    for shard, row in places:
-        yield shard.read(row, {"txt", "json"})
+    of_first = [(shards[0], row) for row in range(min(len(shards[0]), 100))]
+    for shard, row in of_first + [(shard, 0) for shard in shards[1:]]:
+        try:
+            members = shard.read(row, {"txt", "json"})
+        except BadSample:  # counted when it is drawn
+            continue
+        yield members
 
 
-def _unchanged(rows: _Rows | str) -> _Rows | str:
+def _unchanged(rows: Any) -> Any:
     return rows
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Ctrl-C and SIGTERM reach the whole process group; workers go on, so that the trainer can save and then end them."""
+    """Ctrl-C and SIGTERM reach the whole process group; workers live on until the trainer has saved."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,7 +1,7 @@
 """Finding tar shards and indexing them, so that any process reads any sample at once.
 
-A shard is a plain WebDataset tar: the members ``KEY.EXTENSION`` of one sample share KEY (all before the first dot of
-the file name, folders included).
+A shard is a plain WebDataset tar: the members ``KEY.EXTENSION`` of one sample share KEY (all before the first
+dot of the file name, folders included).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From an RGB picture to the uint8 tensor of the model: open_clip's own for evaluation, augmented for training.
+"""From an RGB picture to the model's uint8 tensor: as open_clip does for evaluation, augmented for training.
 
 Normalisation by mean and std happens later, on the device.
 """
@@ -40,10 +40,10 @@ class PictureFormat:
 class AugmentOptions(BaseModel, frozen=True, extra="forbid"):
     """How training pictures vary. The crop is always drawn; the rest is off by default.
 
-    ``crop_scale`` is a range of the share of the area, ``crop_ratio`` of width / height, ``rotate`` the largest
-    angle in degrees either way, ``flip`` and ``grey`` are probabilities, ``colour_jitter`` holds the strengths
-    (brightness, contrast, saturation, hue). Transparent pictures are laid on ``ground``: white, or a colour drawn
-    each time.
+    ``crop_scale`` is a range of the share of the area, ``crop_ratio`` of width / height, ``rotate`` the
+    largest angle in degrees either way, ``flip`` and ``grey`` are probabilities, ``colour_jitter`` holds the
+    strengths (brightness, contrast, saturation, hue). Transparent pictures are laid on ``ground``: white, or a
+    colour drawn each time.
     """
 
     crop_scale: tuple[float, float] = (0.9, 1.0)

@@ -1,0 +1,63 @@
+"""Counting the samples that could not be used, and ending a run that has too many."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from vlp.types import Skipped, UserError
+
+
+class BadSamples:
+    """Counts what could not be used, by kind with an example, and says when it is too much.
+
+    The fraction is of the samples seen, but at least of the size of the data set (or 10,000 of it), so that one
+    bad sample in the first batch does not end a run.
+    """
+
+    def __init__(self, max_fraction: float, num_samples: int) -> None:
+        self.kinds: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
+        self.seen = 0
+        self._max_fraction = max_fraction
+        self._at_least = min(num_samples, 10_000)
+
+    @property
+    def total(self) -> int:
+        return self.kinds.total()
+
+    @property
+    def fraction(self) -> float:
+        return self.total / max(self.seen, self._at_least, 1)
+
+    def add(self, skipped: Iterable[Skipped], seen: int) -> None:
+        """Count ``skipped`` among ``seen`` more samples."""
+        for bad in skipped:
+            self.kinds[bad.kind] += 1
+            self.examples.setdefault(bad.kind, bad.where)
+        self.seen += seen
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, so that totals go on after a resume."""
+        return {"kinds": dict(self.kinds), "examples": self.examples, "seen": self.seen}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.kinds, self.examples, self.seen = Counter(state["kinds"]), dict(state["examples"]), state["seen"]
+
+    def summary(self) -> list[str]:
+        """One line a kind, the most frequent first."""
+        return [
+            f"skipped {count} x {kind}, such as {self.examples[kind]}"
+            for kind, count in self.kinds.most_common()
+        ]
+
+    def check(self) -> None:
+        """Raises UserError once the fraction is above the limit."""
+        if self.fraction > self._max_fraction:
+            kind, count = self.kinds.most_common(1)[0]
+            raise UserError(
+                f"data.max_bad_fraction: {self.total} bad samples among {max(self.seen, self._at_least)} "
+                f"exceed {self._max_fraction:g}, most often '{kind}' ({count} times, such as {self.examples[kind]}): "
+                "mend the shards or raise the limit"
+            )
