@@ -1,0 +1,211 @@
+"""The evaluation sets of ``vlp data scenes``, in the layouts of CLIP_benchmark and SugarCrepe.
+
+Whatever the training set suffers (noise, boilerplate, duplicates, long tail), the evaluation does not: its
+captions are canonical and complete, its factors equally frequent. Where training has a planted shortcut,
+evaluation pictures carry a random mark that their captions do not name; only ``eval/shortcut`` asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+from data_tools._scenes_draw import arrange, draw
+from data_tools._scenes_grammar import GRAMMARS, parse, phrase
+from data_tools._scenes_world import COLOURS, OPPOSITE, SHAPES, SIZES, Scene, Thing, World, generator, holds
+from vlp.data.write import (
+    CaptionPair,
+    encode_image,
+    write_classification_set,
+    write_pairs,
+    write_retrieval_set,
+)
+from vlp.types import UserError
+
+Twins = tuple[Scene, Scene]
+Source = Callable[[str, int], Iterator[Scene]]
+"""(stream, number of objects) -> distinct scenes."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Writes ``directory/NAME + suffix`` in one phrasing, ``number`` items a set.
+
+    ``tick`` is called once a picture. The pictures depend on neither the phrasing nor the number.
+    """
+
+    world: World
+    directory: Path
+    grammar: str
+    suffix: str
+    number: int
+    image_size: int
+    num_marks: int
+    tick: Callable[[], None]
+
+    @property
+    def pair_objects(self) -> int | None:
+        """Number of objects in scenes of retrieval and swaps; None where training has single objects only."""
+        return min((count for count in self.world.num_objects if count > 1), default=None)
+
+    @property
+    def num_pictures(self) -> int:
+        """At most so many pictures are drawn: sets of single objects, and of several where there are any."""
+        pairs = 0 if self.pair_objects is None else 6 if self.world.hold_out else 3
+        return self.number * (2 + pairs + bool(self.num_marks))
+
+    def write(self) -> dict[str, int]:
+        """Write all sets; returns the number of items of each.
+
+        Raises:
+            UserError: the world has fewer distinct scenes than asked for.
+        """
+        counts = {}
+        if self.pair_objects is not None:
+            found = self._retrieval("retrieval", self.world.evaluation_scenes)
+            if found < self.number:
+                raise UserError(
+                    f"--num-eval {self.number} is more than the {found} distinct scenes "
+                    "that this world keeps for evaluation: lower it"
+                )
+            counts["retrieval"] = found
+            counts |= self._swaps("swaps", self.world.evaluation_scenes)
+            if self.world.hold_out:
+                counts["held_out"] = self._retrieval("held_out", self.world.held_out_scenes)
+                counts |= self._swaps("held_out_swaps", self.world.held_out_scenes)
+        for factor in ("colour", "shape"):
+            counts[factor] = self._classification(factor)
+        if self.num_marks:
+            counts["shortcut"] = self._shortcut()
+        return {
+            self._folder(name).relative_to(self.directory).as_posix(): count for name, count in counts.items()
+        }
+
+    def _folder(self, name: str) -> Path:
+        head, *tail = name.split("/")
+        return Path(self.directory, head + self.suffix, *tail)
+
+    def _picture(self, scene: Scene, stream: str, number: int) -> bytes:
+        random = generator(self.world.seed, f"picture/{stream}", number)
+        if self.num_marks and scene.mark is None:
+            scene = replace(scene, mark=random.randrange(self.num_marks))
+        places = arrange(scene, random, self.image_size, max(self.world.num_objects))
+        self.tick()
+        return encode_image(draw(scene, places, random, self.image_size))
+
+    def _retrieval(self, name: str, source: Source) -> int:
+        assert self.pair_objects is not None
+        scenes = islice(source(name, self.pair_objects), self.number)
+        items = (
+            (self._picture(scene, name, number), "png", [phrase(scene, self.grammar)])
+            for number, scene in enumerate(scenes)
+        )
+        return write_retrieval_set(self._folder(name), items)
+
+    def _classification(self, factor: str) -> int:
+        values = COLOURS if factor == "colour" else SHAPES
+
+        def items() -> Iterator[tuple[bytes, str, int]]:
+            for number in range(self.number):
+                scene = self.world.single(generator(self.world.seed, factor, number))
+                label = values.index(str(getattr(scene.objects[0], factor)))
+                yield self._picture(scene, factor, number), "png", label
+
+        words = getattr(GRAMMARS[self.grammar], f"{factor}s")
+        templates = prompts(factor, self.world.textures, self.grammar)
+        return write_classification_set(
+            self._folder(factor), items(), [words[value] for value in values], templates
+        )
+
+    def _shortcut(self) -> int:
+        def items() -> Iterator[tuple[bytes, str, int]]:
+            for number in range(self.number):
+                random = generator(self.world.seed, "shortcut", number)
+                mark = random.randrange(self.num_marks)
+                scene = replace(self.world.single(random), mark=mark)
+                yield self._picture(scene, "shortcut", number), "png", mark
+
+        kinds = enumerate(zip(SHAPES, COLOURS, strict=True))
+        things = [Thing(shape, colour, SIZES[k % 2]) for k, (shape, colour) in kinds]
+        templates = [phrase(Scene((thing,)), self.grammar) + ", {c}" for thing in things]
+        classnames = [f"mark {value}" for value in range(self.num_marks)]
+        return write_classification_set(self._folder("shortcut"), items(), classnames, templates)
+
+    def _swaps(self, name: str, source: Source) -> dict[str, int]:
+        """Suites of caption pairs in which every caption is once the true and once the false one.
+
+        Both scenes of a twin are drawn, so a scorer that never looks at the picture gets exactly half right.
+        """
+        assert self.pair_objects is not None
+        suites: dict[str, Iterable[CaptionPair]] = {}
+        counts = {}
+        for suite, swap in (("swap_attribute", swap_attribute), ("swap_relation", swap_relation)):
+            stream = f"{name}/{suite}"
+            twins = _twins(source(stream, self.pair_objects), swap, self.world.seed, stream)
+            both_ways = (pair for one, other in twins for pair in ((one, other), (other, one)))
+            ordered = list(islice(both_ways, self.number))
+            suites[suite] = self._pairs(ordered, stream)
+            counts[stream] = len(ordered)
+        write_pairs(self._folder(name), suites)
+        return counts
+
+    def _pairs(self, ordered: list[Twins], stream: str) -> Iterator[CaptionPair]:
+        for number, (scene, other) in enumerate(ordered):
+            caption, negative = phrase(scene, self.grammar), phrase(other, self.grammar)
+            assert holds(parse(caption, self.grammar), scene), caption
+            assert not holds(parse(negative, self.grammar), scene), negative
+            yield CaptionPair(self._picture(scene, stream, number), "png", caption, negative)
+
+
+def prompts(factor: str, textures: tuple[str, ...], grammar: str) -> list[str]:
+    """Canonical captions of single objects with the word of ``factor`` (colour or shape) left open as {c}."""
+    words = getattr(GRAMMARS[grammar], f"{factor}s")
+    others = [
+        Thing(SHAPES[0], value, size, texture)
+        if factor == "shape"
+        else Thing(value, COLOURS[0], size, texture)
+        for value in (COLOURS if factor == "shape" else SHAPES)
+        for size in SIZES
+        for texture in textures
+    ]
+    return [phrase(Scene((t,)), grammar).replace(words[getattr(t, factor)], "{c}") for t in others]
+
+
+def swap_attribute(scene: Scene, random: Random) -> Scene | None:
+    """Colours or sizes of the first two objects exchanged; None where neither differs."""
+    first, second = scene.objects[:2]
+    differing = [factor for factor in ("colour", "size") if getattr(first, factor) != getattr(second, factor)]
+    if not differing:
+        return None
+    factor = random.choice(differing)
+    swapped = (
+        replace(first, **{factor: getattr(second, factor)}),
+        replace(second, **{factor: getattr(first, factor)}),
+    )
+    return replace(scene, objects=swapped + scene.objects[2:])
+
+
+def swap_relation(scene: Scene, random: Random) -> Scene | None:
+    """The first relation turned into its opposite, or the first two objects exchanged."""
+    if random.random() < 0.5:
+        return replace(scene, objects=scene.objects[1::-1] + scene.objects[2:])
+    return replace(scene, relations=(OPPOSITE[scene.relations[0]], *scene.relations[1:]))
+
+
+def _twins(
+    scenes: Iterator[Scene], swap: Callable[[Scene, Random], Scene | None], seed: int, stream: str
+) -> Iterator[Twins]:
+    """(scene, swapped scene), each scene in one twin only, neither caption true of the other's picture."""
+    used: set[tuple[object, ...]] = set()
+    for number, scene in enumerate(scenes):
+        other = swap(scene, generator(seed, f"swap/{stream}", number))
+        if other is None or holds(other, scene) or holds(scene, other):
+            continue
+        names = {scene.canonical(), other.canonical()}
+        kinds = {(thing.shape, thing.colour) for thing in other.objects}
+        if len(kinds) == len(other.objects) and not names & used:
+            used |= names
+            yield scene, other

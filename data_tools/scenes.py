@@ -1,0 +1,202 @@
+"""Draw the controlled world: coloured shapes in known relations, as training shards and evaluation sets."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from typing import Any
+
+from data_tools._scenes_options import ScenesOptions
+from data_tools._scenes_world import DUPLICATE_POOL, TEXTURES
+
+DEFAULT_MARKS = 64
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    d = {field.name: field.default for field in fields(ScenesOptions)}
+    add = parser.add_argument
+    add("out", metavar="OUT", help="new directory: OUT/train, OUT/eval/* and OUT/scenes.json")
+    add("--num-train", type=int, default=d["num_train"], metavar="N", help="training pictures (%(default)s)")
+    add(
+        "--num-eval",
+        type=int,
+        default=d["num_eval"],
+        metavar="N",
+        help="items an evaluation set (%(default)s)",
+    )
+    add(
+        "--seed",
+        type=int,
+        default=d["seed"],
+        metavar="S",
+        help="same seed and options, same bytes (%(default)s)",
+    )
+    add(
+        "--image-size",
+        type=int,
+        default=d["image_size"],
+        metavar="PX",
+        help="side of the square pictures (%(default)s)",
+    )
+    add(
+        "--objects",
+        default=d["objects"],
+        metavar="N[-M]",
+        help="objects a scene, 1 to 3; three want --image-size 64 (%(default)s)",
+    )
+    add(
+        "--textures",
+        default="plain",
+        metavar="A,B",
+        help=f"of {', '.join(TEXTURES)}; captions omit plain; others want --image-size 64 (%(default)s)",
+    )
+    add(
+        "--grammar",
+        default=d["grammar"],
+        metavar="A|B|both",
+        help="phrasing of the training captions (%(default)s)",
+    )
+    add(
+        "--eval-grammar",
+        default=d["eval_grammar"],
+        metavar="A|B",
+        help="phrasing of the evaluation; where training has another one, the same pictures also come in "
+        "that, as eval/NAME_grammar_A or _B (%(default)s)",
+    )
+    add(
+        "--caption-noise",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="share of captions taken from another picture",
+    )
+    add(
+        "--boilerplate",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="share of captions that are one of 5 fixed strings",
+    )
+    add(
+        "--duplicates",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help=f"share of pictures that show one of the same {DUPLICATE_POOL} scenes",
+    )
+    add(
+        "--shortcut",
+        type=int,
+        nargs="?",
+        default=0,
+        const=DEFAULT_MARKS,
+        metavar="N",
+        help=f"plant one of N marks ({DEFAULT_MARKS}) in a corner, which the training caption names",
+    )
+    add(
+        "--long-tail",
+        type=float,
+        default=0.0,
+        metavar="E",
+        help="Zipf exponent of shapes and colours in training",
+    )
+    add(
+        "--hold-out",
+        action="append",
+        default=[],
+        metavar="WORDS",
+        help="combination kept out of training: 'red circle', 'circle left of square', ...; may be repeated",
+    )
+    add("--samples-per-shard", type=int, default=d["samples_per_shard"], metavar="N", help="(%(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    values = {field.name: getattr(arguments, field.name) for field in fields(ScenesOptions)}
+    values["textures"] = tuple(word.strip() for word in arguments.textures.split(",") if word.strip())
+    values["hold_out"] = tuple(arguments.hold_out)
+    options = ScenesOptions(**values)
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("drawing scenes")
+        summary = write_scenes(options, lambda done, total: bar.update(task, completed=done, total=total))
+    print(f"wrote {options.out}")
+    noise = ", ".join(f"{count:,} {kind}" for kind, count in summary["captions"].items())
+    print(f"  {'train':<32} {summary['num_train']:>9,}  (captions: {noise})")
+    for name, count in summary["eval"].items():
+        print(f"  {'eval/' + name:<32} {count:>9,}")
+
+
+def write_scenes(
+    options: ScenesOptions, progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """Write ``options.out`` and return what its ``scenes.json`` says: options, counts and version.
+
+    ``progress(done, total)`` is called for every picture. ``scenes.json`` comes last: where it lies, all is there.
+
+    Raises:
+        UserError: the directory is not empty, or the options leave too few scenes.
+    """
+    import vlp
+    from data_tools._scenes_evaluation import Evaluation
+    from data_tools._scenes_training import training_sample
+    from vlp.data.write import ShardWriter, new_directory
+
+    out = new_directory(options.out)
+    world = options.world()
+    phrasings = {"": options.eval_grammar}
+    if options.eval_grammar not in options.grammars:
+        phrasings |= {f"_grammar_{name}": name for name in options.grammars}
+
+    evaluations: list[Evaluation] = []
+    total = done = 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total)
+
+    for suffix, grammar in phrasings.items():
+        evaluations.append(
+            Evaluation(
+                world,
+                out / "eval",
+                grammar,
+                suffix,
+                options.num_eval,
+                options.image_size,
+                options.shortcut,
+                tick,
+            )
+        )
+    total = options.num_train + sum(evaluation.num_pictures for evaluation in evaluations)
+
+    evaluation_counts: dict[str, int] = {}
+    for evaluation in evaluations:
+        evaluation_counts |= evaluation.write()
+
+    captions: Counter[str] = Counter()
+    with ShardWriter(out / "train", options.samples_per_shard) as shards:
+        for index in range(options.num_train):
+            image, caption, factors = training_sample(options, world, index)
+            shards.write(image, "png", caption, **factors)
+            captions[factors["noise"] or "clean"] += 1
+            tick()
+    if progress is not None:
+        progress(total, total)
+
+    summary = {
+        "version": vlp.__version__,
+        "options": {k: v for k, v in asdict(options).items() if k != "out"},
+        "num_train": options.num_train,
+        "captions": dict(sorted(captions.items())),
+        "eval": evaluation_counts,
+    }
+    (out / "scenes.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    return summary
