@@ -259,10 +259,9 @@ def _tar_members(path: Path) -> list[tarfile.TarInfo]:
 
 def _member(key: str, members: dict[str, StoredFile], extension: str) -> StoredFile:
     if extension not in members:
-        raise UserError(
-            f"{key} has no .{extension} (found: {', '.join(sorted(members))}): every sample needs a "
-            f"picture and {'captions (.txt)' if extension == 'txt' else 'a class index (.cls)'}, write the set again"
-        )
+        needed = "captions (.txt)" if extension == "txt" else "a class index (.cls)"
+        found = ", ".join(sorted(members))
+        raise UserError(f"{key} has no {needed}, only {found}: every sample needs them, write the set again")
     return members[extension]
 
 

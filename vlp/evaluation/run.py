@@ -26,7 +26,7 @@ TASKS = "vlp.evaluation.tasks"
 class EvaluateOptions(BaseModel, frozen=True, extra="forbid"):
     """The ``evaluate`` section of a recipe."""
 
-    on: list[str] = []
+    sets: list[str] = []
     """Directories of evaluation sets."""
     every: int | None = Field(None, ge=1)
     """Steps between evaluations during training; there is always one at the end."""
@@ -87,7 +87,7 @@ def find_task(directory: str | Path) -> Task:
 
 def open_tasks(options: EvaluateOptions) -> list[Task]:
     """Find and check every set now, so that a run fails at its start and not at its first evaluation."""
-    tasks = [find_task(directory) for directory in options.on]
+    tasks = [find_task(directory) for directory in options.sets]
     names = [task.name for task in tasks]
     for task in tasks:
         if names.count(task.name) > 1:
@@ -117,7 +117,7 @@ def evaluate(
     encoder: Encoder, directories: Sequence[str | Path], batch_size: int, model_name: str, pretrained: str
 ) -> list[Result]:
     """Evaluate on ``directories``; all of them are checked before the first is embedded."""
-    options = EvaluateOptions(on=[str(directory) for directory in directories], batch_size=batch_size)
+    options = EvaluateOptions(sets=[str(directory) for directory in directories], batch_size=batch_size)
     return run_tasks(encoder, open_tasks(options), batch_size, model_name, pretrained)
 
 
@@ -171,7 +171,7 @@ def format_table(results: Sequence[Result]) -> str:
         for row, (name, value) in enumerate(shown):
             first = about[row] if row < len(about) else ""
             label = scores.labels.get(name, name)
-            table.add_row(first, label, name, f"{100 * value:.1f}", f"{100 * scores.chance[name]:.1f}")
+            table.add_row(first, label, name, f"{100 * value:.1f}", f"{100 * scores.chance[name]:.2f}")
         for rest in about[len(shown) :]:
             table.add_row(rest)
         table.add_section()

@@ -1,0 +1,204 @@
+import io
+import json
+import tarfile
+
+import pytest
+from PIL import Image
+
+from vlp.data.benchmark_sets import (
+    pair_files,
+    read_classification_set,
+    read_pair_set,
+    read_retrieval_set,
+)
+from vlp.data.write import (
+    CaptionPair,
+    encode_image,
+    write_classification_set,
+    write_pairs,
+    write_retrieval_set,
+)
+from vlp.types import UserError
+
+
+def picture(colour="#ff0000", extension="png", mode="RGB") -> bytes:
+    return encode_image(Image.new(mode, (5, 4), colour), extension)
+
+
+def write_tar(path, members: list[tuple[str, bytes]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+@pytest.fixture
+def retrieval(tmp_path):
+    items = [
+        (picture("#ff0000", "png"), "png", ["a red square", "rot"]),
+        (picture("#00ff00", "jpg"), "jpg", ["vert; à gauche"]),
+        (picture("#0000ff", "webp"), "webp", ["blue", "a", "b"]),
+    ]
+    write_retrieval_set(tmp_path / "set", items)
+    return tmp_path / "set"
+
+
+@pytest.fixture
+def classification(tmp_path):
+    items = [(picture(), "png", 1), (picture(), "png", 0)]
+    write_classification_set(tmp_path / "set", items, ["cat", "a b c"], ["a photo of a {c}.", "{c}"])
+    return tmp_path / "set"
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    pair = CaptionPair(picture(), "png", "true", "false")
+    write_pairs(tmp_path / "set", {"swap_att": [pair, pair], "swap_obj": [pair]})
+    return tmp_path / "set"
+
+
+def test_retrieval_round_trip(retrieval):
+    found = read_retrieval_set(retrieval)
+    assert found.texts == ["a red square", "rot", "vert; à gauche", "blue", "a", "b"]
+    assert found.image_of_text == [0, 0, 1, 2, 2, 2]
+    colours = [image.load().getpixel((2, 2)) for image in found.images]
+    assert colours[0] == (255, 0, 0)
+    assert colours[1] == pytest.approx((0, 255, 0), abs=3)
+    assert colours[2] == (0, 0, 255)
+
+
+def test_several_tars_jpeg_and_foreign_members(tmp_path):
+    write_tar(
+        tmp_path / "test/0.tar",
+        [("x/s1.jpeg", picture()), ("x/s1.txt", b"one\n\n  \ntwo\n"), ("x/s1.json", b"{}")],
+    )
+    write_tar(
+        tmp_path / "test/1.tar", [("README", b"hello"), ("s1.TXT", b"three"), ("s1.png", picture("#0000ff"))]
+    )
+    (tmp_path / "test/nshards.txt").write_text("2")
+    found = read_retrieval_set(tmp_path)
+    assert found.texts == ["one", "two", "three"]
+    assert found.image_of_text == [0, 0, 1]
+    assert found.images[1].load().getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_transparency_lies_on_white(tmp_path):
+    clear = encode_image(Image.new("RGBA", (3, 3), (255, 0, 0, 0)))
+    write_retrieval_set(tmp_path / "set", [(clear, "png", ["nothing"])])
+    assert read_retrieval_set(tmp_path / "set").images[0].load().getpixel((1, 1)) == (255, 255, 255)
+
+
+def test_classification_round_trip(classification):
+    found = read_classification_set(classification)
+    assert found.labels == [1, 0]
+    assert found.classnames == ["cat", "a b c"]
+    assert found.templates == ["a photo of a {c}.", "{c}"]
+    assert len(found.images) == 2
+
+
+def test_pairs_round_trip(pairs):
+    found = read_pair_set(pairs)
+    assert list(found.suites) == ["swap_att", "swap_obj"]
+    assert found.texts == ["true", "false"]
+    assert [(p.image, p.caption, p.negative_caption) for p in found.suites["swap_att"]] == [
+        (0, 0, 1),
+        (1, 0, 1),
+    ]
+    assert found.images[0].load().size == (5, 4)
+
+
+def test_sugarcrepe_as_published(tmp_path):
+    # The JSON lies in data/ and its keys skip; the pictures are COCO's val2017, shared by several items.
+    (tmp_path / "data").mkdir()
+    (tmp_path / "val2017").mkdir()
+    (tmp_path / "val2017" / "000000000001.jpg").write_bytes(picture(extension="jpg"))
+    item = {"filename": "000000000001.jpg", "caption": "a", "negative_caption": "b"}
+    (tmp_path / "data" / "add_att.json").write_text(
+        json.dumps({"0": item, "7": {**item, "negative_caption": "c"}})
+    )
+    found = read_pair_set(tmp_path)
+    assert len(found.images) == 1
+    assert [(p.image, p.caption, p.negative_caption) for p in found.suites["add_att"]] == [
+        (0, 0, 1),
+        (0, 0, 2),
+    ]
+
+
+def test_other_json_is_no_pair_set(tmp_path):
+    (tmp_path / "results.json").write_text('{"metrics": {}}')
+    assert pair_files(tmp_path) == []
+
+
+def rewrite(directory, members):
+    write_tar(directory / "test" / "0.tar", members)
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([("a.png", picture()), ("a.cls", b"0")], r"0\.tar: a has no captions \(\.txt\), only cls, png"),
+        ([("a.txt", b"one")], r"0\.tar: a has no picture"),
+        ([("a.png", picture()), ("a.txt", b" \n")], r"0\.tar: a\.txt holds no caption"),
+        ([("a.png", picture()), ("a.txt", b"\xff\xfe")], r"a\.txt is not UTF-8"),
+        ([("a.png", picture()), ("a.txt", b"x"), ("a.png", picture())], r"holds a\.png twice"),
+        ([], r"0\.tar holds no samples"),
+    ],
+)
+def test_damaged_retrieval_sets_are_named(retrieval, members, message):
+    rewrite(retrieval, members)
+    with pytest.raises(UserError, match=message):
+        read_retrieval_set(retrieval)
+
+
+@pytest.mark.parametrize("label", [b"2", b"-1", b"cat", b""])
+def test_label_outside_the_class_names(classification, label):
+    rewrite(classification, [("a.png", picture()), ("a.cls", label)])
+    with pytest.raises(UserError, match=r"a\.cls says .* has 2 names"):
+        read_classification_set(classification)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("classnames.txt", None, "classnames.txt is missing"),
+        ("classnames.txt", "cat\n\ndog\n", "has an empty line"),
+        ("zeroshot_classification_templates.txt", None, "templates.txt is missing"),
+        ("zeroshot_classification_templates.txt", "a photo\n", r"'a photo' in .* lacks \{c\}"),
+        ("dataset_type.txt", "multilabel", "says 'multilabel'"),
+        ("test/nshards.txt", None, r"nshards.txt is missing"),
+        ("test/nshards.txt", "zero", r"says 'zero'"),
+        ("test/nshards.txt", "2", r"1\.tar is missing"),
+    ],
+)
+def test_incomplete_classification_sets_are_named(classification, name, content, message):
+    path = classification / name
+    path.unlink(missing_ok=True)
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_classification_set(classification)
+
+
+def test_a_tar_cut_anywhere_is_an_error(retrieval):
+    path = retrieval / "test" / "0.tar"
+    whole = path.read_bytes()
+    with tarfile.open(path) as tar:
+        end = max(m.offset_data + -(-m.size // 512) * 512 for m in tar.getmembers())
+    for cut in range(0, end + 512, 256):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(UserError, match=r"0\.tar"):
+            read_retrieval_set(retrieval)
+
+
+def test_damaged_pairs_are_named(pairs):
+    (pairs / "images" / "swap_obj_000000.png").unlink()
+    with pytest.raises(UserError, match=r"swap_obj_000000\.png is neither in"):
+        read_pair_set(pairs)
+    (pairs / "swap_obj.json").write_text('{"0": {"filename": "x.png", "caption": "a"}}')
+    with pytest.raises(UserError, match=r"item 0 of .*swap_obj\.json lacks"):
+        read_pair_set(pairs)
+    (pairs / "swap_obj.json").write_text('{"0": {')
+    with pytest.raises(UserError, match=r"swap_obj\.json is not valid JSON"):
+        read_pair_set(pairs)

@@ -1,0 +1,59 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vlp.data.write import write_classification_set
+from vlp.evaluation.tasks.base import SetEmbeddings
+from vlp.evaluation.tasks.classification import Task
+
+CLASSES = ["#ff0000", "#00ff00", "#0000ff", "#ffff00", "#00ffff", "#ff00ff"]
+
+
+def make(directory, picture, labels, classes=CLASSES, templates=("{c} flat", "{c} plain")):
+    items = [(picture(CLASSES[shown]), "png", label) for shown, label in labels]
+    write_classification_set(directory, items, classes, templates)
+    return Task(directory)
+
+
+def test_accuracies_by_hand(tmp_path, picture, encoder):
+    # Six pictures of class 0, one of them really green; one picture of class 2.
+    task = make(tmp_path / "colours", picture, [(0, 0)] * 5 + [(1, 0), (2, 2)])
+    scores = task.run(encoder, batch_size=4)
+    assert scores.metrics["acc1"] == pytest.approx(6 / 7)
+    assert scores.metrics["mean_per_class_recall"] == pytest.approx((5 / 6 + 1) / 2)
+    assert scores.chance == pytest.approx({"acc1": 1 / 6, "acc5": 5 / 6, "mean_per_class_recall": 1 / 6})
+    assert scores.log["colours-zeroshot-val-top1"] == scores.metrics["acc1"]
+    assert scores.log["colours-zeroshot-val-top5"] == scores.metrics["acc5"]
+    assert scores.details["rank_of_label"][:5] == [1] * 5
+    assert scores.num_texts == 12
+
+
+def test_a_class_is_the_mean_of_its_normalised_prompts(tmp_path, picture):
+    task = make(tmp_path / "set", picture, [(0, 0), (1, 1)], classes=["a", "b"])
+    # Class a: prompts along x and, ten times as sure, along y. Class b: both along (0.8, 0.6).
+    text_ND = F.normalize(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6], [0.8, 0.6]]), dim=1)
+    image_ND = torch.tensor([[0.5**0.5, 0.5**0.5], [0.95, (1 - 0.95**2) ** 0.5]])
+    scores = task.score(SetEmbeddings(image_ND, text_ND))
+    assert (
+        scores.metrics["acc1"] == 1
+    )  # without the second normalisation class b would win the first picture too
+
+
+def test_top5_is_not_defined_below_five_classes(tmp_path, picture, encoder):
+    scores = make(tmp_path / "set", picture, [(0, 0), (1, 1)], classes=CLASSES[:4]).run(encoder, batch_size=4)
+    assert math.isnan(scores.metrics["acc5"])
+    assert math.isnan(scores.chance["acc5"])
+    assert list(scores.log) == ["set-zeroshot-val-top1"]
+
+
+def test_a_constant_model_scores_zero(tmp_path, picture, constant_encoder):
+    scores = make(tmp_path / "set", picture, [(0, 0), (1, 1)]).run(constant_encoder, batch_size=4)
+    assert scores.metrics == {"acc1": 0, "acc5": 0, "mean_per_class_recall": 0}
+    assert scores.tie_rate == 1
+
+
+def test_equal_prompts_are_embedded_once(tmp_path, picture, encoder):
+    make(tmp_path / "set", picture, [(0, 0)], templates=["{c} flat", "{c} flat"]).run(encoder, batch_size=4)
+    assert encoder.num_texts_seen == 6
