@@ -1,0 +1,57 @@
+"""What the data tools say while they work and when they are done."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from vlp.types import Skipped
+
+Item = TypeVar("Item")
+
+
+@dataclass
+class Summary:
+    """What a tool wrote: named counts in the order they are printed, and everything that was left out."""
+
+    directory: Path
+    counts: dict[str, int] = field(default_factory=dict)
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def skip(self, kind: str, where: str) -> None:
+        self.skipped.append(Skipped(kind, where))
+
+    def skipped_by_kind(self) -> Mapping[str, int]:
+        return Counter(s.kind for s in self.skipped)
+
+    def write_skipped(self) -> None:
+        """``skipped.tsv`` (kind, name) beside the data, if anything was left out; ``show`` names but a few."""
+        if self.skipped:
+            lines = "".join(f"{s.kind}\t{s.where}\n" for s in self.skipped)
+            (self.directory / "skipped.tsv").write_text(lines, encoding="utf-8")
+
+    def show(self, shown_names: int = 5) -> None:
+        """Print the table of counts, then each kind of left-out item with its first names."""
+        width = max(len(name) for name in self.counts)
+        print(f"wrote {self.directory}")
+        for name, count in self.counts.items():
+            print(f"  {name:<{width}}  {count:>7,}")
+        for kind, count in self.skipped_by_kind().items():
+            names = [s.where for s in self.skipped if s.kind == kind]
+            more = f" and {count - shown_names:,} more in skipped.tsv" if count > shown_names else ""
+            print(f"  skipped {count:,}, {kind}: {', '.join(names[:shown_names])}{more}")
+
+
+def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
+    """``items`` with a progress bar on a terminal, and nothing at all on a pipe."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import track as rich_track
+
+    yield from rich_track(items, description, total=total, console=Console(stderr=True))
