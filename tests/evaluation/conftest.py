@@ -18,7 +18,6 @@ class TinyEncoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.logit_scale = nn.Parameter(torch.zeros(()))
         self.device = torch.device("cpu")
         self.locked = nn.Dropout(0.5)
         self.num_texts_seen = 0

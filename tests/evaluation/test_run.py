@@ -21,7 +21,7 @@ COLOURS = ["#ff0000", "#00ff00", "#0000ff"]
 
 @pytest.fixture
 def sets(tmp_path, picture):
-    """Four sets under one directory: two of retrieval, one of classification (three classes), one of pairs."""
+    """Four sets in one directory: two of retrieval, one of three classes, one of pairs."""
     for name in ("first", "second"):
         write_retrieval_set(tmp_path / "sets" / name, [(picture(c), "png", [c]) for c in COLOURS])
     items = [(picture(c), "png", i) for i, c in enumerate(COLOURS)]

@@ -27,10 +27,6 @@ class Encoder(Protocol):
     def device(self) -> torch.device: ...
 
     @property
-    def logit_scale(self) -> Tensor:
-        """The temperature's parameter, in log space."""
-
-    @property
     def tokenizer(self) -> Callable[[list[str]], Tensor]:
         """Strings -> LongTensor NL."""
 
