@@ -11,7 +11,7 @@ from vlp.types import UserError
 
 
 def lock(clip: Any, tower: str, num_unlocked: int) -> None:
-    """Freeze the ``image`` or ``text`` tower of an open_clip model but for its ``num_unlocked`` last layer groups.
+    """Freeze the ``image`` or ``text`` tower of an open_clip model, but not its last layer groups.
 
     Raises:
         UserError: the tower cannot be locked in part, or has too few groups for anything to stay locked.
@@ -30,7 +30,9 @@ def lock(clip: Any, tower: str, num_unlocked: int) -> None:
     except (AssertionError, RuntimeError, KeyError, AttributeError) as error:
         raise UserError(f"{key}: this tower cannot be locked in part, write true to lock it all") from error
     if _num_frozen(part) == before:
-        raise UserError(f"{key}: {num_unlocked} groups are the whole tower, so nothing would be locked: write fewer")
+        raise UserError(
+            f"{key}: {num_unlocked} groups are the whole tower, nothing would be locked: write fewer"
+        )
 
 
 def _lock_transformers(text: HFTextEncoder, num_unlocked: int) -> None:

@@ -22,13 +22,14 @@ class PictureOptions(BaseModel, frozen=True, extra="forbid"):
 class ModelOptions(BaseModel, frozen=True, extra="forbid"):
     """Two towers and where they start.
 
-    ``name`` is a model name of open_clip; ``config`` its model configuration (``embed_dim``, ``vision_cfg``,
-    ``text_cfg``) inline or the path of a JSON file. ``text_cfg.hf_model_name`` may be a directory or
-    ``package:NAME``, an installed Python package that carries a model. ``init`` is a pretraining tag of open_clip, a
-    weights file, a directory (run, checkpoint or export) or ``hf-hub:OWNER/MODEL``; a directory and the hub bring
-    their own configuration when neither ``name`` nor ``config`` is given. ``init_logit_scale`` (the logarithm) and
-    ``init_logit_bias`` win over what the weights bring. A lock is ``true``, or the number of last layer groups that
-    stay trainable; the new projection on top of a timm or transformers tower is never locked.
+    ``name`` is a model name of open_clip; ``config`` its model configuration (``embed_dim``,
+    ``vision_cfg``, ``text_cfg``) inline or the path of a JSON file. ``text_cfg.hf_model_name`` may be a
+    directory, a name on the hub or ``package:NAME``, an installed Python package that carries a model.
+    ``init`` is a pretraining tag of open_clip, a weights file, a directory (run, checkpoint or export) or
+    ``hf-hub:OWNER/MODEL``; a directory and the hub bring their own configuration where neither ``name`` nor
+    ``config`` is given. ``init_logit_scale`` (the logarithm) and ``init_logit_bias`` win over what the
+    weights bring. A lock is ``true``, or the number of last layer groups that stay trainable; the new
+    projection on top of a timm or transformers tower is never locked.
     """
 
     name: str | None = None

@@ -11,6 +11,8 @@ from typing import Any
 import open_clip
 from open_clip.pretrained import download_pretrained, download_pretrained_from_hf
 
+from vlp import resolve
+from vlp.encoders import hub
 from vlp.types import UserError
 
 CONFIG_FILE = "open_clip_config.json"
@@ -22,8 +24,8 @@ EMA_FILE = "ema.safetensors"
 class Source:
     """Weights with what belongs to them. ``model_cfg`` is None for a lone weights file.
 
-    ``directory`` is where tokenizer files and the text tower's configuration may lie; ``ema`` an average of the
-    weights to use in their place.
+    ``directory`` is where tokenizer files and the text tower's configuration may lie; ``ema`` is an average
+    to use in place of the weights; ``is_tag`` tells open_clip's own weights of a named model.
     """
 
     described: str
@@ -32,6 +34,7 @@ class Source:
     preprocess_cfg: dict[str, Any] = field(default_factory=dict)
     directory: Path | None = None
     ema: Path | None = None
+    is_tag: bool = False
 
 
 def named_config(name: str) -> dict[str, Any]:
@@ -42,10 +45,13 @@ def named_config(name: str) -> dict[str, Any]:
     """
     config = open_clip.get_model_config(name.replace("/", "-"))
     if config is None:
-        near = difflib.get_close_matches(name, open_clip.list_models(), n=3, cutoff=0.4)
-        hint = f", did you mean {' or '.join(near)}?" if near else ""
-        raise UserError(f"open_clip has no model '{name}'{hint} (python -c 'import open_clip; print(open_clip.list_models())')")
-    return config  # type: ignore[no-any-return]
+        raise UserError(f"open_clip has no model '{name}'{_near(name)}; open_clip.list_models() has them all")
+    return config
+
+
+def _near(name: str) -> str:
+    near = difflib.get_close_matches(name, open_clip.list_models(), n=3, cutoff=0.5)
+    return f", did you mean {' or '.join(near)}?" if near else ""
 
 
 def of_reference(reference: str) -> Source:
@@ -64,12 +70,12 @@ def of_reference(reference: str) -> Source:
     if known:
         tags = open_clip.list_pretrained_tags_by_model(name)
         example = f"such as {name}:{tags[0]}" if tags else "but open_clip has none for it"
-        raise UserError(f"'{reference}' has random weights, which are not worth loading: name a tag, {example}")
+        raise UserError(f"'{reference}' has random weights, no use to load: name a tag, {example}")
     if Path(reference).is_file():
         raise UserError(f"{reference} is a file: MODEL is a directory, and model.init takes lone weights")
     raise UserError(
-        f"no model '{reference}': there is no such directory (run, checkpoint or export), and it is neither "
-        "hf-hub:OWNER/MODEL, local-dir:DIR nor an open_clip NAME:TAG such as ViT-B-32:openai"
+        f"no model '{reference}'{_near(name)}: it is no directory (run, checkpoint or export), "
+        "nor hf-hub:OWNER/MODEL, local-dir:DIR or an open_clip NAME:TAG such as ViT-B-32:openai"
     )
 
 
@@ -80,7 +86,9 @@ def of_init(init: str, name: str | None) -> Source:
         return found
     if Path(init).is_file():
         if Path(init).suffix not in (".safetensors", ".pt", ".pth", ".bin"):
-            raise UserError(f"model.init: {init} is no weights file: give .safetensors, or .pt of plain tensors")
+            raise UserError(
+                f"model.init: {init} is no weights file: give .safetensors, or .pt of plain tensors"
+            )
         return Source(init, Path(init))
     if name is not None:
         return of_tag(name, init)
@@ -96,18 +104,16 @@ def of_tag(name: str, tag: str) -> Source:
     listed = open_clip.get_pretrained_cfg(name, tag)
     if not listed:
         tags = open_clip.list_pretrained_tags_by_model(name)
-        near = difflib.get_close_matches(tag, tags, n=1, cutoff=0.4)
-        hint = f", did you mean '{near[0]}'?" if near else ""
-        raise UserError(
-            f"'{tag}' is no file, no directory and no tag of {name}{hint} (tags: {', '.join(tags) or 'none'})"
-        )
+        hint = resolve.nearest(tag, tags) or f"; tags: {', '.join(tags) or 'none'}"
+        raise UserError(f"'{tag}' is no file, no directory and no tag of {name}{hint}")
     # open_clip only warns when name and tag disagree on the activation; the weights decide what is right.
     model_cfg["quick_gelu"] = bool(listed.get("quick_gelu", False))
+    hub.spare_retries()
     try:
         weights = download_pretrained(listed)
     except Exception as error:
         raise UserError(_unreachable(f"{name}:{tag}", error)) from error
-    return Source(f"{name}:{tag}", Path(weights), model_cfg, listed)
+    return Source(f"{name}:{tag}", Path(weights), model_cfg, listed, is_tag=True)
 
 
 def _of_place(reference: str) -> Source | None:
@@ -153,6 +159,7 @@ def _latest(run: Path) -> Path:
 
 
 def _of_hub(model: str) -> Source:
+    hub.spare_retries()
     try:
         config = _read_config(Path(download_pretrained_from_hf(model, filename=CONFIG_FILE)))
         weights = download_pretrained_from_hf(model)
@@ -175,4 +182,6 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _unreachable(what: str, error: Exception) -> str:
     reason = " ".join(str(error).split())[:160]
-    return f"{what} cannot be downloaded; check the name and the network, or give a local directory ({reason})"
+    return (
+        f"{what} cannot be downloaded; check the name and the network, or give a local directory ({reason})"
+    )

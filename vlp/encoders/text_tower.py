@@ -9,6 +9,7 @@ from typing import Any
 from open_clip.hf_configs import arch_dict
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SimpleTokenizer
 
+from vlp.encoders import hub
 from vlp.types import UserError
 
 FOLDER = "text_tower"  # in a model directory: the configuration of its transformers text tower
@@ -19,14 +20,10 @@ def is_transformers(model_cfg: dict[str, Any]) -> bool:
     return bool(model_cfg["text_cfg"].get("hf_model_name"))
 
 
-def complete(model_cfg: dict[str, Any]) -> None:
-    """Give a transformers text tower its own tokenizer where none is named: another one's ids would mean nothing."""
-    text = model_cfg["text_cfg"]
-    text["hf_tokenizer_name"] = text.get("hf_tokenizer_name") or text["hf_model_name"]
-
-
 def place(name: str, directory: Path | None = None) -> str:
-    """The directory or hub name behind ``hf_model_name``: the copy in ``directory`` first, then ``package:NAME``.
+    """The directory or hub name behind ``hf_model_name``: first the copy in ``directory``.
+
+    ``package:NAME`` is the model inside an installed Python package, at its ``get_model_path()``.
 
     Raises:
         UserError: the package is not installed or carries no model.
@@ -34,6 +31,8 @@ def place(name: str, directory: Path | None = None) -> str:
     if directory is not None and (directory / FOLDER / "config.json").is_file():
         return str(directory / FOLDER)
     if not name.startswith(_PACKAGE):
+        if not Path(name).exists():
+            hub.spare_retries()
         return name
     package = name.removeprefix(_PACKAGE)
     try:
@@ -59,25 +58,28 @@ def tokenizer(model_cfg: dict[str, Any], directory: Path | None = None) -> HFTok
         return HFTokenizer(origin, context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **extra)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"the tokenizer '{name}' cannot be loaded ({reason})") from error
+        raise UserError(
+            f"the tokenizer '{name}' cannot be had: check the name and the network ({reason})"
+        ) from error
 
 
 def check_vocabulary(tokens: HFTokenizer | SimpleTokenizer, clip: Any) -> None:
     """Refuse ids the tower has no embedding for, and texts longer than it has positions."""
-    size = tokens.vocab_size if isinstance(tokens, SimpleTokenizer) else None
-    if size is not None and clip.vocab_size < size:
+    tower = getattr(clip, "text", clip)
+    if isinstance(tokens, SimpleTokenizer) and tower.vocab_size < tokens.vocab_size:
         raise UserError(
-            f"model.config.text_cfg.vocab_size is {clip.vocab_size}, but open_clip's tokenizer has {size} ids"
+            f"model.config.text_cfg.vocab_size is {tower.vocab_size}, "
+            f"but open_clip's tokenizer has {tokens.vocab_size} ids"
         )
-    limit = clip.context_length
-    if limit and tokens.context_length > limit:
+    if tower.context_length and tokens.context_length > tower.context_length:
         raise UserError(
-            f"model.config.text_cfg.context_length is {tokens.context_length}, but the text tower has {limit} positions"
+            f"model.config.text_cfg.context_length is {tokens.context_length}, "
+            f"but the text tower has {tower.context_length} positions"
         )
 
 
 def write(clip: Any, model_cfg: dict[str, Any], directory: Path, final: Path | None) -> None:
-    """Keep the tower's configuration in ``directory`` and make ``model_cfg`` name a place that open_clip can read."""
+    """Keep the tower's configuration in ``directory``; name in ``model_cfg`` where open_clip can read it."""
     clip.text.config.save_pretrained(directory / FOLDER)
     text = model_cfg["text_cfg"]
     for key in ("hf_model_name", "hf_tokenizer_name"):
@@ -92,5 +94,3 @@ def unsupported(error: KeyError) -> str:
     """open_clip looks up a text tower's kind in a table and raises a bare KeyError."""
     known = ", ".join(sorted(arch_dict))
     return f"model.config.text_cfg: open_clip does not know text towers of the kind {error} (known: {known})"
-
-

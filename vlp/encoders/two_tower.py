@@ -16,10 +16,12 @@ from vlp.data.transforms import PictureFormat, eval_transform
 class TwoTower(nn.Module):
     """open_clip's model as ``clip``, with its tokenizer and its picture format.
 
-    ``openclip_config`` is ``{"model_cfg", "preprocess_cfg"}`` as open_clip writes it, enough to build the same towers
-    again. ``weights`` says where the values come from: ``random``, ``model``, or ``ema`` (the average of a run).
+    ``openclip_config`` is ``{"model_cfg", "preprocess_cfg"}`` as open_clip writes it, enough to build the
+    same towers again. ``weights`` tells where the values come from: ``random``, ``model`` or ``ema`` (the
+    average of a run).
     """
 
+    clip: Any
     mean_C11: Tensor
     std_C11: Tensor
 
@@ -31,7 +33,7 @@ class TwoTower(nn.Module):
         weights: Literal["random", "model", "ema"] = "random",
     ) -> None:
         super().__init__()
-        self.clip: Any = clip
+        self.clip = clip
         self.tokenizer = tokenizer
         self.openclip_config = openclip_config
         self.weights = weights
@@ -50,7 +52,12 @@ class TwoTower(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.clip.logit_scale.device
+        return self.logit_scale.device
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The logarithm of the multiplier of the cosines."""
+        return self.clip.logit_scale
 
     @property
     def eval_transform(self) -> Callable[[Image.Image], Tensor]:
@@ -58,7 +65,7 @@ class TwoTower(nn.Module):
         return eval_transform(self.picture_format)
 
     def normalise(self, image_NCHW: Tensor) -> Tensor:
-        """uint8 pixels -> fp32, standardised per channel; to the bit what torchvision's ToTensor and Normalize give."""
+        """uint8 pixels -> fp32, standardised per channel as by ToTensor and Normalize, to the bit."""
         return image_NCHW.to(torch.float32).div_(255).sub_(self.mean_C11).div_(self.std_C11)
 
     def encode_image(self, image_NCHW: Tensor) -> Tensor:
@@ -70,7 +77,7 @@ class TwoTower(nn.Module):
         return self.clip.encode_text(text_NL, normalize=False)
 
     def forward(self, image_NCHW: Tensor, text_NL: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """image_ND, text_ND (neither of length 1), the logarithm of the logit scale, the logit bias (0 without one)."""
+        """image_ND, text_ND (not of length 1), the log of the logit scale, the logit bias (0 without one)."""
         bias = self.clip.logit_bias
         return (
             self.encode_image(image_NCHW),
@@ -80,7 +87,7 @@ class TwoTower(nn.Module):
         )
 
     def train(self, mode: bool = True) -> TwoTower:
-        """Like ``nn.Module.train``, but what is locked stays in evaluation mode: no dropout, fixed batch statistics."""
+        """As ``nn.Module.train``, but locked parts stay in evaluation mode: no dropout, fixed statistics."""
         super().train(mode)
         for module in self.clip.modules():
             parameters = list(module.parameters())
@@ -94,11 +101,11 @@ class TwoTower(nn.Module):
 
     @torch.no_grad()
     def clamp_logit_scale(self, maximum: float = 100.0) -> None:
-        """Keep the multiplier between 1 and ``maximum``, in place (after an optimiser step, never by gradient)."""
+        """Keep the multiplier between 1 and ``maximum``, in place; for after an optimiser step."""
         self.clip.logit_scale.clamp_(0.0, math.log(maximum))
 
     def parameters_by_tower(self, trainable_only: bool = False) -> dict[str, int]:
-        """Number of parameters of ``image``, ``text`` and ``other`` (logit scale and bias, a captioning head)."""
+        """Number of parameters: ``image``, ``text``, ``other`` (logit scale and bias, captioning head)."""
         count = {"image": 0, "text": 0, "other": 0}
         for name, parameter in self.clip.named_parameters():
             if parameter.requires_grad or not trainable_only:
