@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def _child(function: Callable[..., Any], rank: int, world: int, folder: Path, ar
 
 
 @pytest.fixture
-def run_ranks(tmp_path: Path) -> Iterator[Callable[..., list[Any]]]:
+def run_ranks(tmp_path: Path) -> Callable[..., list[Any]]:
     """``run_ranks(function, world, *arguments)`` calls ``function(rank, world, *arguments)`` in forked gloo ranks.
 
     The ranks inherit the imported libraries, so a run takes a second or two. Returns each rank's result.
@@ -65,7 +65,7 @@ def run_ranks(tmp_path: Path) -> Iterator[Callable[..., list[Any]]]:
         assert not errors, errors[0].read_text()
         return [torch.load(folder / f"result-{rank}.pt", weights_only=False) for rank in range(world)]
 
-    yield run
+    return run
 
 
 @pytest.fixture

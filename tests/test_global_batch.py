@@ -56,7 +56,9 @@ def assert_equal_gradients(actual: dict[str, Tensor], expected: dict[str, Tensor
     assert actual.keys() == expected.keys()
     for name, gradient in expected.items():
         assert actual[name] is not None, name
-        torch.testing.assert_close(actual[name], gradient, rtol=1e-5, atol=tolerance * scale, msg=lambda m, n=name: n + m)
+        torch.testing.assert_close(
+            actual[name], gradient, rtol=1e-5, atol=tolerance * scale, msg=lambda m, n=name: n + m
+        )
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

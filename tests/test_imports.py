@@ -19,7 +19,7 @@ ROWS = [
     ["vlp.checkpoint"],
     ["vlp.evaluation"],
     ["vlp.recipe"],
-    ["vlp.engine"],
+    ["vlp.engine", "vlp.console"],
     ["vlp.trainer"],
     ["vlp.evaluation.report", "vlp.export", "vlp.inspection"],
     ["vlp.quickstart"],

@@ -18,9 +18,9 @@ from pydantic import BaseModel, Field
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from vlp.ema import EMA
 from vlp.encoders.openclip import WEIGHTS_FILE, save_openclip_directory
 from vlp.encoders.two_tower import TwoTower
-from vlp.ema import EMA
 from vlp.types import UserError
 
 
@@ -78,9 +78,7 @@ def latest(run_dir: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def restore(
-    checkpoint: Path, model: TwoTower, optimizer: torch.optim.Optimizer, ema: EMA | None
-) -> dict[str, Any]:
+def restore(checkpoint: Path, model: TwoTower, optimizer: torch.optim.Optimizer, ema: EMA | None) -> dict[str, Any]:
     """Load weights, average and optimiser in place and return the counters (``step`` and what ``save`` was given).
 
     Raises:
@@ -104,7 +102,7 @@ def _all(root: Path) -> list[Path]:
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}/{field}": value.contiguous()
         for parameter, fields in optimizer.state.items()
@@ -112,9 +110,7 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
     }
 
 
-def _restore_optimizer(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
-) -> None:
+def _restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     parameters = dict(model.named_parameters())
     for key, value in tensors.items():
         name, field = key.rsplit("/", 1)

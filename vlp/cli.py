@@ -43,13 +43,20 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     sub = add("quickstart", _quickstart, "the main job from nothing: data, training, evaluation, report")
     sub.add_argument("--dir", default="runs/quickstart", help="where everything goes (default: %(default)s)")
 
-    sub = add("train", _train, "train a recipe, or go on with its run", "Overrides are key=value; there are no flags.")
+    sub = add(
+        "train",
+        _train,
+        "train a recipe, or go on with its run",
+        "Overrides are key=value; there are no flags.",
+    )
     sub.add_argument("recipe", help="a YAML file, or the name of one in recipes/")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.steps=100 profile=smoke")
 
     sub = add("eval", _eval, "zero-shot evaluation of a model on evaluation sets")
     sub.add_argument("model", help="run, checkpoint or exported directory, NAME:TAG of open_clip, hf-hub:, local-dir:")
-    sub.add_argument("--on", nargs="+", required=True, metavar="DIR", help="evaluation sets (CLIP_benchmark, SugarCrepe)")
+    sub.add_argument(
+        "--on", nargs="+", required=True, metavar="DIR", help="evaluation sets (CLIP_benchmark, SugarCrepe)"
+    )
     sub.add_argument("--output", metavar="FILE", help="JSON in CLIP_benchmark's shape; {dataset} in it: a file a set")
     sub.add_argument("--batch-size", type=int, default=256, help="pictures at once (default: %(default)s)")
 
@@ -110,7 +117,7 @@ def _eval(arguments: argparse.Namespace) -> None:
     from vlp.encoders.openclip import load
     from vlp.evaluation import run
 
-    tasks = [run.find_task(directory) for directory in arguments.on]
+    tasks = run.open_tasks(run.EvaluateOptions(sets=arguments.on))
     model = load(arguments.model, _device())
     results = run.run_tasks(model, tasks, arguments.batch_size, arguments.model, model.weights)
     print(run.format_table(results))

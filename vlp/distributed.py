@@ -40,7 +40,7 @@ class _GatherRows(torch.autograd.Function):
         return gathered
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
         local = grad.new_empty(grad.shape[0] // world_size(), *grad.shape[1:])
         dist.reduce_scatter_tensor(local, grad.contiguous())
         return local

@@ -59,12 +59,17 @@ def backward(
 
     def encode(index: int) -> Outputs:
         torch.manual_seed(distributed.seed_of(seed, index))
-        return model(chunks[index].image_NCHW, chunks[index].text_NL)  # type: ignore[no-any-return]
+        return model(chunks[index].image_NCHW, chunks[index].text_NL)
 
     with torch.no_grad():
         cached = [encode(index) for index in range(len(chunks))]
     _, _, log_scale, bias = cached[0]
-    features = [torch.cat([c[0] for c in cached]), torch.cat([c[1] for c in cached]), log_scale.clone(), bias.clone()]
+    features = [
+        torch.cat([c[0] for c in cached]),
+        torch.cat([c[1] for c in cached]),
+        log_scale.clone(),
+        bias.clone(),
+    ]
     image_ND, text_ND, log_scale, bias = (f.detach().requires_grad_() for f in features)
     loss = loss_of(global_embeddings(image_ND, text_ND, log_scale, bias))
     backward_of(loss.total)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from vlp.data.batches import TrainingData
-from vlp.encoders.openclip import describe
+from vlp.encoders.openclip import outline
 from vlp.evaluation.run import open_tasks
 from vlp.objectives.base import check_needs
 from vlp.recipe import Recipe
-from vlp.trainer import model_options, provided_by, run_span
 
 
 def inspect(recipe: Recipe) -> str:
@@ -16,17 +15,17 @@ def inspect(recipe: Recipe) -> str:
     Raises:
         UserError: what `train` would raise before its first step.
     """
-    check_needs(recipe.objectives, provided_by(recipe))
-    model = describe(model_options(recipe))
+    check_needs(recipe.objectives, recipe.provides())
+    model = outline(recipe.model_with_starts())
     data = TrainingData(recipe.data, model.picture_format, model.tokenizer, recipe.train.global_batch_size, recipe.seed)
-    span = run_span(recipe, data.num_samples)
+    span = recipe.span(data.num_samples)
     batch = recipe.train.global_batch_size
     lines = [
         f"run           {recipe.run_dir} (seed {recipe.seed})",
         f"data          {data.num_samples:,} samples in {data.num_shards} shards, {len(data.defects)} defects",
         f"captions      {', '.join(f'{c.source} (weight {c.weight:g})' for c in recipe.data.captions)}",
         f"pictures      {model.picture_format.size[0]} x {model.picture_format.size[1]}",
-        *(f"parameters    {tower:<6}{count:>14,}" for tower, count in model.parameters.items()),
+        *(f"parameters    {tower:<6}{count:>14,}" for tower, count in model.parameters_by_tower().items()),
         f"objectives    {', '.join(f'{o.weight:g} x {o.name}' for o in recipe.objectives)}",
         f"needs         {', '.join(sorted(frozenset().union(*(o.needs for o in recipe.objectives))))}",
         f"global batch  {batch:,}",

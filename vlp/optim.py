@@ -76,17 +76,21 @@ def learning_rate(options: OptimOptions, span: Span, step: int) -> float:
 
 
 def adamw(model: nn.Module, options: OptimOptions) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters, decaying only those of two dimensions or more that are no norm or embedding-free gain.
+    """AdamW over the trainable parameters.
 
     Groups as in open_clip: no decay below two dimensions or for names with bn, ln, bias or logit_scale.
     """
-    decay, no_decay = [], []
+    decay: list[nn.Parameter] = []
+    no_decay: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             exempt = parameter.ndim < 2 or any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
             (no_decay if exempt else decay).append(parameter)
-    groups = [{"params": decay, "weight_decay": options.weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
+    groups = [
+        {"params": decay, "weight_decay": options.weight_decay},
+        {"params": no_decay, "weight_decay": 0.0},
+    ]
     groups = [group for group in groups if group["params"]]
     if not groups:
         raise UserError("nothing to train: model.lock_image and model.lock_text freeze every parameter")
-    return torch.optim.AdamW(groups, lr=options.lr, betas=options.betas, eps=options.eps, foreach=True)
+    return torch.optim.AdamW(groups, lr=options.lr, betas=options.betas, eps=options.eps, fused=True)

@@ -24,7 +24,7 @@ def quickstart(directory: str) -> None:
         draw(data)
     overrides = [f"run_dir={directory}", f"data.train={data / 'train'}"]
     sets = [str(data / "eval" / name) for name in ("retrieval", "colour", "shape", "swaps")]
-    outcome = train(recipe.load("quickstart", [*overrides, f"evaluate.on={json.dumps(sets)}"]))
+    outcome = train(recipe.load("quickstart", [*overrides, f"evaluate.sets={json.dumps(sets)}"]))
     if not outcome.finished:
         return
     console.print("writing the report")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +16,7 @@ from vlp.data.batches import DataOptions
 from vlp.encoders.openclip import ModelOptions
 from vlp.evaluation.run import EvaluateOptions
 from vlp.objectives import base as objectives_base
-from vlp.optim import OptimOptions
+from vlp.optim import OptimOptions, Span
 from vlp.options import explain
 from vlp.track import TrackOptions
 from vlp.types import UserError
@@ -68,6 +70,34 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
         if isinstance(values, dict) and not values.get("run_dir"):
             return {**values, "run_dir": f"runs/{values.get('name')}"}
         return values
+
+    def provides(self) -> frozenset[str]:
+        """Columns and capabilities that its data and encoders give to objectives."""
+        bias = self.model.init_logit_bias is not None or any(
+            "logit_bias" in o.initial_logits() for o in self.objectives
+        )
+        return frozenset({"image", "text", *(["logit_bias"] if bias else [])})
+
+    def model_with_starts(self) -> ModelOptions:
+        """The model section, with the start values that the objectives' papers give where it names none.
+
+        A model that starts from weights keeps its own scale and bias.
+        """
+        if self.model.init is not None:
+            return self.model
+        starts = {f"init_{name}": value for o in self.objectives for name, value in o.initial_logits().items()}
+        missing = {name: value for name, value in starts.items() if getattr(self.model, name) is None}
+        return self.model.model_copy(update=missing)
+
+    def span(self, num_samples: int) -> Span:
+        """Length of the run in steps, for a data set of ``num_samples``."""
+        options = self.train
+        samples = options.samples if options.samples is not None else (options.epochs or 0) * num_samples
+        steps = options.steps or math.ceil(samples / options.global_batch_size - 1e-9)
+        span = Span(max(1, steps), options.global_batch_size, num_samples)
+        if span.steps(options.warmup, "train.warmup") > span.total_steps:
+            raise UserError(f"train.warmup: {options.warmup} is longer than the run of {span.total_steps} steps")
+        return span
 
     def to_yaml(self) -> str:
         """The resolved recipe, every default written out."""
@@ -155,27 +185,28 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     return _merge(_read(beside if beside.is_file() else find(str(parent)), (*seen, path.resolve())), tree)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's scalars: `on` and `no` are words, and 1e-3 is a number."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[1] not in ("bool", "float")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false)$", re.IGNORECASE), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.\d+|\d+\.\d*|\d+(?=[eE]))([eE][-+]?\d+)?$|^[-+]?\.(inf|INF)$|^\.(nan|NaN)$"),
+    list("-+.0123456789"),
+)
+
+
 def _yaml(text: str, where: str) -> Any:
     try:
-        value = yaml.safe_load(text)
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         line = " ".join(str(error).split())
         raise UserError(f"{where}: not valid YAML: {line}") from error
-    return _numbers(value)
-
-
-def _numbers(value: Any) -> Any:
-    """YAML 1.1 reads ``1e-3`` as a string; people mean the number."""
-    if isinstance(value, dict):
-        return {key: _numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_numbers(item) for item in value]
-    if isinstance(value, str) and value[:1] in "-.0123456789" and "e" in value.lower():
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -195,7 +226,7 @@ def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
         if isinstance(node, list):
             node = node[_index(node, part, dotted)]
         else:
-            if not isinstance(node.get(part), dict | list):
+            if node.get(part) is None:
                 node[part] = {}
             node = node[part]
         if not isinstance(node, dict | list):

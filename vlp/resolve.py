@@ -14,9 +14,11 @@ from vlp.types import UserError
 
 
 def names(package: str) -> list[str]:
-    """Names of the plug-in modules in ``package``, without importing them; ``base`` and private modules are no plug-ins."""
+    """Names of the plug-in modules in ``package``, without importing them; ``base`` and private ones do not count."""
     found = importlib.import_module(package)
-    return sorted(m.name for m in pkgutil.iter_modules(found.__path__) if m.name != "base" and not m.name.startswith("_"))
+    return sorted(
+        m.name for m in pkgutil.iter_modules(found.__path__) if m.name != "base" and not m.name.startswith("_")
+    )
 
 
 def module(package: str, name: str, noun: str) -> ModuleType:

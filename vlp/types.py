@@ -45,7 +45,10 @@ class Batch:
     def rows(self, start: int, stop: int) -> Batch:
         """The micro-batch of rows ``start`` to ``stop``."""
         return Batch(
-            self.image_NCHW[start:stop], self.text_NL[start:stop], self.keys[start:stop], self.captions[start:stop]
+            self.image_NCHW[start:stop],
+            self.text_NL[start:stop],
+            self.keys[start:stop],
+            self.captions[start:stop],
         )
 
     def to(self, device: object) -> Batch:

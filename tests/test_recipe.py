@@ -1,0 +1,140 @@
+"""Recipes: inheritance, overrides, and errors that name the key and the cure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vlp import recipe
+from vlp.types import UserError
+
+MINIMAL = """
+name: tiny
+data: {train: shards}
+model: {config: {embed_dim: 8, vision_cfg: {image_size: 32}, text_cfg: {}}}
+objectives: [{name: infonce}]
+train: {steps: 10, global_batch_size: 8}
+"""
+
+
+@pytest.fixture
+def written(tmp_path: Path):
+    def write(text: str = MINIMAL, name: str = "recipe.yaml") -> str:
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return write
+
+
+def test_minimal_recipe_has_defaults_and_a_run_directory(written):
+    loaded = recipe.load(written())
+    assert loaded.run_dir == "runs/tiny"
+    assert loaded.train.precision == "fp32"
+    assert loaded.objectives[0].name == "infonce"
+
+
+def test_the_resolved_recipe_reads_back_as_itself(written, tmp_path):
+    loaded = recipe.load(written(), ["train.lr=2e-3"])
+    (tmp_path / "resolved.yaml").write_text(loaded.to_yaml())
+    assert recipe.load(str(tmp_path / "resolved.yaml")) == loaded
+    assert recipe.difference(loaded.to_yaml(), recipe.load(written()).to_yaml()) == ["train.lr"]
+
+
+def test_base_is_merged_below(written):
+    written(name="parent.yaml")
+    child = written("base: parent.yaml\nname: child\ntrain: {steps: null, epochs: 2}\n", "child.yaml")
+    loaded = recipe.load(child)
+    assert (loaded.name, loaded.train.epochs, loaded.train.global_batch_size) == ("child", 2, 8)
+
+
+def test_a_circle_of_bases_is_refused(written):
+    written("base: b.yaml\n", "a.yaml")
+    with pytest.raises(UserError, match="leads back to itself"):
+        recipe.load(written("base: a.yaml\n", "b.yaml"))
+
+
+def test_overrides_reach_into_lists_and_profiles_merge(written):
+    path = written(MINIMAL + "profiles: {smoke: {train: {steps: 2}}}\n")
+    loaded = recipe.load(path, ["profile=smoke", "objectives.0.weight=0.5", "data.augment.crop_scale=[0.5, 1]"])
+    assert loaded.train.steps == 2
+    assert loaded.objectives[0].weight == 0.5
+    assert loaded.data.augment.crop_scale == (0.5, 1.0)
+
+
+def test_yaml_words_and_numbers_mean_what_they_say(written):
+    loaded = recipe.load(written(), ["name=on", "train.lr=1e-3", "train.min_lr=0"])
+    assert loaded.name == "on"
+    assert loaded.train.lr == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("train.stesp=5", r"unknown key 'train\.stesp', did you mean 'steps'"),
+        ("modle.name=x", r"unknown key 'modle', did you mean 'model'"),
+        ("data.augment.flp=1", r"unknown key 'data\.augment\.flp', did you mean 'flip'"),
+        ("objectives.0.wieght=1", r"unknown key 'wieght', did you mean 'weight'"),
+        ("objectives.0.name=infonse", r"unknown objective 'infonse', did you mean 'infonce'"),
+        ("objectives.3.name=infonce", r"'3' is no position in a list of 1"),
+        ("train.steps=-1", r"train\.steps: .*greater than 0"),
+        ("train.precision=int3", r"train\.precision"),
+        ("train.epochs=1", r"exactly one of steps, samples and epochs"),
+        ("name.x=1", r"name is a single value"),
+        ("nonsense", r"is no override: write key=value"),
+        ("profile=smoke", r"no profile 'smoke'"),
+        ("train.steps=[", r"not valid YAML"),
+    ],
+)
+def test_mistakes_are_named(written, override, sentence):
+    with pytest.raises(UserError, match=sentence) as raised:
+        recipe.load(written(), [override])
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_key_is_named(written):
+    with pytest.raises(UserError, match="'train' is missing"):
+        recipe.load(written(MINIMAL.replace("train: {steps: 10, global_batch_size: 8}", "")))
+
+
+def test_an_unknown_recipe_names_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'quickstart'"):
+        recipe.load("quickstrat")
+
+
+def test_a_file_that_is_no_mapping(written):
+    with pytest.raises(UserError, match="a recipe is a mapping"):
+        recipe.load(written("- 1\n"))
+
+
+def test_length_in_samples_and_epochs(written):
+    def steps(*overrides: str) -> int:
+        return recipe.load(written(), ["train.steps=null", "train.warmup=0", *overrides]).span(100).total_steps
+
+    assert steps("train.epochs=2") == 25
+    assert steps("train.samples=81") == 11
+
+
+def test_a_warmup_longer_than_the_run_is_refused(written):
+    with pytest.raises(UserError, match=r"train\.warmup"):
+        recipe.load(written(), ["train.warmup=11"]).span(100)
+
+
+def test_siglip_brings_its_starts_but_a_given_value_wins(written):
+    siglip = ["objectives.0.name=siglip"]
+    assert recipe.load(written(), siglip).model_with_starts().init_logit_bias == -10
+    given = recipe.load(written(), [*siglip, "model.init_logit_bias=-5"]).model_with_starts()
+    assert given.init_logit_bias == -5
+    assert given.init_logit_scale == pytest.approx(2.302585)
+
+
+def test_every_recipe_validates_and_says_its_command_cost_and_result():
+    for path in sorted(recipe.recipes_folder().glob("*.yaml")):
+        recipe.load(str(path))
+        recipe.load(str(path), ["profile=smoke"])
+        head = path.read_text().split("\nname:")[0]
+        for word in ("Command:", "Cost:", "Expected:"):
+            assert word in head, f"{path.name} does not say {word}"
+        assert "TODO" not in head, path.name
+        assert yaml.safe_load(path.read_text())

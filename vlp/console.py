@@ -1,0 +1,79 @@
+"""What a run says: its decisions at the start, figures as it goes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+
+from vlp.data.batches import TrainingData
+from vlp.encoders.two_tower import TwoTower
+from vlp.optim import Span
+from vlp.recipe import Recipe
+
+
+class Stopwatch:
+    """Mean times of the steps since it was last read."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self._started = time.perf_counter()
+        self._steps = 0
+        self._data_seconds = 0.0
+
+    def step(self, data_seconds: float) -> None:
+        self._steps += 1
+        self._data_seconds += data_seconds
+
+    def read(self) -> tuple[float, float]:
+        """Seconds per step, and those of them spent waiting for data; starts again."""
+        steps = max(1, self._steps)
+        figures = (time.perf_counter() - self._started) / steps, self._data_seconds / steps
+        self.reset()
+        return figures
+
+
+def training_line(metrics: dict[str, float]) -> str:
+    """One line of the figures that people watch."""
+    return (
+        f"loss {metrics['train/loss']:.4f}  lr {metrics['train/lr']:.2e}  scale {metrics['train/logit_scale']:.1f}  "
+        f"{metrics['train/samples_per_second']:.0f} samples/s  "
+        f"data {metrics['train/data_time']:.3f} of {metrics['train/batch_time']:.3f} s"
+    )
+
+
+def evaluation_line(step: int, metrics: dict[str, float]) -> str:
+    """R@1 and accuracies of an evaluation, by set."""
+    shown = {name: value for name, value in metrics.items() if name.endswith(("R@1", "top1", "accuracy"))}
+    by_set = {n.removeprefix("val/"): v for n, v in shown.items() if n.count("/") > 1 or not n.endswith("R@1")}
+    return f"evaluation at step {step}: " + "  ".join(f"{name} {100 * value:.1f} %" for name, value in by_set.items())
+
+
+def decisions(
+    recipe: Recipe,
+    model: TwoTower,
+    data: TrainingData,
+    span: Span,
+    world: int,
+    micro_batch_size: int,
+    device: str,
+) -> Iterator[str]:
+    """What was decided, a line each."""
+    batch = recipe.train.global_batch_size
+    rows = batch // world
+    passes = math.ceil(rows / micro_batch_size)
+    cached = f" in {passes} cached micro-batches" if passes > 1 else ""
+    yield f"run {recipe.run_dir}: {device}, {recipe.train.precision} towers, fp32 losses, seed {recipe.seed}"
+    epoch = f"{data.num_samples / batch:.1f} steps an epoch"
+    yield f"data: {data.num_samples:,} samples in {data.num_shards} shards, {epoch}"
+    processes = f"{world} process{'es' if world > 1 else ''}"
+    yield f"global batch: {batch} = {processes} x {rows}{cached}; {span.total_steps} steps"
+    parameters = ", ".join(f"{tower} {count:,}" for tower, count in model.parameters_by_tower().items())
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    yield f"parameters: {parameters}" + (f", of which frozen {frozen:,}" if frozen else "")
+    for defect in data.defects[:10]:
+        yield f"skipped: {defect.kind}: {defect.where}"
+    if len(data.defects) > 10:
+        yield f"skipped: {len(data.defects) - 10} more defects; vlp inspect counts them"
