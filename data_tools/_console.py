@@ -29,7 +29,7 @@ class Summary:
         return Counter(s.kind for s in self.skipped)
 
     def write_skipped(self) -> None:
-        """``skipped.tsv`` (kind, name) beside the data, if anything was left out; ``show`` names but a few."""
+        """``skipped.tsv`` (kind, name) beside the data, if anything was left out; ``show`` names few."""
         if self.skipped:
             lines = "".join(f"{s.kind}\t{s.where}\n" for s in self.skipped)
             (self.directory / "skipped.tsv").write_text(lines, encoding="utf-8")

@@ -60,9 +60,7 @@ def names(emoji: Emoji, short: bool = True) -> list[str]:
     unicode_name, *short_names = emoji.names
     # Unicode's WHITE, BLACK, HEAVY and NEGATIVE speak of type: outlined, filled, bold, inverted.
     bare = [
-        w
-        for w in unicode_name.casefold().split()
-        if w in label or w not in {"white", "black", "heavy", "negative"}
+        w for w in unicode_name.casefold().split() if w in label or w not in {"white", "black", "heavy", "negative"}
     ]
     if not re.search(r"\d", unicode_name):  # numbered names are code points, or keycaps as in the label
         kept.append(" ".join(bare).replace(" oclock", " o’clock"))

@@ -37,7 +37,7 @@ class Emoji:
     """One emoji, skin tone included; drawings of it differ by vendor only.
 
     ``names`` are the Unicode name and the short names as published; ``tones`` numbers skin tones from 1
-    (light) to 5 (dark), one for each person that has one; ``translations`` maps a language to its label and tags.
+    (light) to 5 (dark), one for each person that has one; ``translations`` maps a language to label and tags.
     """
 
     hexcode: str
@@ -60,9 +60,7 @@ def check_vendors(vendors: Sequence[str]) -> None:
     """Raises UserError for a vendor without a free licence, an unknown or a repeated one."""
     for vendor in vendors:
         if vendor in NOT_FREE:
-            raise UserError(
-                f"--vendor {vendor} is refused: {NOT_FREE[vendor]}; free sets: {', '.join(LICENCES)}"
-            )
+            raise UserError(f"--vendor {vendor} is refused: {NOT_FREE[vendor]}; free sets: {', '.join(LICENCES)}")
         if vendor not in LICENCES:
             hint = nearest(vendor, list(LICENCES))
             raise UserError(f"--vendor {vendor} is unknown{hint}; known: {', '.join(LICENCES)}")
@@ -71,7 +69,7 @@ def check_vendors(vendors: Sequence[str]) -> None:
 
 
 def find_packages(source: str | Path | None, vendors: Sequence[str]) -> Path:
-    """The ``node_modules`` with all packages; without ``source``: ./node_modules, else a cache filled by npm."""
+    """The ``node_modules`` with the packages; without ``source``: ./node_modules, or a cache filled by npm."""
     packages = {f"emoji-datasource-{vendor}": DATASOURCE_VERSION for vendor in vendors}
     packages["emojibase-data"] = EMOJIBASE_VERSION
 
@@ -81,9 +79,7 @@ def find_packages(source: str | Path | None, vendors: Sequence[str]) -> Path:
     install = f"npm install {' '.join(f'{n}@{v}' for n, v in packages.items())}"
     if source is not None:
         if lacking := missing(Path(source)):
-            raise UserError(
-                f"--source {source} lacks {', '.join(lacking)}: unpack them, for example with '{install}'"
-            )
+            raise UserError(f"--source {source} lacks {', '.join(lacking)}: unpack them, for example with '{install}'")
         return Path(source)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vlp" / "emoji"
     for folder in (Path("node_modules"), cache / "node_modules"):
@@ -91,9 +87,7 @@ def find_packages(source: str | Path | None, vendors: Sequence[str]) -> Path:
             return folder
     npm = shutil.which("npm")
     if npm is None:
-        raise UserError(
-            f"no npm client, no ./node_modules with the packages: run '{install}' and name it by --source"
-        )
+        raise UserError(f"no npm client, no ./node_modules with the packages: run '{install}' and name it by --source")
     cache.mkdir(parents=True, exist_ok=True)
     command = [
         npm,
@@ -108,9 +102,7 @@ def find_packages(source: str | Path | None, vendors: Sequence[str]) -> Path:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0 or missing(cache / "node_modules"):
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(
-            f"'{install}' failed ({reason}): mend that, or unpack the packages and name them by --source"
-        )
+        raise UserError(f"'{install}' failed ({reason}): mend that, or unpack the packages and name them by --source")
     return cache / "node_modules"
 
 
@@ -169,9 +161,7 @@ def _emoji(
         subgroup=groups["subgroups"].get(str(base.get("subgroup")), "component"),
         order=entry.get("order", 0),
         tones=tuple(tone) if isinstance(tone, list) else (tone,) if tone else (),
-        gender={0: "female", 1: "male"}.get(
-            entry.get("gender", base.get("gender")), _gender_of(base["label"])
-        ),
+        gender={0: "female", 1: "male"}.get(entry.get("gender", base.get("gender")), _gender_of(base["label"])),
         translations=translations,
     )
 

@@ -75,9 +75,7 @@ def _keys(emoji: Emoji) -> frozenset[str]:
     parts = [_PERSONS.get(p, p) for p in emoji.hexcode.split("-") if p not in _MARKS | _TONES]
     keys = {"code " + "-".join(parts or emoji.hexcode.split("-"))}
     if emoji.subgroup == "family":
-        return frozenset(
-            keys | {"family"}
-        )  # couples and families differ by the sex and number of their people only
+        return frozenset(keys | {"family"})  # couples and families differ by the sex and number of their people only
     spellings = [emoji.base_label, *names(emoji)]
     keys.update(_plain(text, emoji.group) for text in spellings)
     keys.update(f"relatives {n}" for n, relatives in enumerate(_RELATIVES) if emoji.base_label in relatives)
@@ -106,6 +104,4 @@ def split_things(things: Sequence[Thing], num_unseen: int, num_withheld: int, se
     def in_unicode_order(chosen: list[Thing]) -> tuple[Thing, ...]:
         return tuple(sorted(chosen, key=lambda t: t.base.order))
 
-    return Split(
-        in_unicode_order(order[:num_unseen]), in_unicode_order(order[num_unseen : num_unseen + num_withheld])
-    )
+    return Split(in_unicode_order(order[:num_unseen]), in_unicode_order(order[num_unseen : num_unseen + num_withheld]))

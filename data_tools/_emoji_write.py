@@ -86,16 +86,12 @@ def write_emoji(options: EmojiOptions) -> Summary:
 def _check(options: EmojiOptions) -> None:
     check_vendors(options.vendors)
     if not 8 <= options.image_size <= DRAWING_SIZE:
-        raise UserError(
-            f"--image-size {options.image_size} must be 8 to {DRAWING_SIZE}, the size of the drawings"
-        )
+        raise UserError(f"--image-size {options.image_size} must be 8 to {DRAWING_SIZE}, the size of the drawings")
     if options.unseen_vendor and options.unseen_vendor not in options.vendors:
         known = ", ".join(options.vendors)
         raise UserError(f"--unseen-vendor {options.unseen_vendor} is not among the vendors: {known}")
     if options.unseen_vendor and len(options.vendors) == 1:
-        raise UserError(
-            "--unseen-vendor needs a second --vendor whose drawings of the same things are trained on"
-        )
+        raise UserError("--unseen-vendor needs a second --vendor whose drawings of the same things are trained on")
     if options.unseen_things < 0 or options.unseen_drawings < 0:
         raise UserError("--unseen-things and --unseen-drawings must not be negative")
 
@@ -114,13 +110,9 @@ def _read_pictures(source: Path, emoji: Sequence[Emoji], options: EmojiOptions, 
             kind = "no drawing" if isinstance(error, FileNotFoundError) else "undecodable drawing"
             summary.skip(kind, f"{vendor}/{one.image} ({one.label})")
             continue
-        pictures[vendor, one.hexcode] = (
-            image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
-        )
+        pictures[vendor, one.hexcode] = image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
     if not pictures:
-        raise UserError(
-            f"{source} holds no readable drawing of {', '.join(options.vendors)}: unpack them again"
-        )
+        raise UserError(f"{source} holds no readable drawing of {', '.join(options.vendors)}: unpack them again")
     return pictures
 
 
@@ -191,9 +183,7 @@ def _write_evaluation(split: Split, pictures: Pictures, options: EmojiOptions, s
     if options.withholding_vendor:
         sets["unseen_drawings"] = (split.withheld, options.withholding_vendor)
     for name, (things, vendor) in sets.items():
-        drawn = [
-            (t.base, pictures[vendor, t.base.hexcode]) for t in things if (vendor, t.base.hexcode) in pictures
-        ]
+        drawn = [(t.base, pictures[vendor, t.base.hexcode]) for t in things if (vendor, t.base.hexcode) in pictures]
         if drawn:
             items = [(_png(image, flatten=True), "png", evaluation(base)) for base, image in drawn]
             summary.counts[f"eval/{name} pictures"] = write_retrieval_set(options.out / "eval" / name, items)

@@ -66,9 +66,7 @@ def detect(src: Path) -> str:
 
 def _folder(options: SourceOptions, summary: Summary) -> list[Entry]:
     if not options.src.is_dir():
-        raise UserError(
-            f"{options.src} is no folder: give a folder of pictures and .txt files, or another --format"
-        )
+        raise UserError(f"{options.src} is no folder: give a folder of pictures and .txt files, or another --format")
     files = sorted(path for path in options.src.rglob("*") if path.is_file())
     pictures = [path for path in files if path.suffix[1:].lower() in IMAGE_EXTENSIONS]
     stems = {path.with_suffix("") for path in pictures}
@@ -122,11 +120,12 @@ def _csv(options: SourceOptions, summary: Summary) -> list[Entry]:
 
 def _coco(options: SourceOptions, summary: Summary) -> list[Entry]:
     table = _json(options.src)
-    images, annotations = _lists(options.src, table, "images", "annotations")
+    images = _records(options.src, table, "images", ("id", "file_name"))
+    annotations = _records(options.src, table, "annotations", ("image_id", "caption"))
     captions: dict[Any, list[str]] = {image["id"]: [] for image in images}
     for annotation in annotations:
         if annotation["image_id"] in captions:
-            captions[annotation["image_id"]].append(str(annotation.get("caption", "")))
+            captions[annotation["image_id"]].append(str(annotation["caption"]))
         else:
             summary.skip("caption without picture", f"{options.src.name}: annotation {annotation.get('id')}")
     entries: list[Entry] = []
@@ -137,9 +136,9 @@ def _coco(options: SourceOptions, summary: Summary) -> list[Entry]:
 
 
 def _karpathy(options: SourceOptions, summary: Summary) -> list[Entry]:
-    (images,) = _lists(options.src, _json(options.src), "images")
+    images = _records(options.src, _json(options.src), "images", ("filename", "split", "sentences"))
     wanted = (options.split or "train+restval").split("+")
-    known = sorted({str(image.get("split")) for image in images})
+    known = sorted({str(image["split"]) for image in images})
     for split in wanted:
         # Flickr's files have no restval, which the default must survive.
         if split not in known and not (options.split is None and split == "restval"):
@@ -148,7 +147,7 @@ def _karpathy(options: SourceOptions, summary: Summary) -> list[Entry]:
             )
     entries: list[Entry] = []
     for image in images:
-        if image.get("split") in wanted:
+        if image["split"] in wanted:
             name = Path(image.get("filepath", ""), image["filename"]).as_posix()
             texts = _clean(str(sentence.get("raw", "")) for sentence in image["sentences"])
             number = image.get("cocoid", image.get("imgid"))
@@ -180,11 +179,16 @@ def _keep(entries: list[Entry], summary: Summary, entry: Entry) -> None:
         summary.skip("empty caption", entry.name)
 
 
-def _lists(src: Path, table: Any, *keys: str) -> Sequence[list[dict[str, Any]]]:
-    for key in keys:
-        if not isinstance(table, dict) or not isinstance(table.get(key), list):
-            raise UserError(f"{src} has no list '{key}': it is not in the layout that --format names")
-    return [table[key] for key in keys]
+def _records(src: Path, table: Any, name: str, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """The list ``name`` of a JSON table, all of whose entries have ``keys``."""
+    records = table.get(name) if isinstance(table, dict) else None
+    if not isinstance(records, list):
+        raise UserError(f"{src} has no list '{name}': it is not in the layout that --format names")
+    for record in records:
+        for key in keys:
+            if not isinstance(record, dict) or key not in record:
+                raise UserError(f"{src}: '{name}' has an entry without '{key}': give another --format or mend it")
+    return records
 
 
 def _json(path: Path) -> Any:

@@ -2,8 +2,8 @@
 
 Writes ``OUT/train`` (one sample a drawing), ``OUT/eval/*`` (retrieval sets, one plain drawing a thing),
 ``OUT/split.json`` (what was left out) and ``OUT/SOURCES.md`` (licences and attribution). A *thing* is an emoji
-with its variants of skin tone, gender, hair and family, and with those that share its name or its drawing; a
-thing is never divided.
+with its variants of skin tone, gender, hair and family, and those that share its name or its drawing; a thing
+is never divided.
 
 - ``eval/unseen_things``: things left out of training in every vendor and language, drawn by the first vendor
   (``eval/unseen_things_VENDOR``: by a further one). Other data sets may show the same things.
@@ -66,9 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="training pictures on white, for readers that drop transparency",
     )
-    add(
-        "--image-size", type=int, default=DRAWING_SIZE, metavar="PIXELS", help="side, at most 64 (default 64)"
-    )
+    add("--image-size", type=int, default=DRAWING_SIZE, metavar="PIXELS", help="side, at most 64 (default 64)")
     add("--seed", type=int, default=0, help="which things are left out, and the order (default 0)")
 
 

@@ -2,7 +2,7 @@
 
 - ``folder``: pictures with a ``.txt`` of the same name beside them, one caption a line;
 - ``csv``: open_clip's columns ``filepath`` and ``title``, tabs or commas; rows of one picture are put together;
-- ``coco``: ``images`` and ``annotations`` of a captions JSON; ``--images`` is their folder;
+- ``coco``: ``images`` and ``annotations`` of a captions JSON; ``--images``: their folder;
 - ``karpathy``: ``dataset_coco.json`` and its kind, with ``--split``.
 
 JPEG, PNG and WebP pictures are copied byte for byte, other kinds become PNG; ``--resize`` encodes anew.
@@ -63,9 +63,7 @@ class Packed:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("src", type=Path, metavar="SRC", help="folder, .csv, .tsv or .json")
-    parser.add_argument(
-        "out", type=Path, metavar="OUT", help="new directory for the shards or the retrieval set"
-    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="new directory for the shards or the retrieval set")
     parser.add_argument("--format", choices=FORMATS, help="format of SRC (default: found out)")
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="folder that names of pictures start from (default: SRC's)"
@@ -77,20 +75,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="shards",
         help="training shards, or a retrieval set in CLIP_benchmark's layout (default shards)",
     )
-    parser.add_argument(
-        "--captions-per-image", type=int, metavar="N", help="keep the first N captions (default: all)"
-    )
-    parser.add_argument(
-        "--resize", type=int, metavar="SHORT_SIDE", help="reduce larger pictures to this shorter side"
-    )
+    parser.add_argument("--captions-per-image", type=int, metavar="N", help="keep the first N captions (default: all)")
+    parser.add_argument("--resize", type=int, metavar="SHORT_SIDE", help="reduce larger pictures to this shorter side")
     parser.add_argument(
         "--split", help="Karpathy split, such as val (default: train+restval for shards, test for retrieval)"
     )
     parser.add_argument("--csv-img-key", default="filepath", metavar="COLUMN", help="default filepath")
     parser.add_argument("--csv-caption-key", default="title", metavar="COLUMN", help="default title")
-    parser.add_argument(
-        "--csv-separator", metavar="CHARACTER", help="default: tab if the header has one, else comma"
-    )
+    parser.add_argument("--csv-separator", metavar="CHARACTER", help="default: tab if the header has one, else comma")
     parser.add_argument("--samples-per-shard", type=int, default=1000, metavar="N", help="default 1000")
     parser.add_argument("--seed", type=int, default=0, help="order of the training samples (default 0)")
 
@@ -131,10 +123,7 @@ def write_pack(options: PackOptions) -> Summary:
     packed = _packed(entries, options, summary)
     first = next(packed, None)  # before anything is created
     if first is None:
-        kinds = (
-            ", ".join(f"{count} {kind}" for kind, count in summary.skipped_by_kind().items())
-            or "nothing found"
-        )
+        kinds = ", ".join(f"{count} {kind}" for kind, count in summary.skipped_by_kind().items()) or "nothing found"
         raise UserError(f"{options.src} gives not one usable picture ({kinds}): check it and --images")
     samples = track(chain([first], packed), "packing", total=len(entries))
     if options.as_retrieval:

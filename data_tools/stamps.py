@@ -52,9 +52,7 @@ class Stamp:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "src", type=Path, metavar="SRC", help="tree of stamps, such as /usr/share/tuxpaint/stamps"
-    )
+    parser.add_argument("src", type=Path, metavar="SRC", help="tree of stamps, such as /usr/share/tuxpaint/stamps")
     parser.add_argument("out", type=Path, metavar="OUT", help="new directory for the shards and SOURCES.md")
     parser.add_argument(
         "--language",
@@ -110,9 +108,7 @@ def write_stamps(options: StampsOptions) -> Summary:
             usable.append((stamp, image))
     if not usable:
         kinds = ", ".join(f"{count} {kind}" for kind, count in summary.skipped_by_kind().items())
-        raise UserError(
-            f"{options.src} holds no usable stamp ({kinds}): give a tree of PNG or SVG files with captions"
-        )
+        raise UserError(f"{options.src} holds no usable stamp ({kinds}): give a tree of PNG or SVG files with captions")
 
     def digest(item: tuple[Stamp, Image]) -> str:
         return hashlib.sha256(f"{options.seed} {item[0].name}".encode()).hexdigest()
@@ -124,11 +120,8 @@ def write_stamps(options: StampsOptions) -> Summary:
                 encode_image(image, "png"),
                 "png",
                 stamp.captions[main],
-                captions=variants(stamp.captions[main]),
-                **{
-                    f"captions_{x}": variants(stamp.captions[x]) if x in stamp.captions else []
-                    for x in further
-                },
+                captions=variants(stamp.captions[main], main),
+                **{f"captions_{x}": variants(stamp.captions[x], x) if x in stamp.captions else [] for x in further},
                 categories=list(stamp.categories),
                 file=stamp.name,
                 width=image.width,
@@ -151,9 +144,7 @@ def find_stamps(src: Path) -> list[Stamp]:
         if path.suffix in {".png", ".svg"}:
             pictures.setdefault(path.with_suffix(""), path)  # .png sorts before .svg
     if not pictures:
-        raise UserError(
-            f"{src} holds no .png or .svg file: name a tree of stamps, such as /usr/share/tuxpaint/stamps"
-        )
+        raise UserError(f"{src} holds no .png or .svg file: name a tree of stamps, such as /usr/share/tuxpaint/stamps")
     return [
         Stamp(
             path,
@@ -177,14 +168,14 @@ def read_captions(path: Path) -> dict[str, str]:
     return {language: " ".join(text.split()) for language, text in captions.items() if text.strip()}
 
 
-def variants(caption: str) -> list[str]:
+def variants(caption: str, language: str = "en") -> list[str]:
     """The caption as it is, and as a bare name: ``A frog.`` -> ``frog``.
 
-    The bare name is the first sentence without article, bracketed remarks and end mark.
+    The bare name is the first sentence without bracketed remarks, end mark and, in English, its article.
     """
     bare = re.sub(r"\s*\([^)]*\)", "", caption)
     bare = re.split(r"(?<=[.!?。])\s+", bare)[0].strip().rstrip(".!。").strip()
-    named = _ARTICLE.match(bare)
+    named = _ARTICLE.match(bare) if language.startswith("en") else None
     if named and len(bare) > named.end():
         bare = bare[named.end() :]
     return [caption] if bare in {"", caption} else [caption, bare]
@@ -194,9 +185,7 @@ def _check_languages(stamps: Sequence[Stamp], languages: Sequence[str]) -> None:
     known = sorted({language for stamp in stamps for language in stamp.captions})
     for language in languages:
         if language not in known:
-            raise UserError(
-                f"--language {language}: no captions{nearest(language, known)}; known: {', '.join(known)}"
-            )
+            raise UserError(f"--language {language}: no captions{nearest(language, known)}; known: {', '.join(known)}")
 
 
 def _picture(stamp: Stamp, options: StampsOptions, summary: Summary) -> Image | None:
