@@ -91,7 +91,7 @@ def check_parity(model: TwoTower, directory: Path) -> float:
         ]
         if model.clip.logit_bias is not None:
             pairs.append((model.clip.logit_bias, other.logit_bias))
-    difference = max(float((a.cpu() - b).abs().max()) for a, b in pairs)
+        difference = max(float((a.cpu() - b).abs().max()) for a, b in pairs)
     if not difference <= TOLERANCE:
         raise RuntimeError(f"{directory}: features as open_clip loads them differ by {difference:.2g}")
     return difference
@@ -109,14 +109,14 @@ def model_card(model: TwoTower, checkpoint: Path | None, title: str) -> str:
     """The README of an exported directory: how to load it, and what is known of the run it came from."""
     counts = model.parameters_by_tower()
     height, width = model.picture_format.size
-    average = " (average of the weights over the run)" if model.weights == "ema" else ""
+    average = " The weights are their average over the run (EMA)." if model.weights == "ema" else ""
     parts = [
         "---\nlibrary_name: open_clip\npipeline_tag: zero-shot-image-classification\n"
         "tags:\n- clip\n- zero-shot-image-classification\n- vlp\n---",
         f"# {title}",
         f"An image tower ({counts['image']:,} parameters, {width} x {height} pixels) and a text tower "
         f"({counts['text']:,} parameters, {model.tokenizer.context_length} tokens) with a common space of "  # type: ignore[attr-defined]
-        f"{model.openclip_config['model_cfg']['embed_dim']} dimensions{average}.",
+        f"{model.openclip_config['model_cfg']['embed_dim']} dimensions.{average}",
         "## Use\n\n```python\n" + _usage(model) + "\n```",
     ]
     if checkpoint is not None:

@@ -53,8 +53,8 @@ class Description:
 def build(options: ModelOptions, seed: int, starts: Mapping[str, float] | None = None) -> TwoTower:
     """The model of a recipe, in training mode; its random values depend on ``seed`` alone.
 
-    ``starts`` gives ``logit_scale`` (the logarithm) and ``logit_bias`` for a model that gets them from nowhere
-    else: not from the options, the configuration or the weights.
+    ``starts`` gives ``logit_scale`` (the logarithm) and ``logit_bias`` to a model that gets them neither from
+    the options nor from its configuration or weights.
 
     Raises:
         UserError: an unknown name or key, weights that cannot be had or do not fit.

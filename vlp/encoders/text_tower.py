@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import importlib
+import logging
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from open_clip.hf_configs import arch_dict
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SimpleTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from vlp.encoders import hub
 from vlp.types import UserError
 
 FOLDER = "text_tower"  # in a model directory: the configuration of its transformers text tower
 _PACKAGE = "package:"
+
+
+class _Silence(logging.Filter):
+    """Passes transformers' report on loaded weights only where some were missing or of another shape."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        report = record.getMessage()
+        return "LOAD REPORT" not in report or "MISSING" in report or "MISMATCH" in report
+
+
+logging.getLogger("transformers.modeling_utils").addFilter(_Silence())
+disable_progress_bar()
 
 
 def is_transformers(model_cfg: dict[str, Any]) -> bool:
@@ -80,7 +95,9 @@ def check_vocabulary(tokens: HFTokenizer | SimpleTokenizer, clip: Any) -> None:
 
 def write(clip: Any, model_cfg: dict[str, Any], directory: Path, final: Path | None) -> None:
     """Keep the tower's configuration in ``directory``; name in ``model_cfg`` where open_clip can read it."""
-    clip.text.config.save_pretrained(directory / FOLDER)
+    kept = deepcopy(clip.text.config)
+    kept.dtype = "float32"  # else open_clip would make the tower in the half precision it was once stored in
+    kept.save_pretrained(directory / FOLDER)
     text = model_cfg["text_cfg"]
     for key in ("hf_model_name", "hf_tokenizer_name"):
         text[key] = str(final.resolve() / FOLDER) if final is not None else _absolute(place(text[key]))

@@ -1,0 +1,117 @@
+"""MODEL references: what is found, what is preferred, and what is said when nothing is there."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import save_file
+
+from vlp.encoders import source
+from vlp.encoders.openclip import ModelOptions, build, load, save_openclip_directory
+from vlp.types import UserError
+
+
+@pytest.fixture
+def run(tiny_model, tmp_path):
+    """A run with two checkpoints, the second the latest."""
+    for step in (100, 200):
+        model = build(ModelOptions(config=tiny_model), seed=step)
+        save_openclip_directory(model, tmp_path / "run" / "checkpoints" / f"step-{step:07d}")
+    (tmp_path / "run" / "checkpoints" / "latest").symlink_to("step-0000200")
+    return tmp_path / "run"
+
+
+def projection(reference) -> torch.Tensor:
+    return load(str(reference)).clip.visual.proj
+
+
+def test_run_means_its_latest_checkpoint(run):
+    checkpoints = run / "checkpoints"
+    newest = projection(checkpoints / "step-0000200")
+    assert torch.equal(projection(run), newest)
+    assert torch.equal(projection(f"local-dir:{checkpoints / 'step-0000200'}"), newest)
+    assert not torch.equal(projection(checkpoints / "step-0000100"), newest)
+    (checkpoints / "latest").unlink()
+    (checkpoints / "latest").write_text("step-0000100\n")
+    assert torch.equal(projection(run), projection(checkpoints / "step-0000100"))
+
+
+def test_average_is_preferred_and_said(run):
+    directory = run / "checkpoints" / "step-0000200"
+    model = load(str(directory))
+    average = {
+        name: value + 1 if value.is_floating_point() else value
+        for name, value in model.clip.state_dict().items()
+    }
+    save_file({n: v.contiguous() for n, v in average.items()}, directory / "ema.safetensors")
+    averaged = load(str(run))
+    assert (model.weights, averaged.weights) == ("model", "ema")
+    assert torch.equal(averaged.clip.visual.proj, model.clip.visual.proj + 1)
+
+
+def test_average_of_another_model_is_refused(run):
+    save_file({"visual.proj": torch.zeros(2, 2)}, run / "checkpoints" / "step-0000200" / "ema.safetensors")
+    with pytest.raises(UserError, match=r"ema\.safetensors does not fit"):
+        load(str(run))
+
+
+def test_run_without_checkpoint(run):
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="no finished checkpoint yet"):
+        load(str(run))
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("ViT-B-33:openai", "no model 'ViT-B-33:openai', did you mean ViT-B-32"),
+        ("ViT-B-32:opena", "no tag of ViT-B-32, did you mean 'openai'"),
+        ("ViT-B-32", "random weights.*such as ViT-B-32:"),
+        ("runs/nothing-here", "no model 'runs/nothing-here': it is no directory"),
+        ("local-dir:runs/nothing-here", "no directory runs/nothing-here"),
+    ],
+)
+def test_nothing_there(reference, message):
+    with pytest.raises(UserError, match=message):
+        load(reference)
+
+
+def test_unknown_names_in_a_recipe_name_the_nearest():
+    with pytest.raises(UserError, match="no model 'ViT-B-33', did you mean ViT-B-32"):
+        build(ModelOptions(name="ViT-B-33"), seed=0)
+    with pytest.raises(UserError, match="a tag needs model.name"):
+        build(ModelOptions(init="openai"), seed=0)
+
+
+def test_directory_without_model(tmp_path):
+    with pytest.raises(UserError, match="holds no model"):
+        load(str(tmp_path))
+    (tmp_path / source.CONFIG_FILE).write_text("{")
+    with pytest.raises(UserError, match="cannot be read as JSON"):
+        load(str(tmp_path))
+    (tmp_path / source.CONFIG_FILE).write_text("{}")
+    with pytest.raises(UserError, match="model_cfg"):
+        load(str(tmp_path))
+    (tmp_path / source.CONFIG_FILE).write_text('{"model_cfg": {}}')
+    with pytest.raises(UserError, match="no weights"):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize("reference", ["hf-hub:nobody/nothing", "ViT-B-32:openai"])
+def test_hub_out_of_reach_is_one_sentence(reference, monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=f"{reference} cannot be downloaded"):
+        source.of_reference(reference)
+
+
+def test_tag_decides_the_activation(monkeypatch):
+    """OpenAI's weights were trained with QuickGELU, which open_clip's configuration of the name does not say."""
+    monkeypatch.setattr(source, "download_pretrained", lambda listed: "weights.safetensors")
+    found = source.of_reference("ViT-B-32:openai")
+    assert found.model_cfg["quick_gelu"]
+    assert not source.of_reference("ViT-B-32:laion2b_s34b_b79k").model_cfg["quick_gelu"]

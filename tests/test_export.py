@@ -1,0 +1,160 @@
+"""Exports: open_clip loads the same model, wherever the directory lies, and nothing that differs is left behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from vlp import export as module
+from vlp.encoders.openclip import WEIGHTS_FILE, ModelOptions, build, load, save_openclip_directory
+from vlp.export import export
+from vlp.types import UserError
+
+
+@pytest.fixture
+def run(tiny_model, tmp_path) -> Path:
+    """A run as the trainer leaves it: a checkpoint with an average, a recipe and an evaluation."""
+    run = tmp_path / "run"
+    directory = run / "checkpoints" / "step-0000300"
+    picture = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "interpolation": "bilinear"}
+    model = build(ModelOptions(config=tiny_model, init_logit_bias=-10.0, picture=picture), seed=0)
+    save_openclip_directory(model, directory)
+    average = {
+        n: (v * 1.5 if v.is_floating_point() else v).contiguous() for n, v in model.clip.state_dict().items()
+    }
+    save_file(average, directory / "ema.safetensors")
+    (directory / "state.json").write_text('{"step": 300}')
+    (directory / "recipe.yaml").write_text("name: trial\nseed: 7\n")
+    (run / "checkpoints" / "latest").symlink_to(directory.name)
+    (run / "evaluation").mkdir()
+    result = {
+        "dataset": "held-out",
+        "metrics": {"image_retrieval_recall@1": 0.7125, "odd": None},
+        "chance": {},
+    }
+    (run / "evaluation" / "held-out.json").write_text(json.dumps(result))
+    return run
+
+
+def test_openclip_loads_the_average_of_a_run(run, tmp_path):
+    summary = export(str(run), tmp_path / "out")
+    assert summary["weights"] == "ema"
+    assert summary["max_abs_difference"] <= 1e-6
+    clip, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'out'}")
+    average = load_file(run / "checkpoints" / "latest" / "ema.safetensors")
+    assert all(torch.equal(value, average[name]) for name, value in clip.state_dict().items())
+    assert clip.visual.preprocess_cfg["interpolation"] == "bilinear"
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "README.md",
+        "open_clip_config.json",
+        "open_clip_model.safetensors",
+    ]
+
+
+def test_model_card_tells_what_is_known_of_the_run(run, tmp_path):
+    export(str(run), tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["library_name"] == "open_clip"
+    assert "license" not in front
+    assert "| held-out | image_retrieval_recall@1 | 0.7125 |" in card
+    assert "300 steps" in card
+    assert "name: trial" in card
+
+
+@pytest.mark.parametrize("fixture", ["run", "bert"])
+def test_usage_in_the_card_works_after_a_move(request, fixture, tmp_path):
+    reference = request.getfixturevalue(fixture)
+    export(str(reference), tmp_path / "out")
+    shutil.move(tmp_path / "out", tmp_path / "moved")
+    card = (tmp_path / "moved" / "README.md").read_text()
+    usage = card.split("```python")[1].split("```")[0]
+    names: dict = {}
+    exec(usage.replace("path/to/this/directory", str(tmp_path / "moved")), names)
+    model = load(str(reference))
+    tokens = names["tokenizer"](["a red circle", "of"])
+    assert torch.equal(tokens, model.tokenizer(["a red circle", "of"]))
+    assert torch.equal(names["model"].eval().encode_text(tokens), model.encode_text(tokens))
+
+
+@pytest.fixture
+def bert(tiny_model, tmp_path) -> Path:
+    """A model with a text tower of transformers whose own directory is gone."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "circle", "of"]
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(tmp_path / "bert")
+    BertTokenizerFast(vocab={word: i for i, word in enumerate(words)}).save_pretrained(tmp_path / "bert")
+    text = {"hf_model_name": str(tmp_path / "bert"), "context_length": 12}
+    model = build(ModelOptions(config={**tiny_model, "text_cfg": text}), seed=0)
+    save_openclip_directory(model, tmp_path / "model")
+    shutil.rmtree(tmp_path / "bert")
+    return tmp_path / "model"
+
+
+def test_export_of_an_export_is_the_same_model(bert, tmp_path):
+    export(str(bert), tmp_path / "one")
+    export(str(tmp_path / "one"), tmp_path / "two")
+    one, two = (load_file(tmp_path / name / WEIGHTS_FILE) for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    config = json.loads((tmp_path / "two" / "open_clip_config.json").read_text())
+    assert config["model_cfg"]["text_cfg"]["hf_model_name"] == str(tmp_path / "two" / "text_tower")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: _scale_weights(d), "features as open_clip loads them differ"),
+        (lambda d: _edit(d, "preprocess_cfg", mean=[0.1, 0.1, 0.1]), "other pixels"),
+        (lambda d: _edit(d, "model_cfg", text_cfg=None), "other token ids"),
+    ],
+)
+def test_export_that_differs_is_removed(run, tmp_path, monkeypatch, change, message):
+    written = module.save_openclip_directory
+
+    def spoil(model, directory, **arguments):
+        written(model, directory, **arguments)
+        change(Path(directory))
+
+    monkeypatch.setattr(module, "save_openclip_directory", spoil)
+    with pytest.raises(RuntimeError, match=message):
+        export(str(run), tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def _scale_weights(directory: Path) -> None:
+    values = load_file(directory / WEIGHTS_FILE)
+    values["visual.proj"] *= 1.001
+    save_file(values, directory / WEIGHTS_FILE)
+
+
+def _edit(directory: Path, section: str, **values: object) -> None:
+    path = directory / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    if values.get("text_cfg", True) is None:
+        config[section]["text_cfg"]["tokenizer_kwargs"] = {"clean": "canonicalize"}
+    else:
+        config[section].update(values)
+    path.write_text(json.dumps(config))
+
+
+def test_mistakes(run, tmp_path):
+    with pytest.raises(UserError, match="--to onnx: only open_clip"):
+        export(str(run), tmp_path / "out", to="onnx")
+    with pytest.raises(UserError, match="no model"):
+        export(str(tmp_path / "nothing"), tmp_path / "out")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(UserError, match="not empty"):
+        export(str(run), tmp_path / "full")
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "full" / "file").exists()
