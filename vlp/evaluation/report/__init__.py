@@ -1,0 +1,71 @@
+"""One self-contained HTML page of a run: figures, curves, data, galleries, the common space, the recipe."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import jinja2
+
+from vlp.evaluation.report import curves, galleries, space, summary
+from vlp.evaluation.report.gather import RunContents, read_run
+from vlp.evaluation.report.pictures import img
+from vlp.types import UserError
+
+__all__ = ["write_report"]
+
+
+def write_report(run: str | Path, output: str | Path | None = None) -> Path:
+    """Write the report of the run directory ``run`` (default ``RUN/report.html``) and return its path.
+
+    The page needs no network, no server and no script. A run without evaluation sets, metrics or checkpoints, or in
+    the middle of training, has a report that says what is missing. The same run gives the same bytes.
+
+    Raises:
+        UserError: ``run`` is no run directory, or ``output`` is a directory.
+    """
+    directory = Path(run)
+    path = Path(output) if output is not None else directory / "report.html"
+    if path.is_dir():
+        raise UserError(f"--output {path} is a directory: name a file, such as {path / 'report.html'}")
+    page = render(read_run(directory))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(page, encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def render(run: RunContents) -> str:
+    """The page of what was read from a run."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("vlp.evaluation.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    retrieval = [shown for shown in run.sets if shown.task.kind == "zeroshot_retrieval"]
+    pairs = [shown for shown in run.sets if shown.task.kind == "image_caption_selection"]
+    return environment.get_template("report.html.j2").render(
+        run=run,
+        sentence=summary.sentence(run),
+        tiles=summary.tiles(run),
+        tables=summary.tables(run.results),
+        skipped=summary.skipped(run),
+        charts=curves.charts(run.rows, run.results),
+        sheet=[(img(image, caption), galleries.caption(caption), key) for image, caption, key in run.sheet.samples]
+        if run.sheet
+        else [],
+        retrieval=[(shown.task.name, galleries.retrieval_gallery(shown)) for shown in retrieval],
+        pairs=[(shown.task.name, galleries.pairs_gallery(shown)) for shown in pairs],
+        spaces=[space.view(shown) for shown in retrieval],
+        versions=_versions(),
+    )
+
+
+def _versions() -> list[tuple[str, str]]:
+    packages = ("vlp", "torch", "open_clip_torch", "transformers")
+    return [(name, metadata.version(name)) for name in packages] + [("Python", platform.python_version())]

@@ -1,0 +1,82 @@
+"""Which figures of ``metrics.jsonl`` share a chart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from vlp.evaluation.report.figures import Chart, Points, Series, smoothed
+from vlp.evaluation.report.gather import SetResult
+
+SMOOTHED_FROM = 30
+SINGLE = (
+    ("train/lr", "Learning rate"),
+    ("train/logit_scale", "Logit scale"),
+    ("train/grad_norm", "Gradient norm"),
+    ("train/samples_per_second", "Samples a second"),
+)
+TIMES = (("train/batch_time", "whole step"), ("train/data_time", "waiting for data"))
+NOT_LOSSES = {name for name, _ in SINGLE + TIMES} | {"train/samples_per_second_per_gpu", "train/skipped_samples"}
+
+
+def charts(rows: Sequence[dict[str, float]], results: Sequence[SetResult]) -> list[Chart]:
+    """Loss, validation, then what the optimiser and the machine did; figures that were not logged have no chart."""
+    columns = _columns(rows)
+    found = [_loss(columns), *_validation(columns, results)]
+    found += [Chart(title, [Series(title, columns[name])]) for name, title in SINGLE if name in columns]
+    times = [Series(label, columns[name], c) for c, (name, label) in enumerate(TIMES) if name in columns]
+    if times:
+        found.append(Chart("Seconds a step", times))
+    return [chart for chart in found if any(series.points for series in chart.series)]
+
+
+def _columns(rows: Sequence[dict[str, float]]) -> dict[str, Points]:
+    columns: dict[str, Points] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name not in ("step", "samples") and isinstance(value, int | float):
+                columns.setdefault(name, []).append((row["step"], value))
+    return columns
+
+
+def _loss(columns: dict[str, Points]) -> Chart:
+    """The loss, and its parts where they are more than the loss under another name."""
+    total = columns.get("train/loss", [])
+    parts = {
+        name.removeprefix("train/"): points
+        for name, points in columns.items()
+        if name.startswith("train/") and name not in NOT_LOSSES and points != total
+    }
+    series = [Series(name, smoothed(points), i + 1) for i, (name, points) in enumerate(parts.items())]
+    if len(total) < SMOOTHED_FROM:
+        return Chart("Loss", [Series("loss", total), *series])
+    lines = [Series("loss (every row)", total, 0, "faint"), Series("loss (moving average)", smoothed(total))]
+    return Chart("Loss", [*lines, *series])
+
+
+def _validation(columns: dict[str, Points], results: Sequence[SetResult]) -> list[Chart]:
+    chance = {result.content["dataset"]: result.content["chance"] for result in results}
+    recalls: dict[str, list[Series]] = {}
+    accuracies: dict[str, list[Series]] = {}
+    top1: list[Series] = []
+    for name, points in columns.items():
+        if match := re.fullmatch(r"val/(.+)/(image_to_text|text_to_image)_R@(\d+)", name):
+            direction = match[2].replace("_to_", " → ")
+            style = {"1": "solid", "5": "dashed"}.get(match[3], "dotted")
+            colour = int(match[2] == "text_to_image")
+            recalls.setdefault(match[1], []).append(Series(f"{direction} R@{match[3]}", points, colour, style))  # type: ignore[arg-type]
+        elif match := re.fullmatch(r"val/(.+)-zeroshot-val-top1", name):
+            top1.append(Series(match[1], points, len(top1)))
+        elif (match := re.fullmatch(r"val/(.+)/(.+)_accuracy", name)) and match[2] not in ("micro", "macro"):
+            lines = accuracies.setdefault(match[1], [])
+            lines.append(Series(match[2].replace("_", " "), points, len(lines)))
+    found = [Chart(f"Retrieval: {name}", series, "percent") for name, series in recalls.items()]
+    if top1:
+        levels = {chance.get(series.name, {}).get("acc1") for series in top1}
+        level = levels.pop() if len(levels) == 1 else None
+        found.append(
+            Chart("Zero-shot top-1 accuracy", top1, "percent", level=None if level is None else ("chance", level))
+        )
+    for name, series in accuracies.items():
+        found.append(Chart(f"True above false caption: {name}", series, "percent", level=("chance", 0.5)))
+    return found
