@@ -47,7 +47,7 @@ def test_openclip_loads_the_average_of_a_run(run, tmp_path):
     summary = export(str(run), tmp_path / "out")
     assert summary["weights"] == "ema"
     assert summary["max_abs_difference"] <= 1e-6
-    clip, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'out'}")
+    clip, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'out'}")
     average = load_file(run / "checkpoints" / "latest" / "ema.safetensors")
     assert all(torch.equal(value, average[name]) for name, value in clip.state_dict().items())
     assert clip.visual.preprocess_cfg["interpolation"] == "bilinear"

@@ -74,8 +74,8 @@ def of_reference(reference: str) -> Source:
     if Path(reference).is_file():
         raise UserError(f"{reference} is a file: MODEL is a directory, and model.init takes lone weights")
     raise UserError(
-        f"no model '{reference}'{_near(name)}: it is no directory (run, checkpoint or export), "
-        "nor hf-hub:OWNER/MODEL, local-dir:DIR or an open_clip NAME:TAG such as ViT-B-32:openai"
+        f"no model '{reference}': it is no directory (run, checkpoint or export), nor hf-hub:OWNER/MODEL, "
+        f"local-dir:DIR or an open_clip NAME:TAG such as ViT-B-32:openai{_near(name)}"
     )
 
 
