@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vlp.encoders.openclip import WEIGHTS_FILE, ModelOptions, build, describe, load, save_openclip_directory
+from vlp.encoders.openclip import WEIGHTS_FILE, ModelOptions, build, load, outline, save_openclip_directory
 from vlp.types import UserError
 
 
@@ -142,18 +142,19 @@ def test_higher_resolution_interpolates_positions(tiny_model, tmp_path):
 
 
 @pytest.mark.parametrize("fixture", ["tiny_model", "bert_model"])
-def test_describe_agrees_with_build(request, fixture):
+def test_outline_agrees_with_build(request, fixture):
     options = ModelOptions(config=request.getfixturevalue(fixture), lock_text=True, init_logit_bias=0.0)
-    described, model = describe(options), build(options, seed=0)
-    assert described.parameters == model.parameters_by_tower()
-    assert described.trainable == model.parameters_by_tower(trainable_only=True)
-    assert described.picture_format == model.picture_format
-    assert described.openclip_config == model.openclip_config
+    outlined, model = outline(options), build(options, seed=0)
+    assert outlined.parameters_by_tower() == model.parameters_by_tower()
+    assert outlined.parameters_by_tower(trainable_only=True) == model.parameters_by_tower(trainable_only=True)
+    assert outlined.picture_format == model.picture_format
+    assert outlined.openclip_config == model.openclip_config
 
 
-def test_describe_knows_large_models_without_their_memory():
-    described = describe(ModelOptions(name="ViT-H-14-quickgelu"))
-    assert described.parameters == {"image": 632_076_800, "text": 354_032_640, "other": 1}
+def test_outline_knows_large_models_without_their_memory():
+    model = outline(ModelOptions(name="ViT-H-14-quickgelu"))
+    assert model.parameters_by_tower() == {"image": 632_076_800, "text": 354_032_640, "other": 1}
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vlp.data.transforms import PictureFormat
 from vlp.encoders import config, hub, source, text_tower
 from vlp.encoders.locks import lock
 from vlp.encoders.options import ModelOptions
@@ -29,25 +27,12 @@ from vlp.types import UserError
 
 __all__ = [
     "WEIGHTS_FILE",
-    "Description",
     "ModelOptions",
     "build",
-    "describe",
     "load",
+    "outline",
     "save_openclip_directory",
 ]
-
-
-@dataclass(frozen=True)
-class Description:
-    """What `build` would make. ``parameters`` and ``trainable`` count image, text and other."""
-
-    parameters: dict[str, int]
-    trainable: dict[str, int]
-    picture_format: PictureFormat
-    tokenizer: Callable[[list[str]], Tensor]
-    openclip_config: dict[str, Any]
-    starts_from: str
 
 
 def build(options: ModelOptions, seed: int, starts: Mapping[str, float] | None = None) -> TwoTower:
@@ -83,8 +68,8 @@ def load(reference: str, device: str | torch.device = "cpu") -> TwoTower:
     return model.to(device).eval()
 
 
-def describe(options: ModelOptions, starts: Mapping[str, float] | None = None) -> Description:
-    """What `build` would make of the same arguments, without weights in memory.
+def outline(options: ModelOptions, starts: Mapping[str, float] | None = None) -> TwoTower:
+    """What `build` would make of the same arguments, on torch's ``meta`` device: all sizes, no memory, no weights.
 
     Raises:
         UserError: as `build`, but for weights that do not fit.
@@ -93,14 +78,7 @@ def describe(options: ModelOptions, starts: Mapping[str, float] | None = None) -
     openclip_config = config.of_options(options, found, starts or {})
     model = _assemble(openclip_config, found, pretrained_towers=False, device=torch.device("meta"))
     _lock(model, options)
-    return Description(
-        model.parameters_by_tower(),
-        model.parameters_by_tower(trainable_only=True),
-        model.picture_format,
-        model.tokenizer,
-        model.openclip_config,
-        found.described if found else "random weights",
-    )
+    return model.train()
 
 
 def save_openclip_directory(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vlp import checkpoint, recipe
 from vlp.data.batches import TrainingData
-from vlp.encoders.openclip import describe, load
+from vlp.encoders.openclip import load, outline
 from vlp.encoders.two_tower import TwoTower
 from vlp.evaluation.run import Result, find_task
 from vlp.evaluation.tasks.base import Scores, SetEmbeddings, Task
@@ -140,7 +140,7 @@ def _read_sheet(run: RunContents) -> None:
         return
     options = run.recipe
     try:
-        model = run.model or describe(options.model)
+        model = run.model or outline(options.model)
         data = TrainingData(
             options.data, model.picture_format, model.tokenizer, options.train.global_batch_size, options.seed
         )
