@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import jinja2
 from vlp.evaluation.report import curves, galleries, space, summary
 from vlp.evaluation.report.gather import RunContents, read_run
 from vlp.evaluation.report.pictures import img
+from vlp.evaluation.report.values import format_value
 from vlp.types import UserError
 
 __all__ = ["write_report"]
@@ -32,9 +34,9 @@ def write_report(run: str | Path, output: str | Path | None = None) -> Path:
         raise UserError(f"--output {path} is a directory: name a file, such as {path / 'report.html'}")
     page = render(read_run(directory))
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    unfinished = path.with_name(path.name + ".partial")
+    unfinished.write_text(page, encoding="utf-8")
+    os.replace(unfinished, path)
     return path
 
 
@@ -51,6 +53,7 @@ def render(run: RunContents) -> str:
     pairs = [shown for shown in run.sets if shown.task.kind == "image_caption_selection"]
     return environment.get_template("report.html.j2").render(
         run=run,
+        percent=partial(format_value, unit="percent"),
         sentence=summary.sentence(run),
         tiles=summary.tiles(run),
         tables=summary.tables(run.results),

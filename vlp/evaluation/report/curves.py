@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
-from vlp.evaluation.report.figures import Chart, Points, Series, smoothed
+from vlp.evaluation.report.figures import Chart, Series, Style
 from vlp.evaluation.report.gather import SetResult
+from vlp.evaluation.report.values import Points, smoothed
 
 SMOOTHED_FROM = 30
+RECALL_STYLES: dict[str, Style] = {"1": "solid", "5": "dashed"}
 SINGLE = (
     ("train/lr", "Learning rate"),
     ("train/logit_scale", "Logit scale"),
@@ -27,7 +30,9 @@ def charts(rows: Sequence[dict[str, float]], results: Sequence[SetResult]) -> li
     times = [Series(label, columns[name], c) for c, (name, label) in enumerate(TIMES) if name in columns]
     if times:
         found.append(Chart("Seconds a step", times))
-    return [chart for chart in found if any(series.points for series in chart.series)]
+    last_step = max((row["step"] for row in rows), default=0)
+    drawn = [chart for chart in found if any(series.points for series in chart.series)]
+    return [replace(chart, x_range=(0, last_step)) for chart in drawn]
 
 
 def _columns(rows: Sequence[dict[str, float]]) -> dict[str, Points]:
@@ -62,21 +67,20 @@ def _validation(columns: dict[str, Points], results: Sequence[SetResult]) -> lis
     for name, points in columns.items():
         if match := re.fullmatch(r"val/(.+)/(image_to_text|text_to_image)_R@(\d+)", name):
             direction = match[2].replace("_to_", " → ")
-            style = {"1": "solid", "5": "dashed"}.get(match[3], "dotted")
             colour = int(match[2] == "text_to_image")
-            recalls.setdefault(match[1], []).append(Series(f"{direction} R@{match[3]}", points, colour, style))  # type: ignore[arg-type]
+            series = Series(f"{direction} R@{match[3]}", points, colour, RECALL_STYLES.get(match[3], "dotted"))
+            recalls.setdefault(match[1], []).append(series)
         elif match := re.fullmatch(r"val/(.+)-zeroshot-val-top1", name):
             top1.append(Series(match[1], points, len(top1)))
         elif (match := re.fullmatch(r"val/(.+)/(.+)_accuracy", name)) and match[2] not in ("micro", "macro"):
             lines = accuracies.setdefault(match[1], [])
             lines.append(Series(match[2].replace("_", " "), points, len(lines)))
-    found = [Chart(f"Retrieval: {name}", series, "percent") for name, series in recalls.items()]
+    found = [Chart(f"Retrieval: {name}", lines, "percent") for name, lines in recalls.items()]
     if top1:
         levels = {chance.get(series.name, {}).get("acc1") for series in top1}
-        level = levels.pop() if len(levels) == 1 else None
-        found.append(
-            Chart("Zero-shot top-1 accuracy", top1, "percent", level=None if level is None else ("chance", level))
-        )
-    for name, series in accuracies.items():
-        found.append(Chart(f"True above false caption: {name}", series, "percent", level=("chance", 0.5)))
+        shared = levels.pop() if len(levels) == 1 else None
+        level = ("chance", shared) if shared is not None else None
+        found.append(Chart("Zero-shot top-1 accuracy", top1, "percent", level=level))
+    for name, lines in accuracies.items():
+        found.append(Chart(f"True above false caption: {name}", lines, "percent", level=("chance", 0.5)))
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,12 +10,13 @@ from typing import Literal
 from markupsafe import Markup, escape
 from matplotlib.ticker import MaxNLocator
 
+from vlp.evaluation.report.values import Points, Unit, format_value, thin
+
 WIDTH, HEIGHT = 460.0, 246.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 8.0, 10.0, 38.0
-MAX_POINTS = 400  # a chart of more is larger than it is wide
 
-Unit = Literal["number", "percent"]
-Points = list[tuple[float, float]]
+
+Style = Literal["solid", "dashed", "dotted", "faint", "area"]
 
 
 @dataclass(frozen=True)
@@ -26,38 +26,37 @@ class Series:
     name: str
     points: Points
     colour: int = 0
-    style: Literal["solid", "dashed", "dotted", "faint", "area"] = "solid"
+    style: Style = "solid"
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over a common x axis. ``level`` draws a labelled horizontal line, such as chance."""
+    """Lines over a common x axis, which runs over ``x_range`` or what the points need.
+
+    ``level`` draws a labelled horizontal line, such as chance.
+    """
 
     title: str
     series: Sequence[Series]
     unit: Unit = "number"
     x_label: str = "step"
+    x_range: tuple[float, float] | None = None
     level: tuple[str, float] | None = None
     legend: list[tuple[Series, str]] = field(init=False)
 
     def __post_init__(self) -> None:
         shown = [s for s in self.series if s.style != "faint"]
-        legend = [
-            (s, "" if s.style == "area" else format_value(s.points[-1][1], self.unit)) for s in shown if s.points
-        ]
+        legend = [(s, "" if s.style == "area" else format_value(s.points[-1][1], self.unit)) for s in shown if s.points]
         object.__setattr__(self, "legend", legend)
 
     def svg(self) -> Markup:
         """The drawing, with its values as JSON for the script."""
         thinned = [Series(s.name, thin(s.points), s.colour, s.style) for s in self.series if s.points]
-        axes = _Axes.around(thinned, self.level, self.unit)
+        axes = _Axes.of(self, thinned)
         parts = [axes.draw(self.unit, self.x_label)]
         if self.level is not None:
             name, y = self.level
-            parts.append(
-                f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{axes.y(y):.1f}" y2="{axes.y(y):.1f}"/>'
-                f'<text class="tick" x="{WIDTH - RIGHT - 2}" y="{axes.y(y) - 4:.1f}" text-anchor="end">{escape(name)}</text>'
-            )
+            parts += [_across("level", axes.y(y)), _text(WIDTH - RIGHT - 2, axes.y(y) - 4, "end", name)]
         parts += [_path(s, axes) for s in thinned]
         described = "; ".join(f"{s.name} {value}".strip() for s, value in self.legend)
         return Markup(
@@ -86,18 +85,15 @@ class _Axes:
     high_y: float
 
     @staticmethod
-    def around(series: Sequence[Series], level: tuple[str, float] | None, unit: Unit) -> _Axes:
+    def of(chart: Chart, series: Sequence[Series]) -> _Axes:
         xs = [x for s in series for x, _ in s.points] or [0.0, 1.0]
-        ys = [y for s in series for _, y in s.points] + ([level[1]] if level else [])
+        low_x, high_x = chart.x_range or (min(xs), max(xs))
+        ys = [y for s in series for _, y in s.points] + ([chart.level[1]] if chart.level else [])
         low, high = (min(ys), max(ys)) if ys else (0.0, 1.0)
-        areas = any(s.style == "area" for s in series)
-        if areas or unit == "percent" or 0 <= low < 0.5 * high:
+        if chart.unit == "percent" or 0 <= low < 0.5 * high:
             low = 0.0
-        if unit == "percent" and not areas:
-            high = max(high, 0.02) * 1.04
         ticks = _ticks(low, high if high > low else low + (abs(low) or 1.0) * 0.1)
-        low_x, high_x = min(xs), max(xs)
-        top = 1.0 if unit == "percent" and high <= 1.04 < ticks[-1] + 0.05 else ticks[-1]
+        top = min(1.0, ticks[-1]) if chart.unit == "percent" else ticks[-1]
         return _Axes(low_x, high_x if high_x > low_x else low_x + 1.0, ticks[0], top)
 
     def x(self, value: float) -> float:
@@ -111,16 +107,14 @@ class _Axes:
         for tick in _ticks(self.low_y, self.high_y):
             if self.low_y <= tick <= self.high_y:
                 y = self.y(tick)
-                parts.append(f'<line class="grid-line" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
                 label = format_value(tick, unit, tick=True)
-                parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{label}</text>')
-        ticks = [tick for tick in _ticks(self.low_x, self.high_x, 6) if self.low_x <= tick <= self.high_x]
-        for tick in ticks:
-            x = self.x(tick)
-            anchor = "end" if x > WIDTH - RIGHT - 12 else "middle"
-            label = format_value(tick, "number", tick=True)
-            parts.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - 22}" text-anchor="{anchor}">{label}</text>')
-        parts.append(f'<text class="tick" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x_label)}</text>')
+                parts += [_across("grid-line", y), _text(LEFT - 6, y + 3.5, "end", label)]
+        for tick in _ticks(self.low_x, self.high_x, 6):
+            if self.low_x <= tick <= self.high_x:
+                x = self.x(tick)
+                anchor = "end" if x > WIDTH - RIGHT - 12 else "middle"
+                parts.append(_text(x, HEIGHT - 22, anchor, format_value(tick, "number", tick=True)))
+        parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, "middle", x_label))
         return "".join(parts)
 
 
@@ -128,14 +122,15 @@ def scatter(title: str, groups: Sequence[Series], labels: Sequence[Sequence[str]
     """Points in a plane without units; ``labels`` are shown on hover, one a point."""
     axes = _square_axes(groups)
     dots = [
-        f'<circle class="c{group.colour}" cx="{axes.x(x):.1f}" cy="{axes.y(y):.1f}" r="2.6"><title>{escape(label)}</title></circle>'
+        f'<circle class="c{group.colour}" cx="{axes.x(x):.1f}" cy="{axes.y(y):.1f}" r="2.6">'
+        f"<title>{escape(label)}</title></circle>"
         for group, names in zip(groups, labels, strict=True)
         for (x, y), label in zip(group.points, names, strict=True)
     ]
-    frame = f'<rect class="frame" x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}" height="{HEIGHT - TOP - BOTTOM}"/>'
+    width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
     return Markup(
         f'<svg class="chart scatter" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{escape(title)}">'
-        f"{frame}{''.join(dots)}</svg>"
+        f'<rect class="frame" x="{LEFT}" y="{TOP}" width="{width}" height="{height}"/>{"".join(dots)}</svg>'
     )
 
 
@@ -150,37 +145,12 @@ def _square_axes(groups: Sequence[Series]) -> _Axes:
     return _Axes(middle_x - half_x, middle_x + half_x, middle_y - half_y, middle_y + half_y)
 
 
-def thin(points: Points) -> Points:
-    """At most `MAX_POINTS` points: means of equal runs of them; the last stays as it is."""
-    if len(points) <= MAX_POINTS:
-        return points
-    run = math.ceil(len(points) / (MAX_POINTS - 1))
-    chunks = [points[start : start + run] for start in range(0, len(points), run)]
-    means = [(sum(x for x, _ in c) / len(c), sum(y for _, y in c) / len(c)) for c in chunks]
-    return [*means[:-1], points[-1]]
+def _across(kind: str, y: float) -> str:
+    return f'<line class="{kind}" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
 
 
-def smoothed(points: Points, decay: float = 0.9) -> Points:
-    """Exponential moving average, corrected for its start."""
-    average, weight, result = 0.0, 0.0, []
-    for x, y in points:
-        average, weight = decay * average + (1 - decay) * y, decay * weight + (1 - decay)
-        result.append((x, average / weight))
-    return result
-
-
-def format_value(value: float, unit: Unit, tick: bool = False) -> str:
-    """A figure as people write it: ``91.2 %``, ``12,800``, ``0.0012``; axis labels go without needless digits."""
-    if unit == "percent":
-        return f"{100 * value:.{0 if tick else 1}f} %"
-    if value == 0:
-        return "0"
-    size = abs(value)
-    if size >= 1000:
-        return f"{value:,.0f}"
-    if size < 0.001:
-        return f"{value:.0e}".replace("e-0", "e-") if tick else f"{value:.2e}".replace("e-0", "e-")
-    return f"{value:.4g}" if tick else f"{value:.3g}"
+def _text(x: float, y: float, anchor: str, text: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
 def _path(series: Series, axes: _Axes) -> str:

@@ -143,8 +143,8 @@ def similarities(query_D: Tensor, candidate_ND: Tensor) -> Tensor:
 
 def ranking(scores_N: Tensor, right_N: Tensor) -> list[int]:
     """Candidates from best to worst; at equal scores wrong ones first, as the metrics count them."""
-    order = sorted(range(len(scores_N)), key=lambda row: (-scores_N[row].item(), bool(right_N[row])))
-    return order
+    scores, right = scores_N.tolist(), right_N.tolist()
+    return sorted(range(len(scores)), key=lambda row: (-scores[row], right[row]))
 
 
 def worst(ranks: Sequence[int], picture_of: Sequence[int], number: int) -> list[int]:
@@ -169,11 +169,12 @@ def mark_differences(true: str, false: str) -> tuple[Markup, Markup]:
     for block in difflib.SequenceMatcher(None, *sides, autojunk=False).get_matching_blocks():
         shared[0].update(range(block.a, block.a + block.size))
         shared[1].update(range(block.b, block.b + block.size))
-    marked = [
-        Markup(" ").join(escape(w) if i in same else Markup(f"<mark>{escape(w)}</mark>") for i, w in enumerate(words))
-        for words, same in zip(sides, shared, strict=True)
-    ]
-    return marked[0], marked[1]
+    return _marked(sides[0], shared[0]), _marked(sides[1], shared[1])
+
+
+def _marked(words: Sequence[str], shared: set[int]) -> Markup:
+    own = Markup("<mark>{}</mark>")
+    return Markup(" ").join(escape(word) if i in shared else own.format(word) for i, word in enumerate(words))
 
 
 def _direction(

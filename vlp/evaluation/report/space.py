@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from markupsafe import Markup
 from torch import Tensor
 
@@ -92,17 +93,13 @@ def separability(image_ND: Tensor, text_ND: Tensor) -> float:
 
     The rule is ridge regression on every other row, tried on the rows between.
     """
-    fitted = torch.cat([image_ND[::2], text_ND[::2]]).double()
-    tried = torch.cat([image_ND[1::2], text_ND[1::2]]).double()
-    side = torch.cat([torch.ones(len(image_ND[::2])), -torch.ones(len(text_ND[::2]))]).double()
-    # Both sides count the same, however many captions a picture has.
-    weight = torch.cat([torch.full((len(x[::2]),), 1 / len(x[::2])) for x in (image_ND, text_ND)]).double().sqrt()
-    left = weight[:, None] * torch.cat([fitted, torch.ones(len(fitted), 1)], dim=1)
-    ridge = 1e-4 * torch.eye(left.shape[1], dtype=torch.double)
-    rule = torch.linalg.solve(left.T @ left + ridge, left.T @ (weight * side))
-    answer = tried @ rule[:-1] + rule[-1]
-    images, texts = answer[: len(image_ND[1::2])], answer[len(image_ND[1::2]) :]
-    return float(((images > 0).double().mean() + (texts < 0).double().mean()) / 2)
+    sides = [F.pad(side_ND.double(), (0, 1), value=1.0) for side_ND in (image_ND, text_ND)]  # a column for the offset
+    # Means, not sums: both sides count the same, however many captions a picture has.
+    moments = sum(side[::2].T @ side[::2] / len(side[::2]) for side in sides)
+    target = sides[0][::2].mean(dim=0) - sides[1][::2].mean(dim=0)
+    rule = torch.linalg.solve(moments + 1e-4 * torch.eye(len(target), dtype=torch.double), target)
+    image_right, text_right = sides[0][1::2] @ rule > 0, sides[1][1::2] @ rule < 0
+    return float((image_right.double().mean() + text_right.double().mean()) / 2)
 
 
 def plane(image_ND: Tensor, text_ND: Tensor) -> tuple[tuple[Tensor, Tensor], float]:
@@ -111,8 +108,8 @@ def plane(image_ND: Tensor, text_ND: Tensor) -> tuple[tuple[Tensor, Tensor], flo
     together = together - together.mean(dim=0)
     _, sizes, directions = torch.linalg.svd(together, full_matrices=False)
     # The sign of a direction is arbitrary: the same embeddings must give the same picture.
-    directions = directions[:2] * directions[:2].gather(1, directions[:2].abs().argmax(dim=1, keepdim=True)).sign()
-    flat = together @ directions.T
+    first = directions[:2]
+    flat = together @ (first * first.gather(1, first.abs().argmax(dim=1, keepdim=True)).sign()).T
     share = float((sizes[:2] ** 2).sum() / (sizes**2).sum().clamp(min=1e-12))
     return (flat[: len(image_ND)], flat[len(image_ND) :]), share
 

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vlp.evaluation.report.figures import format_value
 from vlp.evaluation.report.gather import RunContents, SetResult
+from vlp.evaluation.report.values import format_value
 
 TASK_NAMES = {
     "zeroshot_retrieval": "zero-shot retrieval",
@@ -69,7 +69,8 @@ def sentence(run: RunContents) -> str:
     start = f"fine-tuned from {recipe.model.init}" if recipe.model.init else "trained from scratch"
     data = f" on {run.sheet.num_samples:,} pictures with captions" if run.sheet else ""
     objectives = " and ".join(objective.name for objective in recipe.objectives)
-    about = f"A CLIP-style image-text model, {start}{data} with {objectives}, {recipe.train.global_batch_size:,} pairs a step"
+    batch = f"{recipe.train.global_batch_size:,} pairs a step"
+    about = f"A CLIP-style image-text model, {start}{data} with {objectives}, {batch}"
     step, total = last_step(run), run.total_steps
     if total is not None and step is not None and step < total:
         return f"{about}. It stands at step {step:,} of {total:,}: training has not finished."
@@ -88,13 +89,13 @@ def tiles(run: RunContents) -> list[Tile]:
     """Main scores, then the size of the run."""
     found = []
     for result in run.results:
-        content = result.content
-        for name in MAIN_METRICS.get(content["task"], ()):
-            value = content["metrics"].get(name)
-            if value is not None:
-                note = f"chance {format_value(content['chance'][name], 'percent')}" if name in content["chance"] else ""
-                label = result.labels.get(name, name) if name != "text_acc" else "true above false"
-                found.append(Tile(format_value(value, "percent"), f"{content['dataset']}: {label}", note))
+        metrics, chance = result.content["metrics"], result.content["chance"]
+        for name in MAIN_METRICS.get(result.content["task"], ()):
+            if metrics.get(name) is not None:
+                label = "true above false" if name == "text_acc" else plain_name(result, name)
+                note = f"chance {format_value(chance[name], 'percent')}" if name in chance else ""
+                title = f"{result.content['dataset']}: {label}"
+                found.append(Tile(format_value(metrics[name], "percent"), title, note))
     found = found[:MAX_RESULT_TILES]
     step = last_step(run)
     if step is not None:
@@ -124,12 +125,17 @@ def tables(results: Sequence[SetResult]) -> list[Table]:
         if result.computed:
             facts.append("computed for this report")
         rows = [
-            Row(result.labels.get(name, name), name, value, content["chance"].get(name))
+            Row(plain_name(result, name), name, value, content["chance"].get(name))
             for name, value in content["metrics"].items()
             if value is not None
         ]
         found.append(Table(content["dataset"], facts, rows))
     return found
+
+
+def plain_name(result: SetResult, metric: str) -> str:
+    """What people call a metric; its name where nothing better is known."""
+    return result.labels.get(metric, metric).replace("->", "→").replace("_", " ")
 
 
 def skipped(run: RunContents) -> list[Skips]:
