@@ -12,7 +12,7 @@ from vlp.types import Skipped, UserError
 class BadSamples:
     """Counts what could not be used, by kind with an example, and says when it is too much.
 
-    The fraction is of the samples seen, but at least of the size of the data set (or 10,000 of it), so that one
+    The fraction is of the samples seen, but at least of the size of the data set (or of 10,000), so that one
     bad sample in the first batch does not end a run.
     """
 
@@ -56,8 +56,8 @@ class BadSamples:
         """Raises UserError once the fraction is above the limit."""
         if self.fraction > self._max_fraction:
             kind, count = self.kinds.most_common(1)[0]
+            most = f"most often '{kind}' ({count} times, such as {self.examples[kind]})"
             raise UserError(
                 f"data.max_bad_fraction: {self.total} bad samples among {max(self.seen, self._at_least)} "
-                f"exceed {self._max_fraction:g}, most often '{kind}' ({count} times, such as {self.examples[kind]}): "
-                "mend the shards or raise the limit"
+                f"exceed the limit of {self._max_fraction:g}, {most}: mend the shards or raise it"
             )

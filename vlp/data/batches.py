@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -94,10 +94,12 @@ class TrainingData:
             num_workers=min(self.workers, stop_step - start_step),
             collate_fn=_unchanged,
             pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # or it would draw a seed from the generator of the training
             worker_init_fn=_leave_signals_to_the_trainer,
         )
+        iterator = iter(loader)
         try:
-            for rows in loader:
+            for rows in iterator:
                 if isinstance(rows, str):
                     raise UserError(rows)
                 yield Batch(*rows)
@@ -105,9 +107,12 @@ class TrainingData:
             if not str(error).startswith("DataLoader worker"):
                 raise
             raise UserError(
-                f"data.workers: a worker process died, mostly for want of memory ({error}): lower data.workers, "
+                f"data.workers: a worker process died, mostly for want of memory ({error}): have fewer "
                 "or give the container more shared memory (docker run --shm-size)"
             ) from error
+        finally:
+            if self.workers:  # a traceback may keep the iterator alive, and its workers with it
+                iterator._shutdown_workers()  # type: ignore[attr-defined]
 
     def sheet(self, num: int) -> list[tuple[torch.Tensor, str, str]]:
         """(uint8 CHW, caption, key) of the first ``num`` samples drawn, as the model sees them."""
@@ -130,7 +135,7 @@ class _Samples:
         self._order = order
         self._captions = options.captions
         self._augment = options.augment
-        self._format = picture_format
+        self._transform = train_transform(picture_format, options.augment)
         self._seed = seed
         self._wanted = {*IMAGE_EXTENSIONS, "txt", *(source.member for source in options.captions)}
 
@@ -157,7 +162,7 @@ class _Samples:
         caption = draw(members, self._captions, generator)
         picture = next(members[extension] for extension in IMAGE_EXTENSIONS if extension in members)
         image = decode_image(picture, draw_ground(self._augment, generator))
-        return train_transform(self._format, self._augment)(image, generator), caption
+        return self._transform(image, generator), caption
 
 
 class _Steps(Dataset):
@@ -173,7 +178,7 @@ class _Steps(Dataset):
         self._world = world
 
     def __getitem__(self, step: int) -> _Rows | str:
-        """A user's mistake comes back as its sentence: raised in a worker it would arrive in a traceback."""
+        """A user's mistake comes back as its sentence: raised in a worker, it would come in a traceback."""
         try:
             positions = batch_positions(step, self._global_batch_size, self._rank, self._world)
             images, captions, keys, skipped = zip(*map(self._samples.make, positions), strict=True)
@@ -196,7 +201,7 @@ def _check_batch_size(global_batch_size: int, num_samples: int, world: int) -> N
         )
     if global_batch_size > num_samples:
         raise UserError(
-            f"train.global_batch_size {global_batch_size} is larger than the data set ({num_samples} samples): "
+            f"train.global_batch_size {global_batch_size} exceeds the data set of {num_samples} samples: "
             "lower it, or add shards to data.train"
         )
 
@@ -219,4 +224,9 @@ def _unchanged(rows: Any) -> Any:
 def _leave_signals_to_the_trainer(worker: int) -> None:
     """Ctrl-C and SIGTERM reach the whole process group; workers live on until the trainer has saved."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _spare_once)
+
+
+def _spare_once(number: int, frame: Any) -> None:
+    """At its exit the main process ends workers that are left by SIGTERM too, and not by the first one only."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -91,10 +91,8 @@ def _expand(source: str) -> Iterator[str]:
         raise UserError(
             f"data.train: {source} is not a local path: download the shards and name their directory"
         )
-    if os.path.exists(source):
-        named = [source]
-    else:
-        named = list(braceexpand.braceexpand(source)) if "{" in source else [source]
+    has_braces = "{" in source and not os.path.exists(source)
+    named = list(braceexpand.braceexpand(source)) if has_braces else [source]
     for name in named:
         name = os.path.expanduser(name)
         if os.path.isdir(name):
@@ -167,10 +165,11 @@ def index_shard(path: str) -> tuple[Shard, list[Skipped]]:
         return _pack(path, {}), [Skipped("not a tar", f"{path} ({error})")]
     if not whole:
         defects.append(Skipped("truncated shard", path))
-        # Where the cut falls between two members, the last sample is whole if it has what the first one has.
-        incomplete = samples and samples.get(last_key, {}).keys() != next(iter(samples.values())).keys()
-        for key in {cut_key, last_key if incomplete else cut_key}:
-            samples.pop(key, None)
+        # A cut between two members may have taken some of the last sample: it is whole if it has what the first has.
+        first_key = next(iter(samples), "")
+        if not cut_key and (last_key == first_key or samples[last_key].keys() != samples[first_key].keys()):
+            cut_key = last_key
+        samples.pop(cut_key, None)
     elif not samples:
         defects.append(Skipped("empty shard", path))
     defects += [Skipped("duplicate key", f"{path}: {key}") for key in sorted(duplicates)]

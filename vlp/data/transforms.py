@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -42,8 +43,8 @@ class AugmentOptions(BaseModel, frozen=True, extra="forbid"):
 
     ``crop_scale`` is a range of the share of the area, ``crop_ratio`` of width / height, ``rotate`` the
     largest angle in degrees either way, ``flip`` and ``grey`` are probabilities, ``colour_jitter`` holds the
-    strengths (brightness, contrast, saturation, hue). Transparent pictures are laid on ``ground``: white, or a
-    colour drawn each time.
+    strengths (brightness, contrast, saturation, hue). Transparent pictures are laid on ``ground``: white, or
+    a colour drawn each time.
     """
 
     crop_scale: tuple[float, float] = (0.9, 1.0)
@@ -114,23 +115,27 @@ def train_transform(
 
     The crop is that of torchvision's RandomResizedCrop, whatever ``resize_mode`` says, as in open_clip.
     """
-    height, width = picture_format.size
+    return partial(_augmented, picture_format, options)
 
-    def transform(image: Image.Image, generator: np.random.Generator) -> torch.Tensor:
-        if options.rotate:
-            angle = options.rotate * (2 * generator.random() - 1)
-            image = image.rotate(angle, Image.Resampling.BICUBIC, fillcolor=WHITE)
-        box = crop_box(image.width, image.height, options, generator)
-        image = image.crop(box).resize((width, height), picture_format.resampling)
-        if options.flip and generator.random() < options.flip:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        if options.colour_jitter:
-            image = jitter(image, options.colour_jitter, generator)
-        if options.grey and generator.random() < options.grey:
-            image = image.convert("L").convert("RGB")
-        return to_tensor(image)
 
-    return transform
+def _augmented(
+    picture_format: PictureFormat,
+    options: AugmentOptions,
+    image: Image.Image,
+    generator: np.random.Generator,
+) -> torch.Tensor:
+    if options.rotate:
+        angle = options.rotate * (2 * generator.random() - 1)
+        image = image.rotate(angle, Image.Resampling.BICUBIC, fillcolor=WHITE)
+    box = crop_box(image.width, image.height, options, generator)
+    image = image.crop(box).resize(picture_format.size[::-1], picture_format.resampling)
+    if options.flip and generator.random() < options.flip:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if options.colour_jitter:
+        image = jitter(image, options.colour_jitter, generator)
+    if options.grey and generator.random() < options.grey:
+        image = image.convert("L").convert("RGB")
+    return to_tensor(image)
 
 
 def crop_box(
