@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vlp.evaluation.report.gather import RunContents, SetResult
 from vlp.evaluation.report.values import format_value
@@ -91,7 +93,7 @@ def tiles(run: RunContents) -> list[Tile]:
     for result in run.results:
         metrics, chance = result.content["metrics"], result.content["chance"]
         for name in MAIN_METRICS.get(result.content["task"], ()):
-            if metrics.get(name) is not None:
+            if is_figure(metrics.get(name)):
                 label = "true above false" if name == "text_acc" else plain_name(result, name)
                 note = f"chance {format_value(chance[name], 'percent')}" if name in chance else ""
                 title = f"{result.content['dataset']}: {label}"
@@ -127,10 +129,15 @@ def tables(results: Sequence[SetResult]) -> list[Table]:
         rows = [
             Row(plain_name(result, name), name, value, content["chance"].get(name))
             for name, value in content["metrics"].items()
-            if value is not None
+            if is_figure(value)
         ]
         found.append(Table(content["dataset"], facts, rows))
     return found
+
+
+def is_figure(value: Any) -> bool:
+    """Whether a metric is defined: CLIP_benchmark writes NaN where it is not, we write null."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def plain_name(result: SetResult, metric: str) -> str:

@@ -1,0 +1,432 @@
+"""The report of real small runs: what it shows, what it says is missing, that it stands alone, and how a browser sees it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vlp import recipe
+from vlp.data import write
+from vlp.encoders.openclip import build, save_openclip_directory
+from vlp.evaluation import run as evaluation
+from vlp.evaluation.report import curves, figures, galleries, space, values, write_report
+from vlp.evaluation.report.gather import EvaluatedSet
+from vlp.evaluation.report.pictures import img
+from vlp.evaluation.tasks.base import SetEmbeddings
+from vlp.types import UserError
+
+SECTIONS = [
+    *("Evaluation", "Curves", "Training data", "Retrieval"),
+    *("Caption pairs", "Common space", "Skipped samples", "Recipe"),
+]
+MODEL = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 16, "patch_size": 8, "layers": 1, "width": 32, "head_width": 16},
+    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+NAMES = ["red", "green", "blue", "yellow"]
+COLOURS = [(200, 20, 20), (20, 200, 20), (20, 20, 200), (200, 200, 20)]
+NASTY = 'a <b>bold</b> & "quoted" picture'
+
+
+def picture(number: int, size: int = 16) -> bytes:
+    image = Image.new("RGB", (size, size), COLOURS[number % 4])
+    image.putpixel((number % size, number // size), (255, 255, 255))
+    return write.encode_image(image)
+
+
+def write_data(root: Path) -> dict[str, Path]:
+    """Shards, and one evaluation set of each kind."""
+    with write.ShardWriter(root / "train", 20) as shards:
+        for n in range(24):
+            shards.write(picture(n), "png", NASTY if n % 3 else f"picture {n} is {NAMES[n % 4]}")
+    items = [(picture(n), "png", [f"number {n} in {NAMES[n % 4]}", f"{n} again"]) for n in range(12)]
+    write.write_retrieval_set(root / "found", items)
+    labelled = [(picture(n), "png", n % 4) for n in range(8)]
+    write.write_classification_set(root / "colours", labelled, NAMES, ["a {c} picture"])
+    pairs = [
+        write.CaptionPair(picture(n), "png", f"a {NAMES[n % 4]} dot", f"a {NAMES[(n + 1) % 4]} dot") for n in range(8)
+    ]
+    write.write_pairs(root / "swaps", {"swap_colour": pairs})
+    return {name: root / name for name in ("train", "found", "colours", "swaps")}
+
+
+def write_recipe(directory: Path, data: dict[str, Path], sets: list[str]) -> recipe.Recipe:
+    directory.mkdir(parents=True)
+    tree = {
+        "name": "tiny",
+        "run_dir": str(directory),
+        "data": {"train": str(data["train"]), "workers": 0},
+        "model": {"config": MODEL},
+        "objectives": [{"name": "infonce"}],
+        "train": {"steps": 40, "global_batch_size": 8, "warmup": 2},
+        "evaluate": {"sets": [str(data[name]) for name in sets]},
+    }
+    made = recipe.validate(tree, "test")
+    (directory / "recipe.yaml").write_text(made.to_yaml())
+    return made
+
+
+def write_checkpoint(directory: Path, made: recipe.Recipe, step: int) -> None:
+    checkpoint = directory / "checkpoints" / f"step-{step:07d}"
+    save_openclip_directory(build(made.model, 0), checkpoint)
+    bad = {"kinds": {"undecodable picture": 3}, "examples": {"undecodable picture": "00001.tar: 7"}, "seen": 320}
+    (checkpoint / "state.json").write_text(json.dumps({"step": step, "bad_samples": bad}))
+    (directory / "checkpoints" / "latest").symlink_to(checkpoint.name)
+
+
+def write_metrics(directory: Path, last: int) -> None:
+    rows = [{"step": n, "samples": 8 * n, "train/loss": 2 / n, "train/lr": 1e-3} for n in range(1, last + 1)]
+    rows.append({"step": last, "samples": 8 * last, "val/found/image_to_text_R@1": 0.25})
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 99, "cut')
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def run(data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run whose trainer has left the figures of one set."""
+    directory = tmp_path_factory.mktemp("runs") / "whole"
+    made = write_recipe(directory, data, ["found", "colours", "swaps"])
+    write_checkpoint(directory, made, 40)
+    write_metrics(directory, 40)
+    task = evaluation.find_task(data["found"])
+    result = evaluation.Result("found", task.kind, "tiny", "run", task.run(build(made.model, 0).eval(), 64), 40)
+    result.scores.metrics["text_retrieval_recall@1"] = 0.4321
+    evaluation.write_results([result], directory / "evaluation" / "found.json")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> str:
+    path = write_report(run)
+    assert path == run / "report.html"
+    return path.read_text(encoding="utf-8")
+
+
+class Elements(HTMLParser):
+    """Start tags with their attributes, and the text inside each kind of tag."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self._open = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._open = tag
+        self.texts.setdefault(tag, [])
+
+    def handle_data(self, data: str) -> None:
+        if self._open and data.strip():
+            self.texts[self._open].append(data.strip())
+
+
+# ---- The page
+
+
+def test_the_page_has_its_sections_in_order(page):
+    assert Elements(page).texts["h2"] == SECTIONS
+
+
+def test_the_page_stands_alone(page):
+    assert "http:" not in page
+    assert "https:" not in page
+    assert "@import" not in page
+    assert "@font-face" not in page
+    references = [
+        a[key] for _, a in Elements(page).tags for key in ("src", "href", "srcset", "data", "action") if key in a
+    ]
+    assert len(references) > 20
+    assert [r for r in references if not r.startswith(("data:", "#"))] == []
+    assert [u for u in re.findall(r"url\(([^)]*)\)", page) if not u.startswith("data:")] == []
+    assert len(page) < 1_000_000
+
+
+def test_the_same_run_gives_the_same_bytes(run, page, tmp_path):
+    assert write_report(run, tmp_path / "again.html").read_text(encoding="utf-8") == page
+
+
+def test_the_table_has_chance_and_both_names(page):
+    rows = re.findall(r"<tr>\n<th scope=\"row\">(.*?)</th><td><code>(.*?)</code></td>\n(.*?)</tr>", page, re.DOTALL)
+    shown = {name: (label, *re.findall(r"[\d.]+ %", cells)[:2]) for label, name, cells in rows}
+    assert shown["text_retrieval_recall@1"] == ("image → text R@1", "43.2 %", "8.3 %")  # 2 of 24 texts are right
+    assert shown["image_retrieval_recall@10"][0] == "text → image R@10"
+    assert shown["acc1"][2] == "25.0 %"
+    assert shown["text_acc_swap_colour"][::2] == ("swap colour", "50.0 %")
+    assert all(len(cells) == 3 for cells in shown.values())
+    assert "12 pictures · 24 texts · ties " in page
+    assert page.count("computed for this report") == 2
+
+
+def test_pictures_and_captions_of_training_are_shown_as_text(page):
+    sheet = page[page.index('<div class="sheet">') : page.index('<section id="retrieval">')]
+    assert sheet.count("<img") == 16
+    assert "a &lt;b&gt;bold&lt;/b&gt; &amp; &#34;quoted&#34; picture" in sheet
+    assert "<b>bold" not in page
+
+
+def test_skipped_samples_are_counted_and_named(page):
+    skipped = page[page.index('<section id="skipped">') :]
+    assert re.search(r"undecodable picture</th><td class=\"number\">3</td>.*00001.tar: 7", skipped)
+
+
+def test_the_recipe_is_in_the_page(run, page):
+    assert "global_batch_size: 8" in page
+    assert "40" in Elements(page).texts["dd"]
+
+
+# ---- Runs that are not whole
+
+
+def test_a_run_in_the_middle_says_how_far_it_is(data, tmp_path):
+    made = write_recipe(tmp_path / "run", data, ["found"])
+    write_checkpoint(tmp_path / "run", made, 10)
+    write_metrics(tmp_path / "run", 15)
+    page = write_report(tmp_path / "run").read_text()
+    assert "It stands at step 15 of 40" in page
+    assert "of the checkpoint at step 10" in page
+    assert "No set of caption pairs was evaluated" in page
+
+
+def test_a_run_before_its_first_checkpoint_shows_its_data(data, tmp_path):
+    write_recipe(tmp_path / "run", data, [])
+    page = write_report(tmp_path / "run").read_text()
+    assert page.count("<img") == 16
+    for sentence in (
+        "No checkpoint",
+        "No metrics",
+        "names no evaluation sets",
+        "No retrieval set",
+        "need a checkpoint",
+    ):
+        assert sentence in page
+
+
+def test_what_has_gone_since_is_named(run, data, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy, symlinks=True)
+    text = (
+        (copy / "recipe.yaml")
+        .read_text()
+        .replace(str(data["train"]), "gone/train")
+        .replace(str(data["found"]), "gone/x")
+    )
+    (copy / "recipe.yaml").write_text(text)
+    (copy / "evaluation" / "broken.json").write_text("{")
+    page = write_report(copy).read_text()
+    assert "gone/train" in page
+    assert "gone/x" in page
+    assert "broken.json is no result" in page
+    assert "43.2 %" in page  # the figures are still there, though the set is not
+
+
+def test_metrics_alone_give_curves(tmp_path):
+    write_metrics(tmp_path, 40)
+    page = write_report(tmp_path).read_text()
+    assert "no recipe.yaml" in page
+    assert 'aria-label="Loss: ' in page
+
+
+def test_no_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere.*vlp train"):
+        write_report(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="neither recipe.yaml"):
+        write_report(tmp_path)
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(UserError, match="name a file"):
+        write_report(tmp_path, tmp_path)
+
+
+# ---- Galleries
+
+
+def points(*degrees: float) -> torch.Tensor:
+    angle = torch.tensor(degrees).deg2rad()
+    return torch.stack([angle.cos(), angle.sin()], dim=1)
+
+
+def test_the_worst_query_comes_first_and_right_answers_are_marked(tmp_path):
+    items = [(picture(n), "png", [f"text {n}"]) for n in range(8)]
+    write.write_retrieval_set(tmp_path / "set", items)
+    task = evaluation.find_task(tmp_path / "set")
+    images = points(0, 10, 20, 30, 40, 50, 60, 170)
+    texts = points(0, 10, 20, 30, 40, 50, 69, -11)  # text 7 lies opposite to picture 7, all other pictures are nearer
+    embeddings = SetEmbeddings(images, texts)
+    to_text, to_image = galleries.retrieval_gallery(EvaluatedSet(task, embeddings, task.score(embeddings)))
+    assert (to_text.num_queries, to_text.num_failures, to_image.num_failures) == (8, 1, 1)
+    query = to_text.failures[0]
+    assert query.rank == 8
+    assert [answer.right for answer in query.answers] == [False] * 5
+    assert (query.best_right.rank, query.best_right.right) == (8, True)
+    assert "text 7" in query.best_right.content
+    assert query.best_right.score == pytest.approx(-1, abs=0.02)
+    assert [a.right for a in to_text.successes[0].answers] == [True, False, False, False, False]
+    assert len(to_image.successes) == galleries.NUM_SUCCESSES
+
+
+def test_worst_takes_each_picture_once_and_leaves_successes_out():
+    assert galleries.worst([1, 9, 5, 7, 2], [0, 1, 1, 2, 3], 3) == [1, 3, 4]
+    assert galleries.worst([1, 1], [0, 1], 3) == []
+
+
+def test_a_tie_ranks_the_wrong_answer_first():
+    assert galleries.ranking(torch.tensor([0.5, 0.9, 0.9]), torch.tensor([False, True, False])) == [2, 1, 0]
+
+
+def test_words_that_differ_are_marked():
+    true, false = galleries.mark_differences("a red <dot> left", "a blue <dot> left")
+    assert true == "a <mark>red</mark> &lt;dot&gt; left"
+    assert false == "a <mark>blue</mark> &lt;dot&gt; left"
+
+
+def test_pairs_show_the_largest_mistake_first(tmp_path):
+    pairs = [write.CaptionPair(picture(n), "png", f"true {n}", f"false {n}") for n in range(3)]
+    write.write_pairs(tmp_path / "set", {"one": pairs})
+    task = evaluation.find_task(tmp_path / "set")
+    embeddings = SetEmbeddings(points(0, 0, 0), points(10, 5, 60, 50, 80, 0))  # true 0, false 0, true 1, ...
+    suite = galleries.pairs_gallery(EvaluatedSet(task, embeddings, task.score(embeddings)))[0]
+    assert (suite.num_pairs, suite.num_failures) == (3, 3)
+    assert [re.search(r"true.*(\d)", pair.caption)[1] for pair in suite.failures] == ["2", "1", "0"]
+    assert suite.failures[0].negative_score == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("size", "shown"), [(16, 96), (32, 96), (64, 64), (80, 80), (96, 96), (400, 96)])
+def test_pictures_keep_their_pixels_when_they_have_few(size, shown):
+    noise = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    html = img(Image.fromarray(noise), 'say "hi"')
+    assert f'width="{shown}" height="{shown}"' in html
+    assert ('class="tiny"' in html) == (size <= 64)
+    assert 'alt="say &#34;hi&#34;"' in html
+    decoded = Image.open(io.BytesIO(base64.b64decode(html.split("base64,")[1].split('"')[0])))
+    assert max(decoded.size) == min(size, 192)
+    if size <= 96:
+        assert np.array_equal(np.array(decoded.convert("RGB")), noise)
+
+
+# ---- Charts and the common space
+
+
+def test_figures_find_their_charts():
+    row = {f"val/s/{d}_R@{k}": 0.5 for d in ("image_to_text", "text_to_image") for k in (1, 5)}
+    row |= {
+        "val/image_to_text_R@1": 0.5,
+        "val/c-zeroshot-val-top1": 0.4,
+        "val/p/one_accuracy": 0.3,
+        "val/p/micro_accuracy": 0.3,
+    }
+    rows = [
+        {"step": n, "samples": n, "train/loss": 1.0, "train/contrastive_loss": 1.0, "train/lr": 0.1} for n in (5, 9)
+    ]
+    found = {chart.title: chart for chart in curves.charts([*rows, {"step": 9, "samples": 9, **row}], [])}
+    assert list(found) == [
+        "Loss",
+        "Retrieval: s",
+        "Zero-shot top-1 accuracy",
+        "True above false caption: p",
+        "Learning rate",
+    ]
+    assert [s.name for s in found["Loss"].series] == ["loss"]  # a single objective's part is the loss again
+    assert len(found["Retrieval: s"].series) == 4
+    assert [s.name for s in found["True above false caption: p"].series] == ["one"]
+    assert {chart.x_range for chart in found.values()} == {(0, 9)}
+
+
+def test_a_chart_keeps_its_values_for_hover():
+    points = [(float(n), n / 10) for n in range(11)]
+    svg = str(figures.Chart("T", [figures.Series("a & b", points)], "percent").svg())
+    hover = json.loads(HTML_ATTRIBUTE.search(svg)[1].replace("&#34;", '"').replace("&amp;", "&"))
+    assert hover["lines"] == [["a & b", 0, [list(point) for point in points]]]
+    assert hover["y"] == [0, 1]
+
+
+HTML_ATTRIBUTE = re.compile(r'data-hover="([^"]*)"')
+
+
+def test_long_series_are_thinned_without_moving():
+    points = [(float(n), float(n % 2)) for n in range(100_000)]
+    thin = values.thin(points)
+    assert len(thin) <= values.MAX_POINTS
+    assert thin[-1] == points[-1]
+    assert all(abs(y - 0.5) < 0.01 for _, y in thin[:-1])
+
+
+def test_smoothing_starts_at_the_first_value():
+    assert values.smoothed([(0, 4.0), (1, 4.0)]) == [(0, pytest.approx(4)), (1, pytest.approx(4))]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.912, "percent", "91.2 %"),
+        (0.0002, "percent", "0.02 %"),
+        (12800, "number", "12,800"),
+        (3e-5, "number", "3.00e-5"),
+    ],
+)
+def test_figures_are_written_as_people_do(value, unit, text):
+    assert values.format_value(value, unit) == text
+
+
+def test_the_gap_of_known_clouds():
+    cloud = torch.nn.functional.normalize(torch.randn(400, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    images, texts = cloud[:200], cloud[200:]
+    apart = torch.zeros(8)
+    apart[0] = 4.0
+    assert space.separability(images + apart, texts) == 1.0
+    assert 0.35 < space.separability(images, texts) < 0.65
+    assert space.centroid_distance(images + apart, images) == pytest.approx(4.0, abs=1e-5)
+
+
+def test_similarities_are_counted_once_each():
+    images, texts = points(0, 90), points(0, 10, 90)
+    matching, other, (low, high) = space.similarity_counts(images, texts, torch.tensor([0, 0, 1]))
+    assert (matching.sum(), other.sum()) == (3, 3)
+    assert (low, high) == (pytest.approx(0, abs=1e-5), pytest.approx(1, abs=1e-5))
+    mean_matching, mean_other = space.mean_similarities(images, texts, torch.tensor([0, 0, 1]))
+    assert mean_matching == pytest.approx((1 + np.cos(np.deg2rad(10)) + 1) / 3)
+    assert mean_other == pytest.approx((0 + np.cos(np.deg2rad(80)) + 0) / 3, abs=1e-7)
+
+
+# ---- In a browser
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+HOVER = """<script>
+const chart = document.querySelector("svg[data-hover]"), box = chart.getBoundingClientRect();
+chart.dispatchEvent(new PointerEvent("pointermove", {clientX: box.right - 20, clientY: box.top + 40}));
+</script>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium to look with: apt-get install chromium")
+def test_a_browser_shows_the_page_without_complaint(page, tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text(page.replace("</body>", HOVER + "</body>"), encoding="utf-8")
+    quiet = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    quiet += " --disable-component-update --disable-sync --disable-dev-shm-usage"
+    command = [BROWSER, "--headless", *quiet.split(), f"--user-data-dir={tmp_path / 'profile'}"]
+    done = subprocess.run(
+        [*command, "--enable-logging=stderr", "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "CONSOLE" not in done.stderr
+    dom = Elements(done.stdout)
+    assert dom.texts["h2"] == SECTIONS
+    tip = re.search(r'<div id="tip"([^>]*)>(.*?)</div></div>', done.stdout, re.DOTALL)
+    assert "hidden" not in tip[1]
+    assert re.search(r"step \d+", tip[2])
