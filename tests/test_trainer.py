@@ -1,0 +1,209 @@
+"""Training as a user runs it: resume to the bit, signals, several processes, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from data_tools.scenes import ScenesOptions, write_scenes
+from vlp import recipe
+from vlp.track import read_metrics
+from vlp.trainer import train
+from vlp.types import UserError
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("scenes") / "data"
+    write_scenes(ScenesOptions(out=out, num_train=96, num_eval=24, samples_per_shard=32))
+    return out
+
+
+@pytest.fixture
+def recipe_file(scenes: Path, tmp_path: Path, tiny_model: dict[str, Any]) -> Path:
+    tree = {
+        "name": "test",
+        "run_dir": str(tmp_path / "run"),
+        "data": {"train": str(scenes / "train"), "workers": 1},
+        "model": {"config": tiny_model},
+        "objectives": [{"name": "infonce"}],
+        "train": {"steps": 8, "global_batch_size": 16, "warmup": 2, "ema_decay": 0.5},
+        "evaluate": {"sets": [str(scenes / "eval" / name) for name in ("retrieval", "colour", "swaps")]},
+        "checkpoint": {"every": 3},
+        "track": {"every": 1, "tensorboard": False},
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def run(path: Path, *overrides: str) -> Path:
+    return train(recipe.load(str(path), overrides)).run_dir
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    latest = run_dir / "checkpoints" / "latest"
+    names = ("open_clip_model", "ema", "optimizer")
+    return {f"{n}:{k}": v for n in names for k, v in load_file(latest / f"{n}.safetensors").items()}
+
+
+def losses(run_dir: Path) -> list[float]:
+    return [row["train/loss"] for row in read_metrics(run_dir / "metrics.jsonl") if "train/loss" in row]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert losses(one) == losses(other)
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def command(path: Path, *overrides: str, launcher: tuple[str, ...] = ()) -> list[str]:
+    return [sys.executable, *launcher, "-m", "vlp", "train", str(path), *overrides]
+
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def test_a_run_leaves_what_the_readme_says(recipe_file, scenes):
+    run_dir = run(recipe_file)
+    rows = read_metrics(run_dir / "metrics.jsonl")
+    assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, 9))
+    assert all(row["samples"] == row["step"] * 16 for row in rows)
+    assert {"val/image_to_text_R@1", "val/retrieval/text_to_image_R@5", "val/colour-zeroshot-val-top1"} <= rows[-1].keys()
+    assert {path.stem for path in (run_dir / "evaluation").glob("*.json")} == {"retrieval", "colour", "swaps"}
+    result = json.loads((run_dir / "evaluation" / "retrieval.json").read_text())
+    assert {"image_retrieval_recall@1", "text_retrieval_recall@5"} <= result["metrics"].keys()
+    assert sorted(p.name for p in (run_dir / "checkpoints").iterdir()) == [
+        "latest",
+        "step-0000003",
+        "step-0000006",
+        "step-0000008",
+    ]
+    assert recipe.load(str(run_dir / "recipe.yaml")) == recipe.load(str(recipe_file))
+
+
+def test_the_loss_starts_at_ln_n_and_falls(recipe_file):
+    found = losses(run(recipe_file, "train.steps=40", "train.lr=2e-3", "evaluate.sets=[]"))
+    assert found[0] == pytest.approx(2.7726, abs=0.5)
+    assert sum(found[-5:]) < 0.9 * sum(found[:5])
+
+
+def test_a_resumed_run_repeats_the_uninterrupted_one_to_the_bit(recipe_file, tmp_path):
+    whole = run(recipe_file, f"run_dir={tmp_path / 'whole'}")
+    cut = tmp_path / "cut"
+    run(recipe_file, f"run_dir={cut}")
+    # What a kill leaves behind: an older checkpoint, rows beyond it, a half-written checkpoint.
+    for step in (6, 8):
+        subprocess.run(["rm", "-r", str(cut / "checkpoints" / f"step-{step:07d}")], check=True)
+    (cut / "checkpoints" / "latest").unlink()
+    (cut / "checkpoints" / ".step-0000006.partial").mkdir()
+    run(recipe_file, f"run_dir={cut}")
+    assert_same_run(whole, cut)
+
+
+def test_cached_micro_batches_train_the_same(recipe_file, tmp_path):
+    plain = losses(run(recipe_file, f"run_dir={tmp_path / 'plain'}"))
+    cached = losses(run(recipe_file, f"run_dir={tmp_path / 'cached'}", "train.micro_batch_size=5"))
+    assert cached == pytest.approx(plain, rel=1e-5)
+
+
+def test_dropout_is_replayed_after_a_resume(recipe_file, tmp_path):
+    dropout = "model.config.vision_cfg.patch_dropout=0.5"
+    whole = run(recipe_file, f"run_dir={tmp_path / 'whole'}", dropout)
+    part = tmp_path / "part"
+    run(recipe_file, f"run_dir={part}", dropout)
+    subprocess.run(["rm", "-r", str(part / "checkpoints" / "step-0000008")], check=True)
+    (part / "checkpoints" / "latest").unlink()
+    run(recipe_file, f"run_dir={part}", dropout)
+    assert_same_run(whole, part)
+
+
+def test_kill_9_and_sigterm_then_the_same_command_goes_on(recipe_file, tmp_path):
+    long = ("train.steps=60", "evaluate.sets=[]", "checkpoint.every=4", "checkpoint.keep=30")
+    whole = run(recipe_file, *long, f"run_dir={tmp_path / 'whole'}")
+    cut = tmp_path / "cut"
+    arguments = command(recipe_file, *long, f"run_dir={cut}")
+
+    def start_and_send(number: int, after_step: int) -> int:
+        process = subprocess.Popen(arguments, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+        deadline = time.time() + 90
+        while time.time() < deadline and process.poll() is None:
+            done = read_metrics(cut / "metrics.jsonl") if (cut / "metrics.jsonl").exists() else []
+            if done and done[-1]["step"] >= after_step:
+                process.send_signal(number)
+                break
+            time.sleep(0.01)
+        _, errors = process.communicate(timeout=90)
+        assert number == signal.SIGKILL or "saved; run the same command again" in errors, errors
+        return process.returncode
+
+    assert start_and_send(signal.SIGKILL, 6) == -signal.SIGKILL
+    assert start_and_send(signal.SIGTERM, 14) == 0
+    finished = subprocess.run(arguments, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert "going on from step" in finished.stderr
+    assert_same_run(whole, cut)
+
+
+def test_two_processes_train_like_one(recipe_file, tmp_path):
+    one = losses(run(recipe_file, f"run_dir={tmp_path / 'one'}"))
+    two = tmp_path / "two"
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    subprocess.run(
+        command(recipe_file, f"run_dir={two}", launcher=launcher), env=ENVIRONMENT, capture_output=True, check=True
+    )
+    assert losses(two) == pytest.approx(one, rel=1e-4)
+
+
+def test_accelerate_launch_starts_one_process_and_refuses_to_play_several(recipe_file):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--dynamo_backend", "no"]
+    training = ["--mixed_precision", "no", "-m", "vlp", "train", str(recipe_file), "evaluate.sets=[]"]
+    one = subprocess.run([*launch, "--num_processes", "1", *training], env=ENVIRONMENT, capture_output=True, text=True)
+    assert one.returncode == 0, one.stderr
+    several = subprocess.run(
+        [*launch, "--num_processes", "2", *training], env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert several.returncode != 0
+    assert "use `torchrun" in several.stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["data.train=nowhere"], "nowhere"),
+        (["train.global_batch_size=97"], "exceeds the data set of 96 samples"),
+        (["model.name=ViT-B-33", "model.config=null"], "ViT-B-3"),
+        (["evaluate.sets=[nowhere]"], "nowhere"),
+        (["train.precision=fp16"], "fp16 needs a CUDA device"),
+        (["train.lr=nan"], r"train\.lr"),
+        (["train.lr=1e30"], "the loss is nan at step"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the sentences are those of a machine without a GPU")
+def test_what_cannot_work_is_said_in_one_sentence(recipe_file, overrides, sentence):
+    with pytest.raises(UserError, match=sentence) as raised:
+        run(recipe_file, *overrides)
+    assert "\n" not in str(raised.value)
+
+
+def test_another_recipe_does_not_go_on_with_a_run(recipe_file):
+    run(recipe_file, "train.steps=2")
+    with pytest.raises(UserError, match=r"train\.lr"):
+        run(recipe_file, "train.steps=2", "train.lr=0.1")
+    run(recipe_file, "train.steps=2", "track.every=2", "data.workers=0")  # changes nothing that is computed
+
+
+def test_objective_names_are_checked_before_anything_is_loaded(recipe_file):
+    with pytest.raises(UserError, match="unknown objective"):
+        run(recipe_file, "objectives.0.name=contrastive", "data.train=nowhere")
