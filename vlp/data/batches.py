@@ -6,6 +6,8 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
 from typing import Any, NamedTuple
 
 import torch
@@ -98,6 +100,8 @@ class TrainingData:
             worker_init_fn=_leave_signals_to_the_trainer,
         )
         iterator = iter(loader)
+        workers = getattr(iterator, "_workers", [])
+        kill_workers = Finalize(None, _kill, args=(workers,), exitpriority=100)
         try:
             for rows in iterator:
                 if isinstance(rows, str):
@@ -111,8 +115,9 @@ class TrainingData:
                 "or give the container more shared memory (docker run --shm-size)"
             ) from error
         finally:
-            if self.workers:  # a traceback may keep the iterator alive, and its workers with it
+            if workers:  # a traceback may keep the iterator alive, and its workers with it
                 iterator._shutdown_workers()  # type: ignore[attr-defined]
+            kill_workers()
 
     def sheet(self, num: int) -> list[tuple[torch.Tensor, str, str]]:
         """(uint8 CHW, caption, key) of the first ``num`` samples drawn, as the model sees them."""
@@ -224,9 +229,10 @@ def _unchanged(rows: Any) -> Any:
 def _leave_signals_to_the_trainer(worker: int) -> None:
     """Ctrl-C and SIGTERM reach the whole process group; workers live on until the trainer has saved."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _spare_once)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _spare_once(number: int, frame: Any) -> None:
-    """At its exit the main process ends workers that are left by SIGTERM too, and not by the first one only."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _kill(workers: Sequence[BaseProcess]) -> None:
+    """Workers ignore SIGTERM, with which multiprocessing would end them at the exit of the main process."""
+    for worker in workers:
+        worker.kill()

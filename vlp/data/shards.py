@@ -10,7 +10,7 @@ import glob
 import os
 import tarfile
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,7 +167,7 @@ def index_shard(path: str) -> tuple[Shard, list[Skipped]]:
         defects.append(Skipped("truncated shard", path))
         # A cut between two members may have taken some of the last sample: it is whole if it has what the first has.
         first_key = next(iter(samples), "")
-        if not cut_key and (last_key == first_key or samples[last_key].keys() != samples[first_key].keys()):
+        if not cut_key and (last_key == first_key or _kinds(samples[last_key]) != _kinds(samples[first_key])):
             cut_key = last_key
         samples.pop(cut_key, None)
     elif not samples:
@@ -216,6 +216,10 @@ def _split(name: str) -> tuple[str, str]:
     folder, slash, base = name.removeprefix("./").rpartition("/")
     stem, _, extension = base.partition(".")
     return (folder + slash + stem, extension.lower()) if stem else ("", "")
+
+
+def _kinds(members: Iterable[str]) -> set[str]:
+    return {"picture" if extension in IMAGE_EXTENSIONS else extension for extension in members}
 
 
 def _pack(path: str, samples: dict[str, dict[str, tuple[int, int]]]) -> Shard:
