@@ -65,16 +65,12 @@ class Evaluation:
         """
         counts = {}
         if self.pair_objects is not None:
-            found = self._retrieval("retrieval", self.world.evaluation_scenes)
-            if found < self.number:
-                raise UserError(
-                    f"--num-eval {self.number} is more than the {found} distinct scenes "
-                    "that this world keeps for evaluation: lower it"
-                )
-            counts["retrieval"] = found
+            counts["retrieval"] = self._retrieval("retrieval", self._evaluation_scenes())
             counts |= self._swaps("swaps", self.world.evaluation_scenes)
             if self.world.hold_out:
-                counts["held_out"] = self._retrieval("held_out", self.world.held_out_scenes)
+                counts["held_out"] = self._retrieval(
+                    "held_out", self.world.held_out_scenes("held_out", self.pair_objects)
+                )
                 counts |= self._swaps("held_out_swaps", self.world.held_out_scenes)
         for factor in ("colour", "shape"):
             counts[factor] = self._classification(factor)
@@ -96,12 +92,20 @@ class Evaluation:
         self.tick()
         return encode_image(draw(scene, places, random, self.image_size))
 
-    def _retrieval(self, name: str, source: Source) -> int:
+    def _evaluation_scenes(self) -> list[Scene]:
         assert self.pair_objects is not None
-        scenes = islice(source(name, self.pair_objects), self.number)
+        scenes = list(islice(self.world.evaluation_scenes("retrieval", self.pair_objects), self.number))
+        if len(scenes) < self.number:
+            raise UserError(
+                f"--num-eval {self.number} is more than the {len(scenes)} distinct scenes that this world keeps "
+                "for evaluation: lower it"
+            )
+        return scenes
+
+    def _retrieval(self, name: str, scenes: Iterable[Scene]) -> int:
         items = (
             (self._picture(scene, name, number), "png", [phrase(scene, self.grammar)])
-            for number, scene in enumerate(scenes)
+            for number, scene in enumerate(islice(scenes, self.number))
         )
         return write_retrieval_set(self._folder(name), items)
 

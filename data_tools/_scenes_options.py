@@ -90,7 +90,7 @@ class ScenesOptions:
 
 
 def parse_hold_out(text: str) -> Scene:
-    """What is held out: "red circle", "large star", "circle left of square", "red left of blue", "circle above"
+    """What is held out: "red circle", "large star", "circle left of square", "red left of blue".
 
     Words left out stand for every value; the two ends of a relation may be exchanged as in any scene.
 
@@ -108,7 +108,7 @@ def parse_hold_out(text: str) -> Scene:
     num_said = len(relations) + sum(value is not None for thing in things for value in thing.values())
     if num_said < 2:
         raise UserError(
-            f"--hold-out '{text}' must combine two words or more, such as 'red circle' or 'circle above square'"
+            f"--hold-out '{text}' must combine two words or more, such as 'red circle' or 'star above heart'"
         )
     return Scene(things, relations)
 

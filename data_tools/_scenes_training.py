@@ -1,4 +1,4 @@
-"""Training samples of ``vlp data scenes``: pure functions of (options, index), with all that was done to them."""
+"""Training samples of ``vlp data scenes``: pure functions of (options, index), with all their factors."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ MIN_FOREIGN = 64
 def training_sample(options: ScenesOptions, world: World, index: int) -> tuple[bytes, str, dict[str, Any]]:
     """(PNG, caption, factors) of training picture ``index``.
 
-    factors: index, objects (shape, colour, size, texture; x, y, diameter in pixels), relations (i holds between
-    objects i and i + 1), mark of the shortcut, grammar, original_caption, noise (None, "caption" or "boilerplate"),
-    caption_of (the index whose caption it is), duplicate_of (number in the pool of repeated scenes), width, height.
+    factors: index; objects (shape, colour, size, texture; x, y, diameter in pixels); relations (number i
+    holds between objects i and i + 1); mark of the shortcut; grammar; original_caption; noise (None,
+    "caption" or "boilerplate"); caption_of (index of the picture whose caption it is); duplicate_of (number
+    in the pool of repeated scenes); width; height.
     """
     scene, duplicate_of = _scene(options, world, index)
     original, grammar = _caption(options, scene, index)

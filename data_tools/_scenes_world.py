@@ -1,7 +1,7 @@
 """The world of ``vlp data scenes``: its factors, how scenes are drawn, and what is true of them.
 
-A scene is a chain of objects: relation i holds between object i and object i + 1. "A left of B" and "B right of A"
-are the same scene. Every draw is a pure function of (seed, stream, number): nothing depends on how many are drawn.
+A scene is a chain of objects: relation i holds between objects i and i + 1. "A left of B" and "B right of A"
+are the same scene. Every draw is a pure function of (seed, stream, number), whatever else is drawn.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Scene:
         return min((tuple(thing.values() for thing in end.objects), end.relations) for end in ends)
 
     def family(self) -> str:
-        """Equal for all scenes that arise by swapping attributes between objects or turning relations round."""
+        """Equal for all scenes that arise by swapping attributes between objects or turning relations."""
         columns = zip(*(thing.values() for thing in self.objects), strict=True)
         factors = [",".join(sorted(str(value) for value in column)) for column in columns]
         axes = sorted("x" if relation in ("left of", "right of") else "y" for relation in self.relations)
@@ -156,7 +156,7 @@ class World:
         raise UserError("--hold-out leaves no single object to evaluate on: hold out less")
 
     def evaluation_scenes(self, stream: str, num_objects: int) -> Iterator[Scene]:
-        """Distinct scenes that training never shows, factors equally frequent, until there seem to be no more."""
+        """Distinct scenes that training never shows, factors equally frequent, until no more are found."""
 
         def drawn(random: Random) -> Scene | None:
             scene = self.draw(random, num_objects=(num_objects,))

@@ -7,10 +7,11 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 from data_tools._scenes_options import ScenesOptions
-from data_tools._scenes_world import DUPLICATE_POOL, TEXTURES
+from data_tools._scenes_world import DUPLICATE_POOL, TEXTURES, World, generator
 
 DEFAULT_MARKS = 64
 
@@ -137,23 +138,22 @@ def write_scenes(
 ) -> dict[str, Any]:
     """Write ``options.out`` and return what its ``scenes.json`` says: options, counts and version.
 
-    ``progress(done, total)`` is called for every picture. ``scenes.json`` comes last: where it lies, all is there.
+    ``progress(done, total)`` is called for every picture. ``scenes.json`` comes last, when all is there.
 
     Raises:
         UserError: the directory is not empty, or the options leave too few scenes.
     """
     import vlp
     from data_tools._scenes_evaluation import Evaluation
-    from data_tools._scenes_training import training_sample
-    from vlp.data.write import ShardWriter, new_directory
+    from vlp.data.write import new_directory
 
-    out = new_directory(options.out)
     world = options.world()
+    world.training_scene(generator(options.seed, "scene", 0))  # refuses before anything is written
+    out = new_directory(options.out)
     phrasings = {"": options.eval_grammar}
     if options.eval_grammar not in options.grammars:
         phrasings |= {f"_grammar_{name}": name for name in options.grammars}
 
-    evaluations: list[Evaluation] = []
     total = done = 0
 
     def tick() -> None:
@@ -162,32 +162,16 @@ def write_scenes(
         if progress is not None:
             progress(done, total)
 
-    for suffix, grammar in phrasings.items():
-        evaluations.append(
-            Evaluation(
-                world,
-                out / "eval",
-                grammar,
-                suffix,
-                options.num_eval,
-                options.image_size,
-                options.shortcut,
-                tick,
-            )
-        )
+    sizes = (options.num_eval, options.image_size, options.shortcut)
+    evaluations = [
+        Evaluation(world, out / "eval", grammar, suffix, *sizes, tick)
+        for suffix, grammar in phrasings.items()
+    ]
     total = options.num_train + sum(evaluation.num_pictures for evaluation in evaluations)
-
     evaluation_counts: dict[str, int] = {}
     for evaluation in evaluations:
         evaluation_counts |= evaluation.write()
-
-    captions: Counter[str] = Counter()
-    with ShardWriter(out / "train", options.samples_per_shard) as shards:
-        for index in range(options.num_train):
-            image, caption, factors = training_sample(options, world, index)
-            shards.write(image, "png", caption, **factors)
-            captions[factors["noise"] or "clean"] += 1
-            tick()
+    captions = _write_training(options, world, out / "train", tick)
     if progress is not None:
         progress(total, total)
 
@@ -200,3 +184,20 @@ def write_scenes(
     }
     (out / "scenes.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
+
+
+def _write_training(
+    options: ScenesOptions, world: World, out: Path, tick: Callable[[], None]
+) -> Counter[str]:
+    """Write the shards; returns the number of captions by what was done to them."""
+    from data_tools._scenes_training import training_sample
+    from vlp.data.write import ShardWriter
+
+    captions: Counter[str] = Counter()
+    with ShardWriter(out, options.samples_per_shard) as shards:
+        for index in range(options.num_train):
+            image, caption, factors = training_sample(options, world, index)
+            shards.write(image, "png", caption, **factors)
+            captions[factors["noise"] or "clean"] += 1
+            tick()
+    return captions
