@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -39,7 +40,7 @@ def _columns(rows: Sequence[dict[str, float]]) -> dict[str, Points]:
     columns: dict[str, Points] = {}
     for row in rows:
         for name, value in row.items():
-            if name not in ("step", "samples") and isinstance(value, int | float):
+            if name not in ("step", "samples") and isinstance(value, int | float) and math.isfinite(value):
                 columns.setdefault(name, []).append((row["step"], value))
     return columns
 
