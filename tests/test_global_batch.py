@@ -34,8 +34,7 @@ def gradients(rank: int, world: int, config: dict[str, Any], objective: str, mic
     """Loss and gradients that a training step computes on this rank."""
     parsed = base.parse({"name": objective})
     config = {**config, "vision_cfg": {**config["vision_cfg"], "patch_dropout": patch_dropout}}
-    starts = {f"init_{name}": value for name, value in parsed.initial_logits().items()}
-    model = build(ModelOptions(config=config, **starts), seed=0).train()
+    model = build(ModelOptions(config=config), seed=0, starts=parsed.initial_logits()).train()
     wrapped = DistributedDataParallel(model) if world > 1 else model
     rows = GLOBAL_BATCH // world
     loss = embeddings.backward(

@@ -121,12 +121,11 @@ def test_a_warmup_longer_than_the_run_is_refused(written):
         recipe.load(written(), ["train.warmup=11"]).span(100)
 
 
-def test_siglip_brings_its_starts_but_a_given_value_wins(written):
-    siglip = ["objectives.0.name=siglip"]
-    assert recipe.load(written(), siglip).model_with_starts().init_logit_bias == -10
-    given = recipe.load(written(), [*siglip, "model.init_logit_bias=-5"]).model_with_starts()
-    assert given.init_logit_bias == -5
-    assert given.init_logit_scale == pytest.approx(2.302585)
+def test_siglip_brings_its_start_values_and_what_it_needs(written):
+    loaded = recipe.load(written(), ["objectives.0.name=siglip"])
+    assert loaded.starts() == {"logit_scale": pytest.approx(2.302585), "logit_bias": -10}
+    assert "logit_bias" in loaded.provides()
+    assert "logit_bias" not in recipe.load(written()).provides()
 
 
 def test_every_recipe_validates_and_says_its_command_cost_and_result():

@@ -47,7 +47,7 @@ def save(
     partial = root / f".step-{step:07d}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    save_openclip_directory(model, partial)
+    save_openclip_directory(model, partial, final=final)
     if ema is not None:
         save_file({name: value.contiguous() for name, value in ema.average.items()}, partial / "ema.safetensors")
     save_file(_optimizer_tensors(model, optimizer), partial / "optimizer.safetensors")

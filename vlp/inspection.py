@@ -16,7 +16,7 @@ def inspect(recipe: Recipe) -> str:
         UserError: what `train` would raise before its first step.
     """
     check_needs(recipe.objectives, recipe.provides())
-    model = outline(recipe.model_with_starts())
+    model = outline(recipe.model, recipe.starts())
     data = TrainingData(recipe.data, model.picture_format, model.tokenizer, recipe.train.global_batch_size, recipe.seed)
     span = recipe.span(data.num_samples)
     batch = recipe.train.global_batch_size

@@ -78,16 +78,9 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
         )
         return frozenset({"image", "text", *(["logit_bias"] if bias else [])})
 
-    def model_with_starts(self) -> ModelOptions:
-        """The model section, with the start values that the objectives' papers give where it names none.
-
-        A model that starts from weights keeps its own scale and bias.
-        """
-        if self.model.init is not None:
-            return self.model
-        starts = {f"init_{name}": value for o in self.objectives for name, value in o.initial_logits().items()}
-        missing = {name: value for name, value in starts.items() if getattr(self.model, name) is None}
-        return self.model.model_copy(update=missing)
+    def starts(self) -> dict[str, float]:
+        """Start values of logit_scale and logit_bias from the objectives' papers; what the model section says wins."""
+        return {name: value for objective in self.objectives for name, value in objective.initial_logits().items()}
 
     def span(self, num_samples: int) -> Span:
         """Length of the run in steps, for a data set of ``num_samples``."""
@@ -210,11 +203,15 @@ def _yaml(text: str, where: str) -> Any:
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """``over`` laid on ``base``: mappings merge, everything else is replaced."""
+    """``over`` laid on ``base``: mappings merge, null takes a key away, everything else is replaced (RFC 7386)."""
     merged = dict(base)
     for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
     return merged
 
 

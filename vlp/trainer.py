@@ -60,7 +60,7 @@ def train(recipe: Recipe) -> Outcome:
         # ---- Model and data
         check_needs(recipe.objectives, recipe.provides())
         tasks = evaluation.open_tasks(recipe.evaluate)
-        model = build(recipe.model_with_starts(), recipe.seed)
+        model = build(recipe.model, recipe.seed, recipe.starts())
         if world > 1 and torch.cuda.is_available():
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         data = TrainingData(
