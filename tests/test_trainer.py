@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,27 @@ def test_two_processes_train_like_one(recipe_file, tmp_path):
         command(recipe_file, f"run_dir={two}", launcher=launcher), env=ENVIRONMENT, capture_output=True, check=True
     )
     assert losses(two) == pytest.approx(one, rel=1e-4)
+
+
+def test_bad_samples_are_counted_named_and_kept_over_a_resume(recipe_file, scenes, tmp_path, capfd):
+    spoilt = tmp_path / "spoilt"
+    subprocess.run(["cp", "-r", str(scenes / "train"), str(spoilt)], check=True)
+    with tarfile.open(spoilt / "00000.tar") as tar:
+        picture = next(member for member in tar.getmembers() if member.name.endswith(".png"))
+    with (spoilt / "00000.tar").open("r+b") as file:
+        file.seek(picture.offset_data)
+        file.write(b"spoilt" * 4)
+    spoilt_run = [f"data.train={spoilt}", "data.max_bad_fraction=0.5", "evaluate.sets=[]", "train.steps=12"]
+    run_dir = run(recipe_file, *spoilt_run)
+    state = json.loads((run_dir / "checkpoints" / "latest" / "state.json").read_text())
+    assert state["bad_samples"]["kinds"] == {"undecodable picture": 2}  # 12 x 16 draws = two epochs of 96
+    assert "skipped 2 x undecodable picture, such as " in capfd.readouterr().err
+    subprocess.run(["rm", "-r", str(run_dir / "checkpoints" / "step-0000012")], check=True)
+    (run_dir / "checkpoints" / "latest").unlink()
+    run(recipe_file, *spoilt_run)
+    assert json.loads((run_dir / "checkpoints" / "latest" / "state.json").read_text()) == state
+    with pytest.raises(UserError, match=r"data\.max_bad_fraction"):
+        run(recipe_file, f"data.train={spoilt}", "data.max_bad_fraction=0.001", f"run_dir={tmp_path / 'strict'}")
 
 
 def test_accelerate_launch_starts_one_process_and_refuses_to_play_several(recipe_file):

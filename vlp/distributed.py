@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -62,6 +63,15 @@ def mean_over_ranks(values: dict[str, float], device: torch.device) -> dict[str,
     packed = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
     dist.all_reduce(packed)
     return dict(zip(values, (packed / world_size()).tolist(), strict=True))
+
+
+def from_all_ranks(value: Any) -> list[Any]:
+    """Every rank's ``value`` (small, picklable), in rank order, on all ranks."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:

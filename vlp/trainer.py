@@ -84,11 +84,12 @@ def train(recipe: Recipe) -> Outcome:
         optimizer = adamw(model, recipe.train)
         ema = EMA(model.clip, recipe.train.ema_decay) if recipe.train.ema_decay else None
         bad_samples = BadSamples(recipe.data.max_bad_fraction, data.num_samples)
+        earlier: list[dict[str, Any]] = []
         first_step = 0
         if resumed is not None:
             state = checkpoint.restore(resumed, model, optimizer, ema)
             first_step = state["step"]
-            bad_samples.load_state(state["bad_samples"])
+            earlier.append(state["bad_samples"])
             if accelerator.scaler is not None:
                 accelerator.scaler.load_state_dict(state["scaler"])
         wrapped, engine_optimizer = accelerator.prepare(model, optimizer)
@@ -104,6 +105,7 @@ def train(recipe: Recipe) -> Outcome:
             engine_optimizer,
             ema,
             bad_samples,
+            earlier,
             span,
             micro_batch_size,
         )
@@ -134,12 +136,18 @@ class _Run:
     engine_optimizer: torch.optim.Optimizer
     ema: EMA | None
     bad_samples: BadSamples
+    earlier_bad_samples: list[dict[str, Any]]
     span: Span
     micro_batch_size: int
     tracker: Tracker | None = None
 
     def samples(self, step: int) -> int:
         return step * self.recipe.train.global_batch_size
+
+    def all_bad_samples(self) -> BadSamples:
+        """Those of every rank, and of the run before it was resumed."""
+        states = distributed.from_all_ranks(self.bad_samples.state())
+        return self.bad_samples.merged([*self.earlier_bad_samples, *states])
 
 
 def _steps(run: _Run, data: TrainingData, tasks: list[Task], signals: Signals, first_step: int) -> Outcome:
@@ -173,7 +181,7 @@ def _steps(run: _Run, data: TrainingData, tasks: list[Task], signals: Signals, f
             stopwatch.reset()
     if first_step >= total:
         results = _evaluate(run, tasks, total)
-    for line in run.bad_samples.summary():
+    for line in run.all_bad_samples().summary():
         distributed.say(line)
     return Outcome(run.run_dir, total, finished=True, results=results)
 
@@ -213,6 +221,8 @@ def _log(run: _Run, figures: dict[str, Tensor], stopwatch: Stopwatch, step: int)
     _check_finite(values["loss"], step)
     batch_time, data_time = stopwatch.read()
     rate = run.recipe.train.global_batch_size / batch_time
+    bad_samples = run.all_bad_samples()
+    bad_samples.check()
     metrics = {
         **{f"train/{name}": value for name, value in values.items()},
         "train/lr": run.optimizer.param_groups[0]["lr"],
@@ -221,7 +231,7 @@ def _log(run: _Run, figures: dict[str, Tensor], stopwatch: Stopwatch, step: int)
         "train/data_time": data_time,
         "train/samples_per_second": rate,
         "train/samples_per_second_per_gpu": rate / distributed.world_size(),
-        "train/skipped_samples": float(run.bad_samples.total),
+        "train/skipped_samples": float(bad_samples.total),
     }
     if run.tracker is not None:
         run.tracker.log(step, run.samples(step), metrics, training_line(metrics))
@@ -244,11 +254,12 @@ def _evaluate(run: _Run, tasks: list[Task], step: int) -> list[evaluation.Result
 
 def _save(run: _Run, step: int) -> None:
     """Checkpoint from rank zero; the others wait until it is whole."""
+    bad_samples = run.all_bad_samples()
     if distributed.rank() == 0:
         scaler = run.accelerator.scaler
         state: dict[str, Any] = {
             "samples": run.samples(step),
-            "bad_samples": run.bad_samples.state(),
+            "bad_samples": bad_samples.state(),
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
         checkpoint.save(run.run_dir, step, run.model, run.optimizer, run.ema, state, run.recipe.checkpoint.keep)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -42,8 +43,15 @@ class BadSamples:
         """What a checkpoint keeps, so that totals go on after a resume."""
         return {"kinds": dict(self.kinds), "examples": self.examples, "seen": self.seen}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.kinds, self.examples, self.seen = Counter(state["kinds"]), dict(state["examples"]), state["seen"]
+    def merged(self, states: Iterable[dict[str, Any]]) -> BadSamples:
+        """New counts under the same limit: the sum of ``states`` (of every rank, of the run before a resume)."""
+        total = copy.copy(self)
+        total.kinds, total.examples, total.seen = Counter(), {}, 0
+        for state in states:
+            total.kinds.update(state["kinds"])
+            total.examples = {**state["examples"], **total.examples}
+            total.seen += state["seen"]
+        return total
 
     def summary(self) -> list[str]:
         """One line a kind, the most frequent first."""
