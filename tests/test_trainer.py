@@ -82,7 +82,9 @@ def test_a_run_leaves_what_the_readme_says(recipe_file, scenes):
     rows = read_metrics(run_dir / "metrics.jsonl")
     assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, 9))
     assert all(row["samples"] == row["step"] * 16 for row in rows)
-    assert {"val/image_to_text_R@1", "val/retrieval/text_to_image_R@5", "val/colour-zeroshot-val-top1"} <= rows[-1].keys()
+    assert {"val/image_to_text_R@1", "val/retrieval/text_to_image_R@5", "val/colour-zeroshot-val-top1"} <= rows[
+        -1
+    ].keys()
     assert {path.stem for path in (run_dir / "evaluation").glob("*.json")} == {"retrieval", "colour", "swaps"}
     result = json.loads((run_dir / "evaluation" / "retrieval.json").read_text())
     assert {"image_retrieval_recall@1", "text_retrieval_recall@5"} <= result["metrics"].keys()
@@ -189,7 +191,16 @@ def test_bad_samples_are_counted_named_and_kept_over_a_resume(recipe_file, scene
 
 
 def test_accelerate_launch_starts_one_process_and_refuses_to_play_several(recipe_file):
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--dynamo_backend", "no"]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_machines",
+        "1",
+        "--dynamo_backend",
+        "no",
+    ]
     training = ["--mixed_precision", "no", "-m", "vlp", "train", str(recipe_file), "evaluate.sets=[]"]
     one = subprocess.run([*launch, "--num_processes", "1", *training], env=ENVIRONMENT, capture_output=True, text=True)
     assert one.returncode == 0, one.stderr

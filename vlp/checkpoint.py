@@ -15,13 +15,17 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, Field
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vlp.ema import EMA
-from vlp.encoders.openclip import WEIGHTS_FILE, save_openclip_directory
+from vlp.encoders.openclip import EMA_FILE, WEIGHTS_FILE, save_openclip_directory
 from vlp.encoders.two_tower import TwoTower
 from vlp.types import UserError
+
+
+OPTIMIZER_FILE = "optimizer.safetensors"
 
 
 class CheckpointOptions(BaseModel, frozen=True, extra="forbid"):
@@ -40,33 +44,51 @@ def save(
     state: dict[str, Any],
     keep: int,
 ) -> Path:
-    """Write ``checkpoints/step-NNNNNNN`` beside its place, rename it, point ``latest`` at it, drop the oldest."""
+    """Write ``checkpoints/step-NNNNNNN`` beside its place, rename it, point ``latest`` at it, drop the oldest.
+
+    Raises:
+        UserError: it cannot be written; the checkpoint before stays as it is.
+    """
     root = run_dir / "checkpoints"
-    root.mkdir(parents=True, exist_ok=True)
     final = root / f"step-{step:07d}"
     partial = root / f".step-{step:07d}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    save_openclip_directory(model, partial, final=final)
-    if ema is not None:
-        save_file({name: value.contiguous() for name, value in ema.average.items()}, partial / "ema.safetensors")
-    save_file(_optimizer_tensors(model, optimizer), partial / "optimizer.safetensors")
-    shutil.copy(run_dir / "recipe.yaml", partial / "recipe.yaml")
-    (partial / "state.json").write_text(json.dumps({"step": step, **state}, indent=1), encoding="utf-8")
-    for path in partial.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
-
-    pointer = root / ".latest.partial"
-    pointer.unlink(missing_ok=True)
-    pointer.symlink_to(final.name)
-    pointer.replace(root / "latest")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_openclip_directory(model, partial, final=final)
+        if ema is not None:
+            save_file({name: value.contiguous() for name, value in ema.average.items()}, partial / EMA_FILE)
+        save_file(_optimizer_tensors(model, optimizer), partial / OPTIMIZER_FILE)
+        shutil.copy(run_dir / "recipe.yaml", partial / "recipe.yaml")
+        (partial / "state.json").write_text(json.dumps({"step": step, **state}, indent=1), encoding="utf-8")
+        _flush_to_disk(partial)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        _point(root / "latest", final.name)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"checkpoint {final} cannot be written ({error}): the one before stays; free the disk and start again"
+        ) from error
     for old in _all(root)[:-keep]:
         shutil.rmtree(old)
     return final
+
+
+def _flush_to_disk(directory: Path) -> None:
+    for path in [p for p in directory.rglob("*") if p.is_file()] + [directory]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _point(link: Path, target: str) -> None:
+    """Make ``link`` a symbolic link to ``target`` in one step."""
+    partial = link.with_name(f".{link.name}.partial")
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(target)
+    partial.replace(link)
 
 
 def latest(run_dir: Path) -> Path | None:
@@ -86,12 +108,12 @@ def restore(checkpoint: Path, model: TwoTower, optimizer: torch.optim.Optimizer,
     """
     try:
         model.clip.load_state_dict(load_file(checkpoint / WEIGHTS_FILE))
-        _restore_optimizer(model, optimizer, load_file(checkpoint / "optimizer.safetensors"))
+        _restore_optimizer(model, optimizer, load_file(checkpoint / OPTIMIZER_FILE))
         if ema is not None:
-            for name, value in load_file(checkpoint / "ema.safetensors").items():
+            for name, value in load_file(checkpoint / EMA_FILE).items():
                 ema.average[name].copy_(value)
         return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
         raise UserError(
             f"checkpoint {checkpoint} cannot be resumed ({error}); remove it to go on from the one before"
         ) from error

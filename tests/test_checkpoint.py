@@ -1,0 +1,103 @@
+"""Checkpoints: atomic, loadable by open_clip, and clear about what is broken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+
+from vlp import checkpoint
+from vlp.ema import EMA
+from vlp.encoders.openclip import ModelOptions, build
+from vlp.encoders.two_tower import TwoTower
+from vlp.optim import OptimOptions, adamw
+from vlp.types import UserError
+
+
+@pytest.fixture
+def model(tiny_model) -> TwoTower:
+    return build(ModelOptions(config=tiny_model), seed=0)
+
+
+def trained_once(model: TwoTower) -> torch.optim.Optimizer:
+    optimizer = adamw(model, OptimOptions())
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    return optimizer
+
+
+def save(run_dir: Path, step: int, model: TwoTower, optimizer: torch.optim.Optimizer, ema: EMA | None = None) -> Path:
+    run_dir.mkdir(exist_ok=True)
+    (run_dir / "recipe.yaml").write_text("name: test\n")
+    return checkpoint.save(run_dir, step, model, optimizer, ema, {"samples": 8 * step}, keep=2)
+
+
+def test_weights_average_moments_and_counters_come_back(tmp_path, model, tiny_model):
+    optimizer, ema = trained_once(model), EMA(model.clip, 0.5)
+    save(tmp_path / "run", 7, model, optimizer, ema)
+    other = build(ModelOptions(config=tiny_model), seed=1)
+    other_optimizer, other_ema = adamw(other, OptimOptions()), EMA(other.clip, 0.5)
+    found = checkpoint.latest(tmp_path / "run")
+    assert checkpoint.restore(found, other, other_optimizer, other_ema) == {"step": 7, "samples": 56}
+    for one, two in ((model.clip.state_dict(), other.clip.state_dict()), (ema.average, other_ema.average)):
+        assert all(torch.equal(one[name], two[name]) for name in one)
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        assert all(torch.equal(optimizer.state[one][k], other_optimizer.state[two][k]) for k in optimizer.state[one])
+
+
+def test_open_clip_loads_a_checkpoint(tmp_path, model):
+    path = save(tmp_path / "run", 1, model, trained_once(model))
+    loaded, _, _ = open_clip.create_model_and_transforms(f"local-dir:{path}")
+    assert torch.equal(loaded.visual.proj, model.clip.visual.proj)
+
+
+def test_the_newest_stay_and_latest_points_at_the_last(tmp_path, model):
+    optimizer = trained_once(model)
+    for step in (1, 2, 3):
+        save(tmp_path / "run", step, model, optimizer)
+    root = tmp_path / "run" / "checkpoints"
+    assert sorted(p.name for p in root.iterdir()) == ["latest", "step-0000002", "step-0000003"]
+    assert checkpoint.latest(tmp_path / "run") == (root / "step-0000003").resolve()
+
+
+def test_a_save_that_dies_leaves_the_one_before(tmp_path, model, monkeypatch):
+    optimizer = trained_once(model)
+    save(tmp_path / "run", 1, model, optimizer)
+
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    with pytest.raises(UserError, match="No space left"):
+        save(tmp_path / "run", 2, model, optimizer)
+    assert checkpoint.latest(tmp_path / "run").name == "step-0000001"
+
+
+def test_a_run_without_a_checkpoint_has_none(tmp_path):
+    assert checkpoint.latest(tmp_path) is None
+
+
+@pytest.mark.parametrize("name", ["open_clip_model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_broken_file_is_named(tmp_path, model, name):
+    optimizer = trained_once(model)
+    path = save(tmp_path / "run", 1, model, optimizer)
+    (path / name).write_bytes((path / name).read_bytes()[:10])
+    with pytest.raises(UserError, match="cannot be resumed") as raised:
+        checkpoint.restore(path, model, optimizer, None)
+    assert "\n" not in str(raised.value)
+    assert path.name in str(raised.value)
+
+
+def test_the_average_is_what_the_formula_says_and_is_lent_for_evaluation(model):
+    ema = EMA(model.clip, decay=0.9)
+    before = model.clip.visual.proj.detach().clone()
+    with torch.no_grad():
+        model.clip.visual.proj += 1.0
+    ema.update(model.clip)
+    after = model.clip.visual.proj.detach().clone()
+    with ema.applied(model.clip):
+        torch.testing.assert_close(model.clip.visual.proj, 0.9 * before + 0.1 * after)
+    assert torch.equal(model.clip.visual.proj, after)
