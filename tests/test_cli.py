@@ -140,7 +140,9 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(home: Path, capsys, arguments
     assert not (home / "out").exists()
 
 
-@pytest.mark.parametrize("arguments", ["", "tarin quickstart", "train", "train --lr 3 quickstart", "data", "data scene x"])
+@pytest.mark.parametrize(
+    "arguments", ["", "tarin quickstart", "train", "train --lr 3 quickstart", "data", "data scene x"]
+)
 def test_a_command_line_that_cannot_be_read_shows_the_usage(capsys, arguments: str) -> None:
     with pytest.raises(SystemExit) as ended:
         vlp(*arguments.split())
