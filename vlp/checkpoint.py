@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vlp.ema import EMA
-from vlp.encoders.openclip import EMA_FILE, WEIGHTS_FILE, save_openclip_directory
+from vlp.encoders.openclip import save_openclip_directory
+from vlp.encoders.source import EMA_FILE, WEIGHTS_FILE
 from vlp.encoders.two_tower import TwoTower
 from vlp.types import UserError
-
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 

