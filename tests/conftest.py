@@ -1,9 +1,12 @@
-"""Fixtures that several tests share: real processes over gloo, a tiny model."""
+"""Fixtures that several tests share: real processes over gloo, a tiny model, the commands of a document."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import re
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -72,3 +75,38 @@ def run_ranks(tmp_path: Path) -> Callable[..., list[Any]]:
 def tiny_model() -> dict[str, Any]:
     """An open_clip model_cfg of a few thousand weights beside its vocabulary."""
     return TINY_MODEL
+
+
+MARKED = re.compile(r"^<!-- (file|test): (\S+) -->\n+```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def run_document() -> Callable[..., None]:
+    """``run_document(text, directory, **environment)`` does what the marked blocks of a Markdown text say, in order.
+
+    A comment right above a fenced block marks it: ``<!-- file: PATH -->`` writes the block to ``directory/PATH``,
+    ``<!-- test: quick -->`` runs it in bash and ``<!-- test: python -->`` in Python, both in ``directory`` and with the
+    ``vlp`` of these tests; ``<!-- test: install -->``, a set-up that cannot run inside pytest, is left out. A block
+    that fails is an AssertionError with what it printed.
+    """
+
+    def run(text: str, directory: Path, **environment: str) -> None:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        shells = {("quick", "bash"): ["bash", "-euo", "pipefail", "-c"], ("python", "python"): [sys.executable, "-c"]}
+        for kind, mark, language, content in MARKED.findall(text):
+            if kind == "file":
+                (directory / mark).parent.mkdir(parents=True, exist_ok=True)
+                (directory / mark).write_text(content, encoding="utf-8")
+            elif mark != "install":
+                done = subprocess.run(
+                    [*shells[mark, language], content],
+                    cwd=directory,
+                    env={**os.environ, "PATH": path, **environment},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    timeout=300,
+                )
+                assert done.returncode == 0, f"{content}\n{done.stdout}"
+
+    return run
