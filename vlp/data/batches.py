@@ -27,14 +27,18 @@ _MAX_ATTEMPTS = 100
 
 
 class DataOptions(BaseModel, frozen=True, extra="forbid"):
-    """What is trained on. ``workers`` are processes a rank, ``shuffle_window`` counts samples."""
+    """What is trained on, and which text and crop of it."""
 
-    train: str | list[str]
-    captions: list[CaptionSource] = Field(default=[CaptionSource(source="txt")], min_length=1)
+    train: str | list[str] = Field(description="tar shards: a tar, a directory, a glob, a brace pattern, or several")
+    captions: list[CaptionSource] = Field(
+        default=[CaptionSource(source="txt")], min_length=1, description="texts of which one is drawn for each sample"
+    )
     augment: AugmentOptions = AugmentOptions()
-    workers: int = Field(default=2, ge=0)
-    shuffle_window: int = Field(default=10_000, ge=1)
-    max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
+    workers: int = Field(default=2, ge=0, description="processes of each rank that decode pictures; 0: none")
+    shuffle_window: int = Field(default=10_000, ge=1, description="samples that are shuffled together")
+    max_bad_fraction: float = Field(
+        default=0.01, ge=0, le=1, description="share of unusable samples beyond which the run ends"
+    )
 
 
 class _Rows(NamedTuple):

@@ -13,10 +13,14 @@ from vlp.types import UserError
 
 
 class CaptionSource(BaseModel, frozen=True, extra="forbid"):
-    """``txt`` or ``json.FIELD`` (a string, or a list of which one is drawn), and how often it is drawn."""
+    """Where a text of a sample stands, and how often it is drawn."""
 
-    source: str = Field(pattern=r"^(txt|json\..+)$")
-    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    source: str = Field(
+        pattern=r"^(txt|json\..+)$", description="`txt`, or `json.FIELD`: a string, or a list of which one is drawn"
+    )
+    weight: float = Field(
+        default=1.0, gt=0, allow_inf_nan=False, description="how often, relative to the sample's other sources"
+    )
 
     @property
     def member(self) -> str:

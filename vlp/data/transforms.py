@@ -39,21 +39,17 @@ class PictureFormat:
 
 
 class AugmentOptions(BaseModel, frozen=True, extra="forbid"):
-    """How training pictures vary. The crop is always drawn; the rest is off by default.
+    """How training pictures vary. The crop is always drawn; the rest is off by default."""
 
-    ``crop_scale`` is a range of the share of the area, ``crop_ratio`` of width / height, ``rotate`` the
-    largest angle in degrees either way, ``flip`` and ``grey`` are probabilities, ``colour_jitter`` holds the
-    strengths (brightness, contrast, saturation, hue). Transparent pictures are laid on ``ground``: white, or
-    a colour drawn each time.
-    """
-
-    crop_scale: tuple[float, float] = (0.9, 1.0)
-    crop_ratio: tuple[float, float] = (0.75, 1.333)
-    flip: float = Field(default=0.0, ge=0, le=1)
-    colour_jitter: Jitter | None = None
-    grey: float = Field(default=0.0, ge=0, le=1)
-    ground: Literal["white", "random"] = "white"
-    rotate: float = Field(default=0.0, ge=0, le=180)
+    crop_scale: tuple[float, float] = Field((0.9, 1.0), description="range of the crop's share of the area")
+    crop_ratio: tuple[float, float] = Field((0.75, 1.333), description="range of the crop's width / height")
+    flip: float = Field(default=0.0, ge=0, le=1, description="probability of mirroring left and right")
+    colour_jitter: Jitter | None = Field(None, description="strengths: brightness, contrast, saturation, hue")
+    grey: float = Field(default=0.0, ge=0, le=1, description="probability of taking the colours away")
+    ground: Literal["white", "random"] = Field(
+        "white", description="what transparent pictures are laid on: white, or a colour drawn each time"
+    )
+    rotate: float = Field(default=0.0, ge=0, le=180, description="largest angle in degrees, either way")
 
     @model_validator(mode="after")
     def _ranges(self) -> AugmentOptions:

@@ -12,33 +12,42 @@ Lock = StrictBool | Annotated[int, Field(ge=1, strict=True)]
 class PictureOptions(BaseModel, frozen=True, extra="forbid"):
     """How pictures become pixels, where it differs from what the weights or open_clip's defaults say."""
 
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    interpolation: Literal["bicubic", "bilinear"] | None = None
-    resize_mode: Literal["shortest", "longest", "squash"] | None = None
-    fill_color: Annotated[int, Field(ge=0, le=255)] | None = None
+    mean: tuple[float, float, float] | None = Field(None, description="of the colours in 0..1, subtracted")
+    std: tuple[float, float, float] | None = Field(None, description="of the colours in 0..1, divided by")
+    interpolation: Literal["bicubic", "bilinear"] | None = Field(None, description="how pictures are resized")
+    resize_mode: Literal["shortest", "longest", "squash"] | None = Field(
+        None, description="in evaluation: crop what exceeds, pad what lacks, or distort"
+    )
+    fill_color: Annotated[int, Field(ge=0, le=255)] | None = Field(None, description="of the padding of `longest`")
 
 
 class ModelOptions(BaseModel, frozen=True, extra="forbid"):
     """Two towers and where they start.
 
-    ``name`` is a model name of open_clip; ``config`` its model configuration (``embed_dim``,
-    ``vision_cfg``, ``text_cfg``) inline or the path of a JSON file. ``text_cfg.hf_model_name`` may be a
-    directory, a name on the hub or ``package:NAME``, an installed Python package that carries a model.
-    ``init`` is a pretraining tag of open_clip, a weights file, a directory (run, checkpoint or export) or
-    ``hf-hub:OWNER/MODEL``; a directory and the hub bring their own configuration where neither ``name`` nor
-    ``config`` is given. ``init_logit_scale`` (the logarithm) and ``init_logit_bias`` win over what the
-    weights bring. A lock is ``true``, or the number of last layer groups that stay trainable; the new
-    projection on top of a timm or transformers tower is never locked.
+    A directory or the hub as ``init`` brings its own configuration where neither ``name`` nor ``config`` is given.
+    ``text_cfg.hf_model_name`` of a configuration may be a directory, a name on the hub or ``package:NAME``, an
+    installed Python package that carries a model. The new projection on top of a timm or transformers tower is never
+    locked.
     """
 
-    name: str | None = None
-    config: dict[str, Any] | str | None = None
-    init: str | None = None
-    init_logit_scale: float | None = None
-    init_logit_bias: float | None = None
-    lock_image: Lock = False
-    lock_text: Lock = False
+    name: str | None = Field(None, description="a model name of open_clip, such as ViT-B-32")
+    config: dict[str, Any] | str | None = Field(
+        None,
+        description="a model configuration of open_clip (`embed_dim`, `vision_cfg`, `text_cfg`), inline or a JSON file",
+    )
+    init: str | None = Field(
+        None,
+        description="weights: a pretraining tag of open_clip, a file, a directory (run, checkpoint or export) or "
+        "`hf-hub:OWNER/MODEL`; from scratch without it",
+    )
+    init_logit_scale: float | None = Field(
+        None, description="logarithm of the multiplier at the start; wins over what weights and objectives bring"
+    )
+    init_logit_bias: float | None = Field(
+        None, description="added to logits at the start; wins over what weights and objectives bring"
+    )
+    lock_image: Lock = Field(False, description="true, or the number of last layer groups that stay trainable")
+    lock_text: Lock = Field(False, description="true, or the number of last layer groups that stay trainable")
     picture: PictureOptions = PictureOptions()
 
     @model_validator(mode="after")

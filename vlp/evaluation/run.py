@@ -24,14 +24,11 @@ TASKS = "vlp.evaluation.tasks"
 
 
 class EvaluateOptions(BaseModel, frozen=True, extra="forbid"):
-    """The ``evaluate`` section of a recipe."""
+    """On what the model is evaluated, and when."""
 
-    sets: list[str] = []
-    """Directories of evaluation sets."""
-    every: int | None = Field(None, ge=1)
-    """Steps between evaluations during training; there is always one at the end."""
-    batch_size: int = Field(256, ge=1)
-    """Pictures, or texts, embedded at once."""
+    sets: list[str] = Field([], description="directories of evaluation sets")
+    every: int | None = Field(None, ge=1, description="steps between evaluations; there is always one at the end")
+    batch_size: int = Field(256, ge=1, description="pictures, or texts, embedded at once")
 
 
 @dataclass(frozen=True)
