@@ -90,7 +90,7 @@ def benchmark(arguments: argparse.Namespace) -> None:
         },
         "versions": {"vlp": own_versions(), figures.PEER: peer.versions(seeds)},
         "training_samples": num_samples,
-        "open_clip_arguments": [text for text in peer.arguments(seeds[0]) if text != peer.train_data],
+        "open_clip_arguments": ["SHARDS" if text == peer.train_data else text for text in peer.arguments(seeds[0])],
         **figures.summarise(found),
     }
     write(results, arguments.output)
