@@ -93,6 +93,7 @@ def run_document() -> Callable[..., None]:
     def run(text: str, directory: Path, **environment: str) -> None:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         shells = {("quick", "bash"): ["bash", "-euo", "pipefail", "-c"], ("python", "python"): [sys.executable, "-c"]}
+        directory.mkdir(parents=True, exist_ok=True)
         for kind, mark, language, content in MARKED.findall(text):
             if kind == "file":
                 (directory / mark).parent.mkdir(parents=True, exist_ok=True)
