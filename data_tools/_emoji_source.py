@@ -29,6 +29,7 @@ NOT_FREE = {
     "apple": "Apple licenses its drawings for no such use",
     "facebook": "Facebook's drawings have no clear licence",
 }
+GENDERS: dict[int | None, str | None] = {0: "female", 1: "male"}
 TONES = {1: "light", 2: "medium-light", 3: "medium", 4: "medium-dark", 5: "dark"}
 
 
@@ -161,7 +162,7 @@ def _emoji(
         subgroup=groups["subgroups"].get(str(base.get("subgroup")), "component"),
         order=entry.get("order", 0),
         tones=tuple(tone) if isinstance(tone, list) else (tone,) if tone else (),
-        gender={0: "female", 1: "male"}.get(entry.get("gender", base.get("gender")), _gender_of(base["label"])),
+        gender=GENDERS.get(entry.get("gender", base.get("gender")), _gender_of(base["label"])),
         translations=translations,
     )
 

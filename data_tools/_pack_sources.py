@@ -73,7 +73,7 @@ def _folder(options: SourceOptions, summary: Summary) -> list[Entry]:
     for path in files:
         if path.suffix == ".txt" and path.with_suffix("") not in stems:
             summary.skip("caption without picture", path.relative_to(options.src).as_posix())
-    entries = []
+    entries: list[Entry] = []
     for path in pictures:
         name = path.relative_to(options.src).as_posix()
         text = path.with_suffix(".txt")

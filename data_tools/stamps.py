@@ -199,7 +199,7 @@ def _picture(stamp: Stamp, options: StampsOptions, summary: Summary) -> Image | 
             with Image.open(stamp.path) as opened:
                 image = opened.convert("RGBA")
     except ImportError:
-        summary.skip('SVG without cairosvg (pip install "vlp[svg]")', stamp.name)
+        summary.skip('SVG without cairosvg (pip install "vlp[svg]") and the Cairo library', stamp.name)
         return None
     except Exception:  # cairosvg raises whatever its parsers raise
         summary.skip("undecodable picture", stamp.name)
@@ -214,8 +214,12 @@ def _picture(stamp: Stamp, options: StampsOptions, summary: Summary) -> Image | 
 
 def _drawn(path: Path, longer_side: int) -> Image:
     """An SVG drawn so that its longer side has ``longer_side`` pixels."""
-    import cairosvg
     from PIL import Image
+
+    try:
+        import cairosvg
+    except OSError as error:  # pip brings the package, but not the library that it calls
+        raise ImportError(str(error)) from error
 
     with Image.open(io.BytesIO(cairosvg.svg2png(url=str(path), output_width=longer_side))) as wide:
         width, height = wide.size

@@ -112,7 +112,7 @@ def restore(checkpoint: Path, model: TwoTower, optimizer: torch.optim.Optimizer,
         if ema is not None:
             for name, value in load_file(checkpoint / EMA_FILE).items():
                 ema.average[name].copy_(value)
-        return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
     except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
         raise UserError(
             f"checkpoint {checkpoint} cannot be resumed ({error}); remove it to go on from the one before"

@@ -15,6 +15,14 @@ from PIL import Image
 from data_tools.stamps import StampsOptions, read_captions, variants, write_stamps
 from vlp.types import UserError
 
+try:
+    import cairosvg  # noqa: F401
+except (ImportError, OSError) as error:  # OSError: the package is here, but not the Cairo library
+    WITHOUT_CAIRO = f"SVGs cannot be drawn: {error}"
+else:
+    WITHOUT_CAIRO = ""
+needs_cairo = pytest.mark.skipif(bool(WITHOUT_CAIRO), reason=WITHOUT_CAIRO)
+
 DEBIAN = Path("/usr/share/tuxpaint/stamps")
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}"><rect width="50" height="50" fill="{fill}"/></svg>'
 
@@ -83,8 +91,8 @@ def test_the_png_is_taken_where_there_are_both(tree: Path, tmp_path: Path) -> No
     assert "animals/owl.svg" not in found
 
 
+@needs_cairo
 def test_svg_is_drawn_at_the_longer_side_and_large_png_reduced_to_it(tree: Path, tmp_path: Path) -> None:
-    pytest.importorskip("cairosvg")
     (tree / "animals/owl.png").unlink()
     summary = write_stamps(StampsOptions(tree, tmp_path / "out", image_size=120))
     found = samples(tmp_path / "out")
@@ -96,20 +104,26 @@ def test_svg_is_drawn_at_the_longer_side_and_large_png_reduced_to_it(tree: Path,
     assert summary.counts["of them drawn from SVG"] == 1
 
 
+@needs_cairo
 def test_tall_svg_is_drawn_at_its_height(tmp_path: Path) -> None:
-    pytest.importorskip("cairosvg")
     stamp(tmp_path / "tree", "tower.svg", "A tower.", (50, 200))
     write_stamps(StampsOptions(tmp_path / "tree", tmp_path / "out", image_size=80))
     assert samples(tmp_path / "out")["tower.svg"][1].size == (20, 80)
 
 
+@pytest.mark.parametrize("reason", ["package", "library"])
 def test_without_cairosvg_svgs_are_counted_and_the_cure_is_named(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
     (tree / "animals/owl.png").unlink()
-    monkeypatch.setitem(sys.modules, "cairosvg", None)
+    if reason == "package":
+        monkeypatch.setitem(sys.modules, "cairosvg", None)
+    else:
+        monkeypatch.delitem(sys.modules, "cairosvg", raising=False)
+        (tmp_path / "cairosvg.py").write_text("raise OSError('no library called cairo-2 was found')")
+        monkeypatch.syspath_prepend(tmp_path)
     summary = write_stamps(StampsOptions(tree, tmp_path / "out"))
-    assert summary.skipped_by_kind()['SVG without cairosvg (pip install "vlp[svg]")'] == 1
+    assert summary.skipped_by_kind()['SVG without cairosvg (pip install "vlp[svg]") and the Cairo library'] == 1
     assert "animals/owl.svg" not in samples(tmp_path / "out")
 
 
@@ -205,6 +219,7 @@ def test_caption_files_in_their_odd_forms(tmp_path: Path) -> None:
     assert read_captions(path) == {}
 
 
+@needs_cairo
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="apt-get install tuxpaint-stamps-default gives the real stamps")
 def test_the_real_animals(tmp_path: Path) -> None:
     summary = write_stamps(StampsOptions(DEBIAN / "animals", tmp_path / "out", languages=("en", "ja")))

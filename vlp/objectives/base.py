@@ -43,7 +43,7 @@ def parse(entry: dict[str, Any]) -> Objective:
         raise UserError(f"objectives: each entry needs a name, such as {{name: infonce}}; got {entry!r}")
     module = resolve.module("vlp.objectives", str(entry["name"]), "objective")
     try:
-        return module.Objective.model_validate(entry)  # type: ignore[no-any-return]
+        return module.Objective.model_validate(entry)
     except ValidationError as error:
         raise explain(error, module.Objective, f"objective '{entry['name']}'") from None
 
