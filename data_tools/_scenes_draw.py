@@ -21,7 +21,7 @@ ACROSS = 0.5
 MAX_TRIES = 1000
 
 # Diameter of (small, large) as a share of the image size; three large objects must fit in a row.
-DIAMETERS = {1: (0.22, 0.40), 2: (0.22, 0.40), 3: (0.16, 0.27)}
+DIAMETERS = {1: (0.30, 0.43), 2: (0.30, 0.43), 3: (0.18, 0.27)}
 
 PAINT = {
     "red": (220, 30, 35),
@@ -108,18 +108,14 @@ def arrange(scene: Scene, random: Random, image_size: int, max_objects: int) -> 
     raise AssertionError(f"no room for {scene}")
 
 
-def _walk(
-    scene: Scene, diameters: list[float], random: Random, image_size: int, slack: float
-) -> list[Place] | None:
+def _walk(scene: Scene, diameters: list[float], random: Random, image_size: int, slack: float) -> list[Place] | None:
     """Lay each object beside the one before and shift all into the picture; None where that does not fit."""
     gap, edge = GAP * image_size, EDGE * image_size
     x = y = 0.0
     centres = [(x, y)]
     for k, relation in enumerate(scene.relations):
         along = (diameters[k] + diameters[k + 1]) / 2 + gap
-        along += (
-            random.random() * slack * max(0.0, image_size - 2 * edge - gap - diameters[k] - diameters[k + 1])
-        )
+        along += random.random() * slack * max(0.0, image_size - 2 * edge - gap - diameters[k] - diameters[k + 1])
         across = (2 * random.random() - 1) * slack * ACROSS * along
         step_x, step_y = STEP[relation]
         x, y = x + step_x * along + step_y * across, y + step_y * along + step_x * across
@@ -192,9 +188,7 @@ def _pattern(texture: str, place: Place, image_size: int) -> Image.Image:
             x, y = left + column * cell, top + row * cell
             if texture == "dotted" and row % 2 == 0 and column % 2 == 0:
                 pencil.ellipse((x + 0.3 * cell, y + 0.3 * cell, x + 1.7 * cell, y + 1.7 * cell), fill=255)
-            elif (texture == "striped" and row % 2) or (
-                texture == "checked" and (row // 2 + column // 2) % 2
-            ):
+            elif (texture == "striped" and row % 2) or (texture == "checked" and (row // 2 + column // 2) % 2):
                 pencil.rectangle((x, y, x + cell, y + cell), fill=255)
     return pattern
 

@@ -76,9 +76,7 @@ class Evaluation:
             counts[factor] = self._classification(factor)
         if self.num_marks:
             counts["shortcut"] = self._shortcut()
-        return {
-            self._folder(name).relative_to(self.directory).as_posix(): count for name, count in counts.items()
-        }
+        return {self._folder(name).relative_to(self.directory).as_posix(): count for name, count in counts.items()}
 
     def _folder(self, name: str) -> Path:
         head, *tail = name.split("/")
@@ -120,9 +118,7 @@ class Evaluation:
 
         words = getattr(GRAMMARS[self.grammar], f"{factor}s")
         templates = prompts(factor, self.world.textures, self.grammar)
-        return write_classification_set(
-            self._folder(factor), items(), [words[value] for value in values], templates
-        )
+        return write_classification_set(self._folder(factor), items(), [words[value] for value in values], templates)
 
     def _shortcut(self) -> int:
         def items() -> Iterator[tuple[bytes, str, int]]:
@@ -168,9 +164,7 @@ def prompts(factor: str, textures: tuple[str, ...], grammar: str) -> list[str]:
     """Canonical captions of single objects with the word of ``factor`` (colour or shape) left open as {c}."""
     words = getattr(GRAMMARS[grammar], f"{factor}s")
     others = [
-        Thing(SHAPES[0], value, size, texture)
-        if factor == "shape"
-        else Thing(value, COLOURS[0], size, texture)
+        Thing(SHAPES[0], value, size, texture) if factor == "shape" else Thing(value, COLOURS[0], size, texture)
         for value in (COLOURS if factor == "shape" else SHAPES)
         for size in SIZES
         for texture in textures

@@ -77,9 +77,7 @@ A = Grammar(
 B = Grammar(
     name="B",
     shapes=dict(
-        zip(
-            SHAPES, ("disc", "box", "wedge", "pentagram", "plus", "rhombus", "hoop", "valentine"), strict=True
-        )
+        zip(SHAPES, ("disc", "box", "wedge", "pentagram", "plus", "rhombus", "hoop", "valentine"), strict=True)
     ),
     colours=dict(
         zip(
@@ -113,11 +111,7 @@ def phrase(scene: Scene, grammar: str, random: Random | None = None) -> str:
         scene = replace(scene, objects=tuple(replace(thing, size=None) for thing in scene.objects))
 
     def variant(choices: tuple[str, ...]) -> str:
-        return (
-            choices[0]
-            if random is None or random.random() >= VARIED
-            else random.choice(choices[1:] or choices)
-        )
+        return choices[0] if random is None or random.random() >= VARIED else random.choice(choices[1:] or choices)
 
     slots = {
         letter: words.thing(thing, "the" if letter in words.definite else "a")
@@ -167,9 +161,7 @@ def _patterns(words: Grammar) -> list[tuple[re.Pattern[str], int]]:
     slots = {}
     for letter in "abc":
         size = one_of(f"{letter}_size", list(words.sizes.values()))
-        texture = one_of(
-            f"{letter}_texture", [word for value, word in words.textures.items() if value != "plain"]
-        )
+        texture = one_of(f"{letter}_texture", [word for value, word in words.textures.items() if value != "plain"])
         colour = one_of(f"{letter}_colour", list(words.colours.values()))
         shape = one_of(f"{letter}_shape", list(words.shapes.values()))
         article = "the" if letter in words.definite else "an?"

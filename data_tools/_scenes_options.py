@@ -57,9 +57,7 @@ class ScenesOptions:
             if not 0 <= getattr(self, name) <= high:
                 raise UserError(f"{_flag(name)} {getattr(self, name)} must lie between 0 and {high:g}")
         if self.caption_noise + self.boilerplate > 1:
-            raise UserError(
-                "--caption-noise and --boilerplate together exceed 1: they replace different captions"
-            )
+            raise UserError("--caption-noise and --boilerplate together exceed 1: they replace different captions")
         _known(self.grammar, [*GRAMMARS, "both"], "--grammar")
         _known(self.eval_grammar, list(GRAMMARS), "--eval-grammar")
         for texture in self.textures:
@@ -78,14 +76,10 @@ class ScenesOptions:
         hold_out = tuple(parse_hold_out(text) for text in self.hold_out)
         for text, claim in zip(self.hold_out, hold_out, strict=True):
             if max(counts) < 2:
-                raise UserError(
-                    f"--hold-out '{text}' is evaluated on scenes of two objects: set --objects 1-2"
-                )
+                raise UserError(f"--hold-out '{text}' is evaluated on scenes of two objects: set --objects 1-2")
             for thing in claim.objects:
                 if thing.texture is not None and thing.texture not in self.textures:
-                    raise UserError(
-                        f"--hold-out '{text}' names a texture that --textures lacks: add {thing.texture}"
-                    )
+                    raise UserError(f"--hold-out '{text}' names a texture that --textures lacks: add {thing.texture}")
         return World(self.seed, counts, self.textures, self.long_tail, hold_out)
 
 
@@ -137,9 +131,7 @@ def _parse_objects(text: str) -> tuple[int, ...]:
 def _known(word: str, known: Iterable[str], where: str) -> None:
     known = list(known)
     if word not in known:
-        raise UserError(
-            f"{where} has the unknown word '{word}'{nearest(word, known)}; known: {', '.join(known)}"
-        )
+        raise UserError(f"{where} has the unknown word '{word}'{nearest(word, known)}; known: {', '.join(known)}")
 
 
 def _flag(name: str) -> str:

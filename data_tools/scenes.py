@@ -133,9 +133,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"  {'eval/' + name:<32} {count:>9,}")
 
 
-def write_scenes(
-    options: ScenesOptions, progress: Callable[[int, int], None] | None = None
-) -> dict[str, Any]:
+def write_scenes(options: ScenesOptions, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
     """Write ``options.out`` and return what its ``scenes.json`` says: options, counts and version.
 
     ``progress(done, total)`` is called for every picture. ``scenes.json`` comes last, when all is there.
@@ -164,8 +162,7 @@ def write_scenes(
 
     sizes = (options.num_eval, options.image_size, options.shortcut)
     evaluations = [
-        Evaluation(world, out / "eval", grammar, suffix, *sizes, tick)
-        for suffix, grammar in phrasings.items()
+        Evaluation(world, out / "eval", grammar, suffix, *sizes, tick) for suffix, grammar in phrasings.items()
     ]
     total = options.num_train + sum(evaluation.num_pictures for evaluation in evaluations)
     evaluation_counts: dict[str, int] = {}
@@ -186,9 +183,7 @@ def write_scenes(
     return summary
 
 
-def _write_training(
-    options: ScenesOptions, world: World, out: Path, tick: Callable[[], None]
-) -> Counter[str]:
+def _write_training(options: ScenesOptions, world: World, out: Path, tick: Callable[[], None]) -> Counter[str]:
     """Write the shards; returns the number of captions by what was done to them."""
     from data_tools._scenes_training import training_sample
     from vlp.data.write import ShardWriter

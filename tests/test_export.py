@@ -26,9 +26,7 @@ def run(tiny_model, tmp_path) -> Path:
     picture = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "interpolation": "bilinear"}
     model = build(ModelOptions(config=tiny_model, init_logit_bias=-10.0, picture=picture), seed=0)
     save_openclip_directory(model, directory)
-    average = {
-        n: (v * 1.5 if v.is_floating_point() else v).contiguous() for n, v in model.clip.state_dict().items()
-    }
+    average = {n: (v * 1.5 if v.is_floating_point() else v).contiguous() for n, v in model.clip.state_dict().items()}
     save_file(average, directory / "ema.safetensors")
     (directory / "state.json").write_text('{"step": 300}')
     (directory / "recipe.yaml").write_text("name: trial\nseed: 7\n")

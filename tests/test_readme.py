@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from data_tools.scenes import ScenesOptions
-from vlp import quickstart
+from vlp import quickstart, recipe, resolve
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +31,24 @@ def test_readme_gives_the_two_set_up_commands() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     marked = re.findall(r"^<!-- test: install -->\n+```bash\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert [line for line in "".join(marked).splitlines() if line and not line.startswith("#")] == SET_UP
+
+
+def test_recipes_shown_are_valid(tmp_path: Path) -> None:
+    shown = re.findall(
+        r"^```yaml\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    assert shown
+    for number, text in enumerate(shown):
+        (tmp_path / f"{number}.yaml").write_text(text, encoding="utf-8")
+        recipe.load(str(tmp_path / f"{number}.yaml"))
+
+
+def test_readme_names_every_objective_recipe_and_tool() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    recipes = [path.stem for path in recipe.recipes_folder().glob("*.yaml")]
+    tools = [f"vlp data {tool} " for tool in resolve.names("data_tools")]
+    named = [f"`{name}`" for name in [*resolve.names("vlp.objectives"), *recipes]]
+    assert [word for word in [*named, *tools] if word not in text] == []
 
 
 def test_ci_executes_the_set_up_of_the_tests() -> None:

@@ -85,7 +85,7 @@ def backward(
 
 
 def _backward_chunk(outputs: Outputs, leaves: Outputs, start: int, *, last: bool) -> None:
-    """Carry the cached gradients of one micro-batch to the parameters; scale and bias take theirs once, with the last."""
+    """Carry the cached gradients of one micro-batch to the parameters; scale and bias take theirs with the last."""
     rows = outputs[0].shape[0]
     gradients: list[Tensor | None] = [leaf.grad[start : start + rows] for leaf in leaves[:2] if leaf.grad is not None]
     for leaf in leaves[2:]:

@@ -150,9 +150,7 @@ def _run_facts(checkpoint: Path) -> list[str]:
         parts.append(f"Trained by vlp for {step:,} steps.")
     scores = _scores(checkpoint.parent.parent) if checkpoint.parent.name == "checkpoints" else []
     if scores:
-        parts.append(
-            "## Evaluation\n\n| set | metric | score | chance |\n|---|---|---|---|\n" + "\n".join(scores)
-        )
+        parts.append("## Evaluation\n\n| set | metric | score | chance |\n|---|---|---|---|\n" + "\n".join(scores))
     if (checkpoint / "recipe.yaml").is_file():
         recipe = (checkpoint / "recipe.yaml").read_text(encoding="utf-8")
         parts.append(f"## Recipe\n\n```yaml\n{recipe.strip()}\n```")

@@ -60,7 +60,7 @@ class Span:
 
 
 def learning_rate(options: OptimOptions, span: Span, step: int) -> float:
-    """Learning rate of the update that follows ``step`` finished ones: a pure function, so there is no state to save."""
+    """Learning rate of the update that follows ``step`` finished ones: a pure function, so no state is saved."""
     warmup = span.steps(options.warmup, "train.warmup")
     if step < warmup:
         return options.lr * (step + 1) / warmup

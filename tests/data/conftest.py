@@ -30,9 +30,7 @@ def write_shards(tmp_path: Path) -> WriteShards:
         with ShardWriter(tmp_path / name, samples_per_shard) as writer:
             for i in range(num_samples):
                 rewrites = [f"rewrite {i} a", f"rewrite {i} b"]
-                writer.write(
-                    encode_image(noise(i)), "png", f"caption {i}", rewrites=rewrites, title=f"title {i}"
-                )
+                writer.write(encode_image(noise(i)), "png", f"caption {i}", rewrites=rewrites, title=f"title {i}")
         return tmp_path / name
 
     return write
@@ -42,9 +40,7 @@ def write_shards(tmp_path: Path) -> WriteShards:
 def write_tar(tmp_path: Path) -> WriteTar:
     """``write_tar([("a.png", b"..."), ...])``: a tar with just these members."""
 
-    def write(
-        members: list[tuple[str, bytes]], name: str = "00000.tar", format: int = tarfile.PAX_FORMAT
-    ) -> Path:
+    def write(members: list[tuple[str, bytes]], name: str = "00000.tar", format: int = tarfile.PAX_FORMAT) -> Path:
         with tarfile.open(tmp_path / name, "w", format=format) as tar:
             for member, data in members:
                 info = tarfile.TarInfo(member)

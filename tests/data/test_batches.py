@@ -47,9 +47,7 @@ def content(batches: Sequence[Batch]) -> list[tuple[str, str, bytes, bytes]]:
     return [
         (key, caption, image.numpy().tobytes(), text.numpy().tobytes())
         for batch in batches
-        for key, caption, image, text in zip(
-            batch.keys, batch.captions, batch.image_NCHW, batch.text_NL, strict=True
-        )
+        for key, caption, image, text in zip(batch.keys, batch.captions, batch.image_NCHW, batch.text_NL, strict=True)
     ]
 
 
@@ -60,9 +58,7 @@ def write_mixed_set(folder: Path, num_samples: int, samples_per_shard: int) -> P
     """Every fifth sample cannot be used: a broken picture or an empty caption by turns."""
     with ShardWriter(folder / "train", samples_per_shard) as writer:
         for i in range(num_samples):
-            image = encode_image(
-                Image.linear_gradient("L").resize((10, 9 + i % 3)).point(lambda v, i=i: (v + i) % 256)
-            )
+            image = encode_image(Image.linear_gradient("L").resize((10, 9 + i % 3)).point(lambda v, i=i: (v + i) % 256))
             caption, rewrites = f"caption {i}", [f"rewrite {i}", f"other {i}"]
             if i % 10 == 4:
                 image = image[: len(image) * 2 // 3]
@@ -85,9 +81,7 @@ def test_any_world_and_any_start_give_the_one_stream(
         train = write_mixed_set(Path(folder), num_samples, samples_per_shard)
         options = {"shuffle_window": window, "max_bad_fraction": 1.0, **VARIED}
         whole = list(training_data(train, batch, **options).batches(0, 10))
-        ranks = [
-            list(training_data(train, batch, r, world, **options).batches(start, 10)) for r in range(world)
-        ]
+        ranks = [list(training_data(train, batch, r, world, **options).batches(start, 10)) for r in range(world)]
     for step in range(start, 10):
         parts = [rank[step - start] for rank in ranks]
         assert content(parts) == content([whole[step]])
@@ -135,9 +129,7 @@ def test_the_sheet_shows_what_is_trained_on_first(write_shards: WriteShards) -> 
     data = training_data(write_shards(12, 5), 4, **VARIED)
     sheet = data.sheet(6)
     expected = content(list(data.batches(0, 2)))[:6]
-    assert [(key, caption, image.numpy().tobytes()) for image, caption, key in sheet] == [
-        row[:3] for row in expected
-    ]
+    assert [(key, caption, image.numpy().tobytes()) for image, caption, key in sheet] == [row[:3] for row in expected]
     assert len(data.sheet(100)) == 12
 
 
@@ -170,9 +162,7 @@ def test_bad_samples_are_replaced_counted_and_named(tmp_path: Path) -> None:
 def test_no_usable_sample_ends_with_one_sentence(write_tar: WriteTar, workers: int) -> None:
     members = [(f"{i}.{e}", b"broken") for i in range(8) for e in ("png", "txt")]
     data = training_data(write_tar(members), 4, workers=workers)
-    with pytest.raises(
-        UserError, match="no usable sample in 100 draws, most often 'undecodable picture'"
-    ) as caught:
+    with pytest.raises(UserError, match="no usable sample in 100 draws, most often 'undecodable picture'") as caught:
         list(data.batches(0, 3))
     assert "\n" not in str(caught.value)
 
@@ -246,9 +236,7 @@ def test_defects_of_the_shards_are_told_and_bounded(write_shards: WriteShards, w
 
 def test_the_limit_of_bad_samples() -> None:
     bad = BadSamples(0.01, num_samples=1000)
-    bad.add(
-        [Skipped("truncated picture", "0.tar: a")] * 8 + [Skipped("empty caption", "1.tar: b")] * 2, seen=64
-    )
+    bad.add([Skipped("truncated picture", "0.tar: a")] * 8 + [Skipped("empty caption", "1.tar: b")] * 2, seen=64)
     bad.check()
     bad.add([Skipped("empty caption", "1.tar: c")], seen=64)
     sentence = "11 bad samples among 1000 .*most often 'truncated picture' .8 times, such as 0.tar: a"
@@ -274,9 +262,7 @@ def test_the_limit_of_bad_samples() -> None:
         ({"captions": [CaptionSource(source="json.rewrite")]}, "'json.rewrite'.*caption, .*rewrites"),
     ],
 )
-def test_mistakes_are_named_at_the_start(
-    write_shards: WriteShards, options: dict[str, Any], sentence: str
-) -> None:
+def test_mistakes_are_named_at_the_start(write_shards: WriteShards, options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         training_data(write_shards(10, 4), **options)
 

@@ -74,9 +74,7 @@ def test_several_tars_jpeg_and_foreign_members(tmp_path):
         tmp_path / "test/0.tar",
         [("x/s1.jpeg", picture()), ("x/s1.txt", b"one\n\n  \ntwo\n"), ("x/s1.json", b"{}")],
     )
-    write_tar(
-        tmp_path / "test/1.tar", [("README", b"hello"), ("s1.TXT", b"three"), ("s1.png", picture("#0000ff"))]
-    )
+    write_tar(tmp_path / "test/1.tar", [("README", b"hello"), ("s1.TXT", b"three"), ("s1.png", picture("#0000ff"))])
     (tmp_path / "test/nshards.txt").write_text("2")
     found = read_retrieval_set(tmp_path)
     assert found.texts == ["one", "two", "three"]
@@ -115,9 +113,7 @@ def test_sugarcrepe_as_published(tmp_path):
     (tmp_path / "val2017").mkdir()
     (tmp_path / "val2017" / "000000000001.jpg").write_bytes(picture(extension="jpg"))
     item = {"filename": "000000000001.jpg", "caption": "a", "negative_caption": "b"}
-    (tmp_path / "data" / "add_att.json").write_text(
-        json.dumps({"0": item, "7": {**item, "negative_caption": "c"}})
-    )
+    (tmp_path / "data" / "add_att.json").write_text(json.dumps({"0": item, "7": {**item, "negative_caption": "c"}}))
     found = read_pair_set(tmp_path)
     assert len(found.images) == 1
     assert [(p.image, p.caption, p.negative_caption) for p in found.suites["add_att"]] == [

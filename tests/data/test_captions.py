@@ -75,9 +75,7 @@ def test_a_source_that_no_sample_has_is_refused() -> None:
 
 
 def test_a_source_that_some_sample_has_is_accepted() -> None:
-    check_sources(
-        [{"txt": b"\xff"}, {"txt": b"a", "json": b"{"}, sample(), sample(rewrites=["a"])], [TXT, REWRITES]
-    )
+    check_sources([{"txt": b"\xff"}, {"txt": b"a", "json": b"{"}, sample(), sample(rewrites=["a"])], [TXT, REWRITES])
 
 
 @pytest.mark.parametrize("bad", [{"source": "json."}, {"source": "caption"}, {"source": "txt", "weight": 0}])

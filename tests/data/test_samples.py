@@ -120,9 +120,7 @@ def test_truncated_pictures_raise(kind: str, keep: float) -> None:
         decode_image(data[: int(len(data) * keep)])
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"no picture", encoded(picture())[:30], b"\xff\xd8\xff\xe0" + bytes(50)]
-)
+@pytest.mark.parametrize("data", [b"", b"no picture", encoded(picture())[:30], b"\xff\xd8\xff\xe0" + bytes(50)])
 def test_what_is_no_picture_raises(data: bytes) -> None:
     with pytest.raises(BadSample):
         decode_image(data)

@@ -41,9 +41,7 @@ def test_evaluation_equals_open_clip_to_the_pixel(
     size: tuple[int, int],
 ) -> None:
     ours = eval_transform(PictureFormat(size, ZERO, ONE, interpolation, mode, fill_color=9))
-    config = PreprocessCfg(
-        size=size, mean=ZERO, std=ONE, interpolation=interpolation, resize_mode=mode, fill_color=9
-    )
+    config = PreprocessCfg(size=size, mean=ZERO, std=ONE, interpolation=interpolation, resize_mode=mode, fill_color=9)
     theirs = image_transform_v2(config, is_train=False)
     for width, height in [(16, 16), (40, 25), (23, 61), (9, 7), (100, 13)]:
         image = noise(width, height)
@@ -58,9 +56,7 @@ def test_the_training_crop_is_torchvisions() -> None:
     for seed in range(20):
         image = noise(41, 33, seed)
         left, top, right, bottom = crop_box(41, 33, options, np.random.default_rng(seed))
-        expected = F.resized_crop(
-            image, top, left, bottom - top, right - left, [14, 18], InterpolationMode.BICUBIC
-        )
+        expected = F.resized_crop(image, top, left, bottom - top, right - left, [14, 18], InterpolationMode.BICUBIC)
         assert torch.equal(transform(image, np.random.default_rng(seed)), to_tensor(expected))
 
 
@@ -83,9 +79,11 @@ def test_extreme_pictures_get_a_crop(width: int, height: int) -> None:
         left, top, right, bottom = crop_box(width, height, AugmentOptions(), np.random.default_rng(seed))
         assert 0 <= left < right <= width
         assert 0 <= top < bottom <= height
-    assert train_transform(SQUARE, AugmentOptions())(
-        noise(width, height), np.random.default_rng(0)
-    ).shape == (3, 16, 16)
+    assert train_transform(SQUARE, AugmentOptions())(noise(width, height), np.random.default_rng(0)).shape == (
+        3,
+        16,
+        16,
+    )
 
 
 def varied(**options: Any) -> torch.Tensor:
@@ -127,9 +125,7 @@ def test_jitter_factors_span_their_strength(which: int) -> None:
 
 
 def test_draws_are_the_same_for_the_same_generator() -> None:
-    options = AugmentOptions(
-        flip=0.5, grey=0.5, rotate=10, colour_jitter=(0.2, 0.2, 0.2, 0.05), ground="random"
-    )
+    options = AugmentOptions(flip=0.5, grey=0.5, rotate=10, colour_jitter=(0.2, 0.2, 0.2, 0.05), ground="random")
     transform = train_transform(SQUARE, options)
     first, second = (transform(noise(30, 20), np.random.default_rng(8)) for _ in range(2))
     assert torch.equal(first, second)

@@ -15,9 +15,7 @@ def changed_by_a_step(model) -> set[str]:
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
     size = model.picture_format.size
     image_NCHW = torch.randint(0, 256, (4, 3, *size), dtype=torch.uint8)
-    image_ND, text_ND, scale, _ = model(
-        image_NCHW, model.tokenizer(["a red circle", "a blue square", "left", "of"])
-    )
+    image_ND, text_ND, scale, _ = model(image_NCHW, model.tokenizer(["a red circle", "a blue square", "left", "of"]))
     loss = torch.nn.functional.cross_entropy(scale.exp() * image_ND @ text_ND.T, torch.arange(4))
     loss.backward()
     optimizer.step()
@@ -39,19 +37,13 @@ def test_two_unlocked_groups_are_the_last_block_and_the_projection(tiny_model):
     changed = changed_by_a_step(build(ModelOptions(config=tiny_model, lock_image=2), seed=0))
     image = {name for name in changed if name.startswith("visual.")}
     assert "visual.proj" in image
-    assert all(
-        n.startswith(("visual.proj", "visual.ln_post", "visual.transformer.resblocks.1.")) for n in image
-    )
+    assert all(n.startswith(("visual.proj", "visual.ln_post", "visual.transformer.resblocks.1.")) for n in image)
 
 
 def test_transformers_tower_keeps_only_its_projection_trainable(bert_model):
     model = build(ModelOptions(config=bert_model, lock_text=True), seed=0)
     changed = changed_by_a_step(model)
-    assert (
-        {n for n in changed if n.startswith("text.")}
-        == {n for n in changed if n.startswith("text.proj")}
-        != set()
-    )
+    assert {n for n in changed if n.startswith("text.")} == {n for n in changed if n.startswith("text.proj")} != set()
     assert not any(module.training for module in model.clip.text.transformer.modules()), "dropout must be off"
     assert model.clip.text.proj.training
 
@@ -73,9 +65,7 @@ def test_batch_statistics_of_a_locked_timm_tower_stand_still(tiny_model):
     config = {**tiny_model, "vision_cfg": vision}
     assert any("running_mean" in n for n in changed_by_a_step(build(ModelOptions(config=config), seed=0)))
     changed = changed_by_a_step(build(ModelOptions(config=config, lock_image=True), seed=0))
-    assert {n for n in changed if n.startswith("visual.")} == {
-        n for n in changed if n.startswith("visual.head.")
-    }
+    assert {n for n in changed if n.startswith("visual.")} == {n for n in changed if n.startswith("visual.head.")}
 
 
 def test_lock_that_locks_nothing_is_refused(tiny_model, bert_model):

@@ -30,9 +30,7 @@ def test_seed_decides_the_weights_and_nothing_else_does(tiny_model):
 
 
 def test_openclip_loads_what_is_written(tiny_model, tmp_path):
-    options = ModelOptions(
-        config={**tiny_model, "custom_text": True}, init_logit_bias=-3.0, picture={"fill_color": 9}
-    )
+    options = ModelOptions(config={**tiny_model, "custom_text": True}, init_logit_bias=-3.0, picture={"fill_color": 9})
     model = build(options, seed=0)
     save_openclip_directory(model, tmp_path)
     clip, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
@@ -81,9 +79,7 @@ def test_transformers_text_tower_outlives_the_directory_it_came_from(bert_model,
 
 
 def test_package_that_carries_a_text_tower(bert_model, bert_directory, tmp_path, monkeypatch):
-    (tmp_path / "carrier_of_bert.py").write_text(
-        f"def get_model_path():\n    return {str(bert_directory)!r}\n"
-    )
+    (tmp_path / "carrier_of_bert.py").write_text(f"def get_model_path():\n    return {str(bert_directory)!r}\n")
     monkeypatch.syspath_prepend(tmp_path)
     config = {**bert_model, "text_cfg": {"hf_model_name": "package:carrier_of_bert", "context_length": 16}}
     model = build(ModelOptions(config=config), seed=0)
@@ -106,9 +102,7 @@ def test_init_from_a_weights_file_and_from_a_directory(tiny_model, tmp_path):
         tmp_path / "trainer.pt",
     )
     assert same_weights(model, build(ModelOptions(config=tiny_model, init=str(weights)), seed=0))
-    assert same_weights(
-        model, build(ModelOptions(config=tiny_model, init=str(tmp_path / "trainer.pt")), seed=0)
-    )
+    assert same_weights(model, build(ModelOptions(config=tiny_model, init=str(tmp_path / "trainer.pt")), seed=0))
     assert same_weights(model, build(ModelOptions(init=str(tmp_path)), seed=0))
 
 
@@ -120,12 +114,8 @@ def test_start_of_the_logits(tiny_model, tmp_path):
         clip = build(ModelOptions(**options), 0, starts).clip
         return round(clip.logit_scale.item(), 4), round(clip.logit_bias.item(), 4)
 
-    save_openclip_directory(
-        build(ModelOptions(config=tiny_model, init_logit_scale=3.0), seed=0), tmp_path / "clip"
-    )
-    save_openclip_directory(
-        build(ModelOptions(config=tiny_model, init_logit_bias=-2.0), 0), tmp_path / "siglip"
-    )
+    save_openclip_directory(build(ModelOptions(config=tiny_model, init_logit_scale=3.0), seed=0), tmp_path / "clip")
+    save_openclip_directory(build(ModelOptions(config=tiny_model, init_logit_bias=-2.0), 0), tmp_path / "siglip")
     assert start(config=tiny_model) == (1.0, -7.0)
     assert start(config=tiny_model, init_logit_bias=-5.0) == (1.0, -5.0)
     assert start(init=str(tmp_path / "clip")) == (3.0, -7.0)

@@ -43,8 +43,7 @@ def test_average_is_preferred_and_said(run):
     directory = run / "checkpoints" / "step-0000200"
     model = load(str(directory))
     average = {
-        name: value + 1 if value.is_floating_point() else value
-        for name, value in model.clip.state_dict().items()
+        name: value + 1 if value.is_floating_point() else value for name, value in model.clip.state_dict().items()
     }
     save_file({n: v.contiguous() for n, v in average.items()}, directory / "ema.safetensors")
     averaged = load(str(run))

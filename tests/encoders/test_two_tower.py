@@ -18,9 +18,7 @@ TEXTS = ["a red circle left of a blue square", "", "word " * 40]
 
 @pytest.fixture
 def image_NCHW():
-    return torch.randint(
-        0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
+    return torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def openclip_twin(model, kind=open_clip.CLIP):
@@ -39,9 +37,7 @@ def test_features_equal_those_of_openclip(tiny_model, image_NCHW):
     torch.testing.assert_close(text_ND, twin.encode_text(open_clip.tokenize(TEXTS, 16)), rtol=0, atol=0)
     assert logit_scale.item() == pytest.approx(math.log(1 / 0.07))
     assert logit_bias.item() == 0
-    assert not torch.allclose(image_ND.norm(dim=1), torch.ones(3), atol=1e-2), (
-        "features must not be normalised"
-    )
+    assert not torch.allclose(image_ND.norm(dim=1), torch.ones(3), atol=1e-2), "features must not be normalised"
 
 
 @pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])

@@ -26,9 +26,7 @@ def sets(tmp_path, picture):
         write_retrieval_set(tmp_path / "sets" / name, [(picture(c), "png", [c]) for c in COLOURS])
     items = [(picture(c), "png", i) for i, c in enumerate(COLOURS)]
     write_classification_set(tmp_path / "sets" / "classes", items, COLOURS, ["{c}"])
-    write_pairs(
-        tmp_path / "sets" / "pairs", {"swap": [CaptionPair(picture("#ff0000"), "png", "#ff0000", "#00ff00")]}
-    )
+    write_pairs(tmp_path / "sets" / "pairs", {"swap": [CaptionPair(picture("#ff0000"), "png", "#ff0000", "#00ff00")]})
     return tmp_path / "sets"
 
 
@@ -70,9 +68,7 @@ def test_json_has_the_shape_of_clip_benchmark(sets, encoder):
 
 
 def test_log_names(sets, encoder):
-    results = evaluate(
-        encoder, [sets / n for n in ("classes", "second", "first", "pairs")], 4, "tiny", "none"
-    )
+    results = evaluate(encoder, [sets / n for n in ("classes", "second", "first", "pairs")], 4, "tiny", "none")
     log = metrics_for_log(results)
     assert log["val/classes-zeroshot-val-top1"] == 1
     assert log["val/pairs/swap_accuracy"] == 1

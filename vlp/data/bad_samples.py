@@ -55,10 +55,7 @@ class BadSamples:
 
     def summary(self) -> list[str]:
         """One line a kind, the most frequent first."""
-        return [
-            f"skipped {count} x {kind}, such as {self.examples[kind]}"
-            for kind, count in self.kinds.most_common()
-        ]
+        return [f"skipped {count} x {kind}, such as {self.examples[kind]}" for kind, count in self.kinds.most_common()]
 
     def check(self) -> None:
         """Raises UserError once the fraction is above the limit."""

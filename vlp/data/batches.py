@@ -177,9 +177,7 @@ class _Samples:
 class _Steps(Dataset):
     """Step -> this process's rows of the global batch."""
 
-    def __init__(
-        self, samples: _Samples, tokenizer: Tokenizer, global_batch_size: int, rank: int, world: int
-    ) -> None:
+    def __init__(self, samples: _Samples, tokenizer: Tokenizer, global_batch_size: int, rank: int, world: int) -> None:
         self._samples = samples
         self._tokenizer = tokenizer
         self._global_batch_size = global_batch_size

@@ -92,9 +92,7 @@ class PairSet:
 
 def is_benchmark_directory(directory: Path) -> bool:
     """Whether ``directory`` has CLIP_benchmark's webdataset layout, be it complete or not."""
-    return any(
-        (directory / name).exists() for name in ("dataset_type.txt", "classnames.txt", "test/nshards.txt")
-    )
+    return any((directory / name).exists() for name in ("dataset_type.txt", "classnames.txt", "test/nshards.txt"))
 
 
 def dataset_type(directory: Path) -> str:
@@ -136,9 +134,7 @@ def read_classification_set(directory: Path) -> ClassificationSet:
     for template in templates:
         if "{c}" not in template:
             path = directory / "zeroshot_classification_templates.txt"
-            raise UserError(
-                f"template '{template}' in {path} lacks {{c}}: put {{c}} where the class name goes"
-            )
+            raise UserError(f"template '{template}' in {path} lacks {{c}}: put {{c}} where the class name goes")
     images: list[StoredFile] = []
     labels: list[int] = []
     for key, members in _samples(directory):
@@ -171,9 +167,7 @@ def read_pair_set(directory: Path) -> PairSet:
         pairs = suites[path.stem] = []
         for key, item in _json_table(path).items():
             try:
-                filename, caption, negative = (
-                    str(item[k]) for k in ("filename", "caption", "negative_caption")
-                )
+                filename, caption, negative = (str(item[k]) for k in ("filename", "caption", "negative_caption"))
             except (KeyError, TypeError):
                 raise UserError(
                     f"item {key} of {path} lacks filename, caption or negative_caption: complete it, or move "

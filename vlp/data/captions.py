@@ -57,9 +57,7 @@ class SampleTexts:
         return self._record
 
 
-def draw(
-    members: Mapping[str, bytes], sources: Sequence[CaptionSource], generator: np.random.Generator
-) -> str:
+def draw(members: Mapping[str, bytes], sources: Sequence[CaptionSource], generator: np.random.Generator) -> str:
     """One caption of a sample: weighted among the sources it has; an empty draw falls back to its ``.txt``.
 
     Raises:

@@ -21,9 +21,7 @@ import numpy as np
 from vlp.data.samples import IMAGE_EXTENSIONS, BadSample
 from vlp.types import Skipped, UserError
 
-_SCAN_THREADS = (
-    8  # a scan is one small read after another, so threads hide the latency of network file systems
-)
+_SCAN_THREADS = 8  # a scan is one small read after another, so threads hide the latency of network file systems
 _BLOCK = 512
 
 
@@ -88,9 +86,7 @@ def find_shards(sources: str | Sequence[str]) -> list[str]:
 
 def _expand(source: str) -> Iterator[str]:
     if "://" in source or source.startswith("pipe:"):
-        raise UserError(
-            f"data.train: {source} is not a local path: download the shards and name their directory"
-        )
+        raise UserError(f"data.train: {source} is not a local path: download the shards and name their directory")
     has_braces = "{" in source and not os.path.exists(source)
     named = list(braceexpand.braceexpand(source)) if has_braces else [source]
     for name in named:
@@ -98,9 +94,7 @@ def _expand(source: str) -> Iterator[str]:
         if os.path.isdir(name):
             found = sorted(str(path) for path in Path(name).glob("*.tar"))
             if not found:
-                raise UserError(
-                    f"data.train: no .tar file in the directory {name}: name the directory of the shards"
-                )
+                raise UserError(f"data.train: no .tar file in the directory {name}: name the directory of the shards")
             yield from found
         elif os.path.exists(name):
             yield _with_tar_extension(name)
@@ -173,9 +167,7 @@ def index_shard(path: str) -> tuple[Shard, list[Skipped]]:
     elif not samples:
         defects.append(Skipped("empty shard", path))
     defects += [Skipped("duplicate key", f"{path}: {key}") for key in sorted(duplicates)]
-    pictured = {
-        key: members for key, members in samples.items() if not members.keys().isdisjoint(IMAGE_EXTENSIONS)
-    }
+    pictured = {key: members for key, members in samples.items() if not members.keys().isdisjoint(IMAGE_EXTENSIONS)}
     defects += [Skipped("no picture", f"{path}: {key}") for key in samples if key not in pictured]
     return _pack(path, pictured), defects
 

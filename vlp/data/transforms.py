@@ -55,17 +55,11 @@ class AugmentOptions(BaseModel, frozen=True, extra="forbid"):
     def _ranges(self) -> AugmentOptions:
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
-            raise ValueError(
-                f"crop_scale {self.crop_scale} must be a range within (0, 1], such as [0.9, 1.0]"
-            )
+            raise ValueError(f"crop_scale {self.crop_scale} must be a range within (0, 1], such as [0.9, 1.0]")
         if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
-            raise ValueError(
-                f"crop_ratio {self.crop_ratio} must be a rising range above 0, such as [0.75, 1.333]"
-            )
+            raise ValueError(f"crop_ratio {self.crop_ratio} must be a rising range above 0, such as [0.75, 1.333]")
         if self.colour_jitter and (min(self.colour_jitter) < 0 or self.colour_jitter[3] > 0.5):
-            raise ValueError(
-                f"colour_jitter {self.colour_jitter} must be four numbers >= 0, the hue at most 0.5"
-            )
+            raise ValueError(f"colour_jitter {self.colour_jitter} must be four numbers >= 0, the hue at most 0.5")
         return self
 
 
@@ -141,9 +135,7 @@ def crop_box(
     low, high = math.log(options.crop_ratio[0]), math.log(options.crop_ratio[1])
     for _ in range(10):
         scale, ratio, across, down = generator.random(4).tolist()
-        area = (
-            width * height * (options.crop_scale[0] + scale * (options.crop_scale[1] - options.crop_scale[0]))
-        )
+        area = width * height * (options.crop_scale[0] + scale * (options.crop_scale[1] - options.crop_scale[0]))
         aspect = math.exp(low + ratio * (high - low))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:

@@ -42,9 +42,7 @@ def new_directory(path: str | Path) -> Path:
     """Create ``path``, which must not hold files yet, so that two data sets never mix."""
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(
-            f"{path} already exists and is not empty: choose another directory or remove it first"
-        )
+        raise UserError(f"{path} already exists and is not empty: choose another directory or remove it first")
     path.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -139,9 +137,7 @@ class ShardWriter:
             "failed_to_resize": 0,
             "status_dict": {"success": count},
         }
-        (self.directory / f"{name}_stats.json").write_text(
-            json.dumps(stats, indent=2) + "\n", encoding="utf-8"
-        )
+        (self.directory / f"{name}_stats.json").write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")
         self._tar.close()
         self._tar = None
         self._rows = []

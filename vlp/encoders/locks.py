@@ -30,9 +30,7 @@ def lock(clip: Any, tower: str, num_unlocked: int) -> None:
     except (AssertionError, RuntimeError, KeyError, AttributeError) as error:
         raise UserError(f"{key}: this tower cannot be locked in part, write true to lock it all") from error
     if _num_frozen(part) == before:
-        raise UserError(
-            f"{key}: {num_unlocked} groups are the whole tower, nothing would be locked: write fewer"
-        )
+        raise UserError(f"{key}: {num_unlocked} groups are the whole tower, nothing would be locked: write fewer")
 
 
 def _lock_transformers(text: HFTextEncoder, num_unlocked: int) -> None:

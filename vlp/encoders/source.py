@@ -86,9 +86,7 @@ def of_init(init: str, name: str | None) -> Source:
         return found
     if Path(init).is_file():
         if Path(init).suffix not in (".safetensors", ".pt", ".pth", ".bin"):
-            raise UserError(
-                f"model.init: {init} is no weights file: give .safetensors, or .pt of plain tensors"
-            )
+            raise UserError(f"model.init: {init} is no weights file: give .safetensors, or .pt of plain tensors")
         return Source(init, Path(init))
     if name is not None:
         return of_tag(name, init)
@@ -182,6 +180,4 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _unreachable(what: str, error: Exception) -> str:
     reason = " ".join(str(error).split())[:160]
-    return (
-        f"{what} cannot be downloaded; check the name and the network, or give a local directory ({reason})"
-    )
+    return f"{what} cannot be downloaded; check the name and the network, or give a local directory ({reason})"

@@ -73,9 +73,7 @@ def tokenizer(model_cfg: dict[str, Any], directory: Path | None = None) -> HFTok
         return HFTokenizer(origin, context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **extra)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"the tokenizer '{name}' cannot be had: check the name and the network ({reason})"
-        ) from error
+        raise UserError(f"the tokenizer '{name}' cannot be had: check the name and the network ({reason})") from error
 
 
 def check_vocabulary(tokens: HFTokenizer | SimpleTokenizer, clip: Any) -> None:

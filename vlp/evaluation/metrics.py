@@ -55,9 +55,7 @@ def pair_scores(left_ND: Tensor, right_ND: Tensor) -> Tensor:
     return (left_ND.double() * right_ND.double()).sum(dim=1).float()
 
 
-def retrieval_ranks(
-    image_ND: Tensor, text_ND: Tensor, image_of_text: Tensor, tile: int = TILE
-) -> RetrievalRanks:
+def retrieval_ranks(image_ND: Tensor, text_ND: Tensor, image_of_text: Tensor, tile: int = TILE) -> RetrievalRanks:
     """Ranks of the best positive in both directions, from one sweep over tiles of the score matrix.
 
     Args:

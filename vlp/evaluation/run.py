@@ -104,10 +104,7 @@ def run_tasks(
     step: int | None = None,
 ) -> list[Result]:
     """Results in the order of ``tasks``. The encoder's modules keep their training or evaluation mode."""
-    return [
-        Result(task.name, task.kind, model_name, pretrained, task.run(encoder, batch_size), step)
-        for task in tasks
-    ]
+    return [Result(task.name, task.kind, model_name, pretrained, task.run(encoder, batch_size), step) for task in tasks]
 
 
 def evaluate(
@@ -125,9 +122,7 @@ def metrics_for_log(results: Sequence[Result]) -> dict[str, float]:
         log |= {f"val/{name}": value for name, value in result.scores.log.items()}
     retrieval = [result for result in results if result.task == "zeroshot_retrieval"]
     for first in retrieval[:1]:
-        log |= {
-            f"val/{name.removeprefix(first.dataset + '/')}": value for name, value in first.scores.log.items()
-        }
+        log |= {f"val/{name.removeprefix(first.dataset + '/')}": value for name, value in first.scores.log.items()}
     return log
 
 

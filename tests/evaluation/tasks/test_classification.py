@@ -36,9 +36,7 @@ def test_a_class_is_the_mean_of_its_normalised_prompts(tmp_path, picture):
     text_ND = F.normalize(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6], [0.8, 0.6]]), dim=1)
     image_ND = torch.tensor([[0.5**0.5, 0.5**0.5], [0.95, (1 - 0.95**2) ** 0.5]])
     scores = task.score(SetEmbeddings(image_ND, text_ND))
-    assert (
-        scores.metrics["acc1"] == 1
-    )  # without the second normalisation class b would win the first picture too
+    assert scores.metrics["acc1"] == 1  # without the second normalisation class b would win the first picture too
 
 
 def test_top5_is_not_defined_below_five_classes(tmp_path, picture, encoder):

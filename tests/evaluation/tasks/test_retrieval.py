@@ -9,9 +9,7 @@ COLOURS = ["#ff0000", "#00ff00", "#0000ff", "#ffff00"]
 @pytest.fixture
 def directory(tmp_path, picture):
     captions = [[f"{c} one", f"{c} two"] if i % 2 else [f"{c} one"] for i, c in enumerate(COLOURS)]
-    write_retrieval_set(
-        tmp_path / "colours", [(picture(c), "png", t) for c, t in zip(COLOURS, captions, strict=True)]
-    )
+    write_retrieval_set(tmp_path / "colours", [(picture(c), "png", t) for c, t in zip(COLOURS, captions, strict=True)])
     return tmp_path / "colours"
 
 
@@ -48,9 +46,7 @@ def test_a_caption_shared_by_two_pictures_is_a_tie(tmp_path, picture, encoder):
     write_retrieval_set(tmp_path / "shared", items)
     scores = Task(tmp_path / "shared").run(encoder, batch_size=4)
     assert scores.metrics["text_retrieval_recall@1"] == 1 / 2
-    assert (
-        scores.tie_rate == 1 / 5
-    )  # of the queries of two pictures and three captions only the first picture ties
+    assert scores.tie_rate == 1 / 5  # of the queries of two pictures and three captions only the first picture ties
 
 
 def test_pictures_and_captions_are_at_hand_for_a_gallery(directory):

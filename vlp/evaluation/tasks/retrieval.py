@@ -34,9 +34,7 @@ class Task(base.Task):
         return is_benchmark_directory(directory) and dataset_type(directory) == "retrieval"
 
     def score(self, embeddings: base.SetEmbeddings) -> base.Scores:
-        ranks = metrics.retrieval_ranks(
-            embeddings.image_ND, embeddings.text_ND, torch.tensor(self.image_of_text)
-        )
+        ranks = metrics.retrieval_ranks(embeddings.image_ND, embeddings.text_ND, torch.tensor(self.image_of_text))
         num_images, num_texts = len(self.images), len(self.texts)
         texts_per_image = list(Counter(self.image_of_text).values())
         recalls, chance, labels, log = {}, {}, {}, {}
