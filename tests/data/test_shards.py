@@ -189,6 +189,14 @@ def test_a_shard_that_shrank_or_went_is_a_bad_sample(write_tar: Callable[..., Pa
         other.read(0, {"png"})
 
 
+def test_a_shard_that_was_replaced_is_read_anew(write_tar: Callable[..., Path]) -> None:
+    for content in (b"first", b"other, and longer"):
+        path = write_tar([("a.png", content)], "new.tar")
+        path.rename(path.with_name("same.tar"))
+        shard, _ = index_shard(str(path.with_name("same.tar")))
+        assert shard.read(0, ("png",)) == {"png": content}
+
+
 def test_more_shards_than_a_process_may_open(write_tar: Callable[..., Path]) -> None:
     shards = [index_shard(str(write_tar(MEMBERS, name=f"{i}.tar")))[0] for i in range(70)]
     for _ in range(2):

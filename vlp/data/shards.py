@@ -137,6 +137,7 @@ def index_shards(paths: Sequence[str]) -> tuple[list[Shard], list[Skipped]]:
 
 def index_shard(path: str) -> tuple[Shard, list[Skipped]]:
     """Index one tar by its headers; the contents are not read."""
+    _open.pop(path, None)  # another file may have come to this path since it was opened
     defects: list[Skipped] = []
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     last_key, cut_key, whole = "", "", True
