@@ -17,14 +17,18 @@ Command = Callable[[argparse.Namespace], None]
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; a `UserError` is printed as one sentence and ends with exit code 2."""
-    parsed = _parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments)
     try:
-        parsed.command(parsed)
+        try:
+            parsed = _parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments)
+            parsed.command(parsed)
+        finally:
+            sys.stdout.flush()  # so that a reader that has gone is met here, not when Python exits
     except UserError as error:
         print(f"vlp: {error}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
-        sys.stderr.close()
+        # `vlp ... | head` has seen enough; what is left in the buffer goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("vlp: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -117,6 +121,8 @@ def _eval(arguments: argparse.Namespace) -> None:
     from vlp.encoders.openclip import load
     from vlp.evaluation import run
 
+    if arguments.batch_size < 1:
+        raise UserError(f"--batch-size {arguments.batch_size} must be at least 1")
     tasks = run.open_tasks(run.EvaluateOptions(sets=arguments.on))
     model = load(arguments.model, _device())
     results = run.run_tasks(model, tasks, arguments.batch_size, arguments.model, model.weights)

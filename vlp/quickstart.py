@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -15,16 +18,19 @@ from vlp.evaluation.run import format_table
 from vlp.trainer import train
 
 
-def quickstart(directory: str) -> None:
-    """Run ``recipes/quickstart.yaml`` in ``directory``; running it again goes on where it stopped."""
+def quickstart(directory: str, overrides: Sequence[str] = ()) -> None:
+    """Run ``recipes/quickstart.yaml`` in ``directory``; running it again goes on where it stopped.
+
+    ``overrides`` are those of `recipe.load`; the places of the data and of the run are ours.
+    """
     console = Console(stderr=True)
     root = Path(directory)
     data = root / "data"
     if not (data / "scenes.json").exists():
-        draw(data)
-    overrides = [f"run_dir={directory}", f"data.train={data / 'train'}"]
+        draw(ScenesOptions(out=data))
     sets = [str(data / "eval" / name) for name in ("retrieval", "colour", "shape", "swaps")]
-    outcome = train(recipe.load("quickstart", [*overrides, f"evaluate.sets={json.dumps(sets)}"]))
+    places = [f"run_dir={directory}", f"data.train={data / 'train'}", f"evaluate.sets={json.dumps(sets)}"]
+    outcome = train(recipe.load("quickstart", [*overrides, *places]))
     if not outcome.finished:
         return
     console.print("writing the report")
@@ -33,20 +39,15 @@ def quickstart(directory: str) -> None:
     print(f"report: {report}")
 
 
-def draw(data: Path) -> None:
-    """Draw the scenes into ``data``, through a sibling that is renamed when it is whole."""
+def draw(options: ScenesOptions) -> None:
+    """Draw the scenes into ``options.out``, through a sibling that is renamed when it is whole."""
+    data = Path(options.out)
+    partial = data.with_name(data.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("drawing scenes", total=None)
-        partial = data.with_name(data.name + ".partial")
-        _remove(partial)
         write_scenes(
-            ScenesOptions(out=partial),
+            replace(options, out=partial),
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-        partial.rename(data)
-
-
-def _remove(path: Path) -> None:
-    import shutil
-
-    shutil.rmtree(path, ignore_errors=True)
+    partial.rename(data)
