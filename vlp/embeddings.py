@@ -50,8 +50,10 @@ def backward(
     """
     if micro_batch_size >= len(batch):
         torch.manual_seed(seed)
-        loss = loss_of(global_embeddings(*model(batch.image_NCHW, batch.text_NL)))
-        backward_of(loss.total)
+        outputs = model(batch.image_NCHW, batch.text_NL)
+        loss = loss_of(global_embeddings(*outputs))
+        # DDP waits for the gradient of every parameter, also where the objectives leave an output unused.
+        backward_of(loss.total + sum(0.0 * output.sum() for output in outputs))
         return Loss(loss.total.detach(), loss.parts)
 
     starts = range(0, len(batch), micro_batch_size)
@@ -87,8 +89,8 @@ def backward(
 def _backward_chunk(outputs: Outputs, leaves: Outputs, start: int, *, last: bool) -> None:
     """Carry the cached gradients of one micro-batch to the parameters; scale and bias take theirs with the last."""
     rows = outputs[0].shape[0]
-    gradients: list[Tensor | None] = [leaf.grad[start : start + rows] for leaf in leaves[:2] if leaf.grad is not None]
-    for leaf in leaves[2:]:
-        gradients.append(torch.zeros_like(leaf) if leaf.grad is None or not last else leaf.grad)
-    pairs = [(o, g.to(o.dtype)) for o, g in zip(outputs, gradients, strict=True) if g is not None and o.requires_grad]
-    torch.autograd.backward([o for o, _ in pairs], [g for _, g in pairs])
+    gradients = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+    features = [gradient[start : start + rows] for gradient in gradients[:2]]
+    scalars = gradients[2:] if last else [torch.zeros_like(gradient) for gradient in gradients[2:]]
+    pairs = [(o, g.to(o.dtype)) for o, g in zip(outputs, [*features, *scalars], strict=True) if o.requires_grad]
+    torch.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
