@@ -190,7 +190,7 @@ def test_a_gather_without_gradient_would_be_caught(run_ranks, tiny_model, monkey
     _, expected = gradients(0, 1, tiny_model, "infonce", GLOBAL_BATCH, 0.0)
     _, actual = run_ranks(wrong, 2)[0]
     with pytest.raises(AssertionError):
-        assert_equal_gradients(actual, expected, 1e-5)  # its gradient nearly cancels
+        assert_equal_gradients(actual, expected)
 
 
 def test_loss_is_the_loss_of_open_clip_on_one_process():

@@ -133,6 +133,7 @@ def test_dropout_is_replayed_after_a_resume(recipe_file, tmp_path):
     assert_same_run(whole, part)
 
 
+@pytest.mark.slow
 def test_kill_9_and_sigterm_then_the_same_command_goes_on(recipe_file, tmp_path):
     long = ("train.steps=60", "evaluate.sets=[]", "checkpoint.every=4", "checkpoint.keep=30")
     whole = run(recipe_file, *long, f"run_dir={tmp_path / 'whole'}")
@@ -159,6 +160,7 @@ def test_kill_9_and_sigterm_then_the_same_command_goes_on(recipe_file, tmp_path)
     assert_same_run(whole, cut)
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one(recipe_file, tmp_path):
     one = losses(run(recipe_file, f"run_dir={tmp_path / 'one'}"))
     two = tmp_path / "two"
@@ -190,6 +192,7 @@ def test_bad_samples_are_counted_named_and_kept_over_a_resume(recipe_file, scene
         run(recipe_file, f"data.train={spoilt}", "data.max_bad_fraction=0.001", f"run_dir={tmp_path / 'strict'}")
 
 
+@pytest.mark.slow
 def test_accelerate_launch_starts_one_process_and_refuses_to_play_several(recipe_file):
     launch = [
         sys.executable,

@@ -154,9 +154,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
 
 def _recipes(arguments: argparse.Namespace) -> None:
-    from vlp.recipe import recipes_folder
-
-    for path in sorted(recipes_folder().glob("*.yaml")):
+    for path in sorted(resolve.recipes_folder().glob("*.yaml")):
         first_line = path.read_text(encoding="utf-8").split("\n", 1)[0]
         print(f"{path.stem:<20} {first_line.lstrip('# ')}")
 

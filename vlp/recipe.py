@@ -23,7 +23,7 @@ from vlp.types import UserError
 
 
 class TrainOptions(OptimOptions, frozen=True, extra="forbid"):
-    """How long, how large, how precise; with the fields of `OptimOptions`."""
+    """How long, how large, how precise, and how the weights move."""
 
     steps: int | None = Field(None, gt=0, description="length of the run in steps (or samples, or epochs)")
     samples: float | None = Field(None, gt=0, description="length of the run in samples")
@@ -101,22 +101,15 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
         return yaml.safe_dump({name: tree[name] for name in order}, sort_keys=False, allow_unicode=True)
 
 
-def recipes_folder() -> Path:
-    """Where the recipes lie: inside an installed package, beside it in a checkout."""
-    here = Path(__file__).parent
-    installed = here / "recipes"
-    return installed if installed.is_dir() else here.parent / "recipes"
-
-
 def find(reference: str) -> Path:
     """A recipe by path, or by its name in the recipes folder."""
     path = Path(reference)
     if path.is_file():
         return path
-    named = recipes_folder() / f"{reference.removesuffix('.yaml')}.yaml"
+    named = resolve.recipes_folder() / f"{reference.removesuffix('.yaml')}.yaml"
     if named.is_file() and path.suffix in ("", ".yaml") and len(path.parts) <= 2:
         return named
-    known = sorted(p.stem for p in recipes_folder().glob("*.yaml"))
+    known = sorted(p.stem for p in resolve.recipes_folder().glob("*.yaml"))
     raise UserError(
         f"no recipe '{reference}'{resolve.nearest(path.stem, known)}: give a file, or one of {', '.join(known)}"
     )

@@ -51,3 +51,10 @@ def summary(package: str, name: str) -> str:
     assert spec.origin is not None
     doc = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
     return doc.splitlines()[0] if doc else ""
+
+
+def recipes_folder() -> Path:
+    """Where the recipes lie: inside an installed package, beside it in a checkout."""
+    here = Path(__file__).parent
+    installed = here / "recipes"
+    return installed if installed.is_dir() else here.parent / "recipes"
