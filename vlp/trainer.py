@@ -178,6 +178,11 @@ def _steps(run: _Run, data: TrainingData, tasks: list[Task], signals: Signals, f
             return Outcome(run.run_dir, step, finished=False)
         if last or (recipe.evaluate.every and step % recipe.evaluate.every == 0):
             results = _evaluate(run, tasks, step)
+            loss = distributed.mean_over_ranks({"train/loss": float(figures["loss"])}, run.accelerator.device)
+            if run.tracker is not None and results:
+                # Every row has the loss, so that readers need not tell the kinds of rows apart.
+                metrics = {**loss, **evaluation.metrics_for_log(results)}
+                run.tracker.log(step, run.samples(step), metrics)
             stopwatch.reset()
     if first_step >= total:
         results = _evaluate(run, tasks, total)
@@ -245,9 +250,7 @@ def _evaluate(run: _Run, tasks: list[Task], step: int) -> list[evaluation.Result
             name, place = run.recipe.name, str(run.run_dir)
             results = evaluation.run_tasks(run.model, tasks, run.recipe.evaluate.batch_size, name, place, step)
         evaluation.write_results(results, run.run_dir / "evaluation" / "{dataset}.json")
-        metrics = evaluation.metrics_for_log(results)
-        run.tracker.log(step, run.samples(step), metrics)
-        run.tracker.say(evaluation_line(step, metrics))
+        run.tracker.say(evaluation_line(step, evaluation.metrics_for_log(results)))
     distributed.barrier()
     return results
 
