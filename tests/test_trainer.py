@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from data_tools.scenes import ScenesOptions, write_scenes
@@ -123,6 +124,18 @@ def test_cached_micro_batches_train_the_same(recipe_file, tmp_path):
     assert cached == pytest.approx(plain, rel=1e-5)
 
 
+def test_bf16_checkpointed_activations_and_siglip_train_like_fp32(recipe_file, tmp_path):
+    siglip = ("objectives.0.name=siglip", "evaluate.sets=[]")
+    plain = losses(run(recipe_file, *siglip, f"run_dir={tmp_path / 'plain'}"))
+    checkpointed = run(recipe_file, *siglip, f"run_dir={tmp_path / 'less'}", "train.gradient_checkpointing=true")
+    assert losses(checkpointed) == pytest.approx(plain, rel=1e-5)
+    AcceleratorState._reset_state(reset_partial_state=True)  # Accelerate keeps the first precision of a process
+    half = losses(run(recipe_file, *siglip, f"run_dir={tmp_path / 'half'}", "train.precision=bf16"))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert half == pytest.approx(plain, rel=2e-2)
+    assert half != plain
+
+
 def test_dropout_is_replayed_after_a_resume(recipe_file, tmp_path):
     dropout = "model.config.vision_cfg.patch_dropout=0.5"
     whole = run(recipe_file, f"run_dir={tmp_path / 'whole'}", dropout)
@@ -156,6 +169,7 @@ def test_kill_9_and_sigterm_then_the_same_command_goes_on(recipe_file, tmp_path)
 
     assert start_and_send(signal.SIGKILL, 6) == -signal.SIGKILL
     assert start_and_send(signal.SIGTERM, 14) == 0
+    assert start_and_send(signal.SIGINT, 22) == 0
     finished = subprocess.run(arguments, env=ENVIRONMENT, capture_output=True, text=True, check=True)
     assert "going on from step" in finished.stderr
     assert_same_run(whole, cut)

@@ -1,0 +1,67 @@
+"""Logits are fp32 whatever the towers are, and know where this process's rows stand in the global batch."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import normalize
+
+from vlp import similarity
+from vlp.embeddings import global_embeddings
+from vlp.objectives import base
+from vlp.types import Embeddings
+
+
+def features(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    image, text = (torch.randn(64, 32, generator=generator) for _ in range(2))
+    return image.to(dtype), (text + image).to(dtype)
+
+
+def test_autocast_does_not_round_logits():
+    image, text = features(torch.bfloat16)
+    image.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        embedded = global_embeddings(image, text, torch.tensor(100.0).log(), torch.tensor(0.0))
+        logits = similarity.logits_per_image(embedded)
+        loss = base.parse({"name": "infonce"}).loss(embedded).total
+    assert logits.dtype == loss.dtype == torch.float32
+    exact = 100 * normalize(image.detach().double(), dim=1) @ normalize(text.double(), dim=1).T
+    torch.testing.assert_close(logits.detach().double(), exact, rtol=1e-5, atol=1e-4)
+    rounded = 100 * normalize(image.detach().float(), dim=1).bfloat16() @ normalize(text.float(), dim=1).bfloat16().T
+    assert (rounded.double() - exact).abs().max() > 100 * (logits.double() - exact).abs().max()
+
+
+def test_matches_start_at_the_first_row_of_this_process():
+    image, text = (normalize(f, dim=1) for f in features())
+    embedded = Embeddings(image[16:32], text[16:32], image, text, 16, torch.tensor(5.0), torch.tensor(-1.0))
+    assert similarity.matches(embedded).tolist() == list(range(16, 32))
+    torch.testing.assert_close(
+        similarity.logits_per_text(embedded).diagonal(16), 5 * (image[16:32] * text[16:32]).sum(1) - 1
+    )
+
+
+def test_identities_of_infonce():
+    """Equal logits give ln B, orthonormal pairs ln(1 + (B - 1) exp(-s)); rotation and order change nothing."""
+    infonce = base.parse({"name": "infonce"})
+
+    def loss(image: torch.Tensor, text: torch.Tensor, scale: float = 10.0) -> torch.Tensor:
+        return infonce.loss(Embeddings(image, text, image, text, 0, torch.tensor(scale), torch.tensor(0.0))).total
+
+    same = normalize(torch.ones(8, 16), dim=1)
+    torch.testing.assert_close(loss(same, same), torch.tensor(8.0).log())
+    eye = torch.eye(8, 16)
+    torch.testing.assert_close(loss(eye, eye, 3.0), torch.log(1 + 7 * torch.tensor(-3.0).exp()))
+    image, text = (normalize(f, dim=1) for f in features())
+    rotation = torch.linalg.qr(torch.randn(32, 32, generator=torch.Generator().manual_seed(1)))[0]
+    torch.testing.assert_close(loss(image @ rotation, text @ rotation), loss(image, text))
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(loss(image[order], text[order]), loss(image, text))
+
+
+def test_siglip_by_hand():
+    """Two orthogonal pairs, scale 1, bias 0: each positive costs softplus(-1), each negative softplus(0) = ln 2."""
+    eye = torch.eye(2)
+    siglip = base.parse({"name": "siglip"})
+    found = siglip.loss(Embeddings(eye, eye, eye, eye, 0, torch.tensor(1.0), torch.tensor(0.0))).total
+    expected = torch.nn.functional.softplus(torch.tensor(-1.0)) + torch.tensor(2.0).log()
+    torch.testing.assert_close(found, expected)
