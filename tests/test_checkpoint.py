@@ -11,9 +11,12 @@ import torch
 from vlp import checkpoint
 from vlp.ema import EMA
 from vlp.encoders.openclip import ModelOptions, build
+from vlp.encoders.source import latest_checkpoint
 from vlp.encoders.two_tower import TwoTower
 from vlp.optim import OptimOptions, adamw
 from vlp.types import UserError
+
+COUNTERS = {"samples": 56, "num_samples": 96, "bad_samples": {}, "scaler": None}
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def trained_once(model: TwoTower) -> torch.optim.Optimizer:
 def save(run_dir: Path, step: int, model: TwoTower, optimizer: torch.optim.Optimizer, ema: EMA | None = None) -> Path:
     run_dir.mkdir(exist_ok=True)
     (run_dir / "recipe.yaml").write_text("name: test\n")
-    return checkpoint.save(run_dir, step, model, optimizer, ema, {"samples": 8 * step}, keep=2)
+    return checkpoint.save(run_dir, step, model, optimizer, ema, COUNTERS, keep=2)
 
 
 def test_weights_average_moments_and_counters_come_back(tmp_path, model, tiny_model):
@@ -40,8 +43,8 @@ def test_weights_average_moments_and_counters_come_back(tmp_path, model, tiny_mo
     save(tmp_path / "run", 7, model, optimizer, ema)
     other = build(ModelOptions(config=tiny_model), seed=1)
     other_optimizer, other_ema = adamw(other, OptimOptions()), EMA(other.clip, 0.5)
-    found = checkpoint.latest(tmp_path / "run")
-    assert checkpoint.restore(found, other, other_optimizer, other_ema) == {"step": 7, "samples": 56}
+    found = latest_checkpoint(tmp_path / "run")
+    assert checkpoint.restore(found, other, other_optimizer, other_ema) == {"step": 7, **COUNTERS}
     for one, two in ((model.clip.state_dict(), other.clip.state_dict()), (ema.average, other_ema.average)):
         assert all(torch.equal(one[name], two[name]) for name in one)
     for one, two in zip(model.parameters(), other.parameters(), strict=True):
@@ -60,7 +63,7 @@ def test_the_newest_stay_and_latest_points_at_the_last(tmp_path, model):
         save(tmp_path / "run", step, model, optimizer)
     root = tmp_path / "run" / "checkpoints"
     assert sorted(p.name for p in root.iterdir()) == ["latest", "step-0000002", "step-0000003"]
-    assert checkpoint.latest(tmp_path / "run") == (root / "step-0000003").resolve()
+    assert latest_checkpoint(tmp_path / "run") == (root / "step-0000003").resolve()
 
 
 def test_a_save_that_dies_leaves_the_one_before(tmp_path, model, monkeypatch):
@@ -73,11 +76,11 @@ def test_a_save_that_dies_leaves_the_one_before(tmp_path, model, monkeypatch):
     monkeypatch.setattr(checkpoint, "save_file", full_disk)
     with pytest.raises(UserError, match="No space left"):
         save(tmp_path / "run", 2, model, optimizer)
-    assert checkpoint.latest(tmp_path / "run").name == "step-0000001"
+    assert latest_checkpoint(tmp_path / "run").name == "step-0000001"
 
 
 def test_a_run_without_a_checkpoint_has_none(tmp_path):
-    assert checkpoint.latest(tmp_path) is None
+    assert latest_checkpoint(tmp_path) is None
 
 
 @pytest.mark.parametrize("name", ["open_clip_model.safetensors", "optimizer.safetensors", "state.json"])
@@ -89,6 +92,14 @@ def test_a_broken_file_is_named(tmp_path, model, name):
         checkpoint.restore(path, model, optimizer, None)
     assert "\n" not in str(raised.value)
     assert path.name in str(raised.value)
+
+
+def test_counters_that_are_missing_are_named(tmp_path, model):
+    optimizer = trained_once(model)
+    path = save(tmp_path / "run", 1, model, optimizer)
+    (path / "state.json").write_text('{"step": 1}')
+    with pytest.raises(UserError, match=r"state\.json lacks samples, num_samples"):
+        checkpoint.restore(path, model, optimizer, None)
 
 
 def test_the_average_is_what_the_formula_says_and_is_lent_for_evaluation(model):

@@ -19,10 +19,24 @@ def test_durations(duration, steps):
     assert SPAN.steps(duration, "train.warmup") == steps
 
 
-@pytest.mark.parametrize("duration", ["5 minutes", "x", "", "5"])
+@pytest.mark.parametrize("duration", ["5 minutes", "x", "", "5", "1.2.3 samples", "-5 steps", -5])
 def test_a_duration_that_is_none_names_its_key(duration):
     with pytest.raises(UserError, match=r"train\.warmup"):
         SPAN.steps(duration, "train.warmup")
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"cooldown": 5}, "cooldown has no effect"),
+        ({"schedule": "constant", "min_lr": 1e-5}, "min_lr has no effect"),
+        ({"lr": 1e-3, "min_lr": 1e-2}, "exceeds lr"),
+        ({"betas": (1.5, 0.9)}, "betas"),
+    ],
+)
+def test_options_without_an_effect_or_a_sense_are_refused(options, word):
+    with pytest.raises(ValueError, match=word):
+        OptimOptions(**options)
 
 
 def rate(step: int, **options: object) -> float:

@@ -39,7 +39,7 @@ def test_the_resolved_recipe_reads_back_as_itself(written, tmp_path):
     loaded = recipe.load(written(), ["train.lr=2e-3"])
     (tmp_path / "resolved.yaml").write_text(loaded.to_yaml())
     assert recipe.load(str(tmp_path / "resolved.yaml")) == loaded
-    assert recipe.difference(loaded.to_yaml(), recipe.load(written()).to_yaml()) == ["train.lr"]
+    assert recipe.difference(tmp_path / "resolved.yaml", recipe.load(written()).to_yaml()) == ["train.lr"]
 
 
 def test_base_is_merged_below(written):
@@ -57,6 +57,7 @@ def test_a_circle_of_bases_is_refused(written):
 
 def test_overrides_reach_into_lists_and_profiles_merge(written):
     path = written(MINIMAL + "profiles: {smoke: {train: {steps: 2}}}\n")
+    assert recipe.load(path, ["train.steps=3", "profile=smoke"]).train.steps == 3
     loaded = recipe.load(path, ["profile=smoke", "objectives.0.weight=0.5", "data.augment.crop_scale=[0.5, 1]"])
     assert loaded.train.steps == 2
     assert loaded.objectives[0].weight == 0.5
@@ -84,6 +85,22 @@ def test_yaml_words_and_numbers_mean_what_they_say(written):
         ("name.x=1", r"name is a single value"),
         ("nonsense", r"is no override: write key=value"),
         ("profile=smoke", r"no profile 'smoke'"),
+        ("profile=[a]", r"no profile"),
+        ("train.steps=[1]", r"train\.steps: must be an integer"),
+        ("train.epochs=.inf", r"train\.epochs: must be a finite number"),
+        ("data.train=5", r"data\.train: must be text .* or a list, such as \[a, b\] \(got 5\)"),
+        ("evaluate.sets=a", r"evaluate\.sets: must be a list, such as \[a, b\] \(got 'a'\)"),
+        ("evaluate=5", r"evaluate: must be a mapping"),
+        ("data.captions=[{source: x}]", r"data\.captions\.0\.source: must be text of the form"),
+        ("model.lock_image=0", r"model\.lock_image: must be true or false or greater"),
+        ("model.picture.std=[0, 1, 1]", r"model\.picture\.std\.0: must be greater than 0"),
+        ("objectives={}", r"objectives: must be a list, such as \[\{name: infonce\}\]"),
+        ("objectives=[]", r"objectives: must be a list of at least one entry"),
+        ("objectives=[infonce]", r"yaml: objectives: each entry needs a name"),
+        ("objectives.0.name=os.path", r"no class Objective"),
+        ("train.cooldown=5", r"cooldown has no effect with the schedule cosine"),
+        ("train.lr=.inf", r"train\.lr: must be a finite number"),
+        ("seed=99999999999999999999", r"seed: must be less than"),
         ("train.steps=[", r"not valid YAML"),
     ],
 )
@@ -91,6 +108,17 @@ def test_mistakes_are_named(written, override, sentence):
     with pytest.raises(UserError, match=sentence) as raised:
         recipe.load(written(), [override])
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("profiles", ["5", "{smoke: 5}"])
+def test_profiles_that_are_none_are_named(written, profiles):
+    with pytest.raises(UserError, match="profiles must be a mapping"):
+        recipe.load(written(MINIMAL + f"profiles: {profiles}\n"))
+
+
+def test_a_key_given_twice_is_refused(written):
+    with pytest.raises(UserError, match="the key 'seed' is there twice"):
+        recipe.load(written(MINIMAL + "seed: 1\nseed: 2\n"))
 
 
 def test_a_missing_key_is_named(written):
@@ -119,6 +147,14 @@ def test_length_in_samples_and_epochs(written):
 def test_a_warmup_longer_than_the_run_is_refused(written):
     with pytest.raises(UserError, match=r"train\.warmup"):
         recipe.load(written(), ["train.warmup=11"]).span(100)
+
+
+def test_a_cooldown_that_does_not_fit_is_refused(written):
+    wsd = ["train.schedule=wsd", "train.warmup=5", "train.steps=10"]
+    assert recipe.load(written(), [*wsd, "train.cooldown=5"]).span(100).total_steps == 10
+    for cooldown, sentence in (("6", "longer than the run of 10 steps"), ("soon", r"train\.cooldown: 'soon'")):
+        with pytest.raises(UserError, match=sentence):
+            recipe.load(written(), [*wsd, f"train.cooldown={cooldown}"]).span(100)
 
 
 def test_siglip_brings_its_start_values_and_what_it_needs(written):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -253,6 +254,24 @@ def test_another_recipe_does_not_go_on_with_a_run(recipe_file):
     with pytest.raises(UserError, match=r"train\.lr"):
         run(recipe_file, "train.steps=2", "train.lr=0.1")
     run(recipe_file, "train.steps=2", "track.every=2", "data.workers=0")  # changes nothing that is computed
+
+
+def test_a_run_that_was_moved_goes_on_and_a_stored_recipe_that_is_broken_is_named(recipe_file, tmp_path):
+    few = ("train.steps=2", "evaluate.sets=[]")
+    moved = run(recipe_file, *few).rename(tmp_path / "moved")
+    run(recipe_file, *few, f"run_dir={moved}")
+    (moved / "recipe.yaml").write_text("{")
+    with pytest.raises(UserError, match=r"moved/recipe\.yaml: not valid YAML"):
+        run(recipe_file, *few, f"run_dir={moved}")
+
+
+def test_a_run_does_not_go_on_with_more_or_fewer_samples(recipe_file, scenes, tmp_path):
+    shards = shutil.copytree(scenes / "train", tmp_path / "shards")
+    overrides = ("train.steps=2", "evaluate.sets=[]", f"data.train={shards}")
+    run(recipe_file, *overrides)
+    (shards / "00002.tar").unlink()
+    with pytest.raises(UserError, match=r"data\.train has 64 samples now, but 96 when this run was saved"):
+        run(recipe_file, *overrides)
 
 
 def test_objective_names_are_checked_before_anything_is_loaded(recipe_file):

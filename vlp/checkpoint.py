@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,12 @@ from torch import nn
 
 from vlp.ema import EMA
 from vlp.encoders.openclip import save_openclip_directory
-from vlp.encoders.source import EMA_FILE, WEIGHTS_FILE
+from vlp.encoders.source import EMA_FILE, WEIGHTS_FILE, checkpoints
 from vlp.encoders.two_tower import TwoTower
 from vlp.types import UserError
 
 OPTIMIZER_FILE = "optimizer.safetensors"
+STATE = ("step", "samples", "num_samples", "bad_samples", "scaler")
 
 
 class CheckpointOptions(BaseModel, frozen=True, extra="forbid"):
@@ -69,7 +69,7 @@ def save(
         raise UserError(
             f"checkpoint {final} cannot be written ({error}): the one before stays; free the disk and start again"
         ) from error
-    for old in _all(root)[:-keep]:
+    for old in checkpoints(run_dir)[:-keep]:
         shutil.rmtree(old)
     return final
 
@@ -91,15 +91,6 @@ def _point(link: Path, target: str) -> None:
     partial.replace(link)
 
 
-def latest(run_dir: Path) -> Path | None:
-    """The newest whole checkpoint of a run."""
-    root = run_dir / "checkpoints"
-    if (root / "latest").exists():
-        return (root / "latest").resolve()
-    found = _all(root) if root.is_dir() else []
-    return found[-1] if found else None
-
-
 def restore(checkpoint: Path, model: TwoTower, optimizer: torch.optim.Optimizer, ema: EMA | None) -> dict[str, Any]:
     """Load weights, average and optimiser in place and return the counters (``step`` and what ``save`` was given).
 
@@ -112,15 +103,14 @@ def restore(checkpoint: Path, model: TwoTower, optimizer: torch.optim.Optimizer,
         if ema is not None:
             for name, value in load_file(checkpoint / EMA_FILE).items():
                 ema.average[name].copy_(value)
-        return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+        state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+        if missing := [name for name in STATE if name not in state]:
+            raise ValueError(f"state.json lacks {', '.join(missing)}")
+        return state
     except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
         raise UserError(
             f"checkpoint {checkpoint} cannot be resumed ({error}); remove it to go on from the one before"
         ) from error
-
-
-def _all(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if re.fullmatch(r"step-\d{7,}", path.name))
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

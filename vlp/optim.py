@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from torch import nn
 
 from vlp.types import UserError
@@ -17,7 +17,7 @@ Duration = int | str
 """Steps as a number, or a string such as ``2000 steps``, ``1e6 samples``, ``0.5 epochs`` or ``5%`` (of the run)."""
 
 
-class OptimOptions(BaseModel, frozen=True, extra="forbid"):
+class OptimOptions(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """How the weights move. Defaults are open_clip's for training a ViT from scratch."""
 
     lr: float = Field(5e-4, gt=0, description="peak learning rate")
@@ -33,6 +33,18 @@ class OptimOptions(BaseModel, frozen=True, extra="forbid"):
     clip_norm: float | None = Field(None, gt=0, description="clip the global gradient norm to this")
     max_logit_scale: float = Field(100.0, gt=1, description="clamp of exp(logit_scale) after each step")
 
+    @model_validator(mode="after")
+    def _all_has_an_effect(self) -> OptimOptions:
+        if self.schedule != "wsd" and self.cooldown != OptimOptions.model_fields["cooldown"].default:
+            raise ValueError(f"cooldown has no effect with the schedule {self.schedule}: remove it, or choose wsd")
+        if self.schedule == "constant" and self.min_lr:
+            raise ValueError("min_lr has no effect with the schedule constant: remove it, or choose cosine or wsd")
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr:g} exceeds lr {self.lr:g}: lower it")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas {list(self.betas)} must lie in [0, 1), such as [0.9, 0.98]")
+        return self
+
 
 @dataclass(frozen=True)
 class Span:
@@ -44,9 +56,10 @@ class Span:
 
     def steps(self, duration: Duration, key: str) -> int:
         """``duration`` in whole steps, rounded up."""
-        if isinstance(duration, int):
+        if isinstance(duration, int) and duration >= 0:
             return duration
-        match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(steps?|samples?|epochs?|%)\s*", duration)
+        number = r"(\d+(?:\.\d*)?(?:e\+?\d+)?)"
+        match = re.fullmatch(rf"\s*{number}\s*(steps?|samples?|epochs?|%)\s*", str(duration))
         if not match:
             raise UserError(f"{key}: '{duration}' is no duration; write 2000, '1e6 samples', '0.5 epochs' or '5%'")
         amount, unit = float(match[1]), match[2].rstrip("s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -21,10 +22,45 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> UserE
         return UserError(f"{where}: unknown key '{key}'{nearest(str(location[-1]), known)}")
     if problem["type"] == "missing":
         return UserError(f"{where}: the key '{key}' is missing")
-    message = problem["msg"].removeprefix("Value error, ")
+    key = _known_part(model, location)
+    if problem["type"] == "value_error":
+        return UserError(f"{where}: {key + ': ' if key else ''}{problem['msg'].removeprefix('Value error, ')}")
+    # A value that may be of several types has a problem with each of them.
+    messages = [_plain(p["msg"]) for p in error.errors() if _known_part(model, list(p["loc"])) == key]
     scalar = not isinstance(problem["input"], dict | list)
-    got = f" (got {problem['input']!r})" if scalar and problem["type"] != "value_error" else ""
-    return UserError(f"{where}: {key + ': ' if key else ''}{message}{got}")
+    got = f" (got {problem['input']!r})" if scalar else ""
+    return UserError(f"{where}: {key}: must be {' or '.join(dict.fromkeys(messages))}{got}")
+
+
+_WORDS = {
+    r"^Input should be ": "",
+    r"a valid (list|tuple)": "a list, such as [a, b]",
+    r"a valid dictionary( or instance of \w+)?": "a mapping, such as {key: value}",
+    r"a valid string": "text (quote it where it looks like a number)",
+    r"a valid (integer|number)": r"a \1",
+    r"a integer": "an integer",
+    r"a valid boolean": "true or false",
+    r"^String should match pattern": "text of the form",
+    r"^(List|Tuple) should have at least 1 item.*": "a list of at least one entry",
+}
+
+
+def _plain(message: str) -> str:
+    """pydantic's words in those of YAML."""
+    for theirs, ours in _WORDS.items():
+        message = re.sub(theirs, ours, message)
+    return message
+
+
+def _known_part(model: type[BaseModel], location: list[int | str]) -> str:
+    """The key that ``location`` points at; pydantic adds the names of the types that it tried."""
+    parts: list[str] = []
+    for number, part in enumerate(location):
+        owner = _model_at(model, location[:number])
+        if isinstance(part, str) and (owner is None or part not in owner.model_fields):
+            break
+        parts.append(str(part))
+    return ".".join(parts)
 
 
 def _model_at(model: type[BaseModel], location: list[int | str]) -> type[BaseModel] | None:

@@ -26,8 +26,8 @@ class TrainOptions(OptimOptions, frozen=True, extra="forbid"):
     """How long, how large, how precise, and how the weights move."""
 
     steps: int | None = Field(None, gt=0, description="length of the run in steps (or samples, or epochs)")
-    samples: float | None = Field(None, gt=0, description="length of the run in samples")
-    epochs: float | None = Field(None, gt=0, description="length of the run in epochs")
+    samples: float | None = Field(None, gt=0, allow_inf_nan=False, description="length of the run in samples")
+    epochs: float | None = Field(None, gt=0, allow_inf_nan=False, description="length of the run in epochs")
     global_batch_size: int = Field(gt=1, description="samples of one step over all processes")
     micro_batch_size: int | None = Field(
         None, gt=0, description="samples per pass and process; smaller than the batch means cached gradients"
@@ -50,7 +50,7 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
 
     name: str = Field(description="name of the run")
     run_dir: str = Field("", description="where the run lives; runs/NAME by default")
-    seed: int = Field(0, ge=0, description="of initialisation, order, augmentation and dropout")
+    seed: int = Field(0, ge=0, lt=2**63, description="of initialisation, order, augmentation and dropout")
     data: DataOptions
     model: ModelOptions
     objectives: tuple[objectives_base.Objective, ...] = Field(min_length=1)
@@ -62,7 +62,9 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
     @field_validator("objectives", mode="before")
     @classmethod
     def _parse_objectives(cls, entries: Any) -> Any:
-        return tuple(objectives_base.parse(e) for e in entries) if isinstance(entries, list) else entries
+        if not isinstance(entries, list):
+            raise ValueError("must be a list, such as [{name: infonce}]")
+        return tuple(objectives_base.parse(entry) for entry in entries)
 
     @model_validator(mode="before")
     @classmethod
@@ -88,8 +90,14 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
         samples = options.samples if options.samples is not None else (options.epochs or 0) * num_samples
         steps = options.steps or math.ceil(samples / options.global_batch_size - 1e-9)
         span = Span(max(1, steps), options.global_batch_size, num_samples)
-        if span.steps(options.warmup, "train.warmup") > span.total_steps:
+        rising = span.steps(options.warmup, "train.warmup")
+        if rising > span.total_steps:
             raise UserError(f"train.warmup: {options.warmup} is longer than the run of {span.total_steps} steps")
+        if options.schedule == "wsd" and rising + span.steps(options.cooldown, "train.cooldown") > span.total_steps:
+            raise UserError(
+                f"train.cooldown: {options.cooldown} and the warm-up of {rising} steps are longer than the run of "
+                f"{span.total_steps} steps: shorten one of them"
+            )
         return span
 
     def to_yaml(self) -> str:
@@ -118,26 +126,32 @@ def find(reference: str) -> Path:
 def load(reference: str, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
     """Read a recipe with its bases, apply ``key=value`` overrides, and validate it.
 
-    ``profile=NAME`` merges the section ``profiles.NAME`` of the recipe before the other overrides.
+    ``profile=NAME`` merges the section ``profiles.NAME`` of the recipe before the other overrides, wherever it stands.
 
     Raises:
         UserError: naming the key, and the nearest valid one where it is unknown.
     """
     path = find(reference)
     tree = _read(path, ())
-    profiles = tree.pop("profiles", {})
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise UserError(f"'{override}' is no override: write key=value, such as train.steps=100")
-        value = _yaml(text, f"override {override}")
-        if key == "profile":
-            if value not in profiles:
-                raise UserError(f"{path}: no profile '{value}'; it has {', '.join(sorted(profiles)) or 'none'}")
-            tree = _merge(tree, profiles[value])
-        else:
+    profiles = tree.pop("profiles", None) or {}
+    if not isinstance(profiles, dict) or not all(isinstance(profile, dict) for profile in profiles.values()):
+        raise UserError(f"{path}: profiles must be a mapping of names to changes, such as {{smoke: {{train: ...}}}}")
+    pairs = [_override(text) for text in overrides]
+    for name in [value for key, value in pairs if key == "profile"]:
+        if str(name) not in profiles:
+            raise UserError(f"{path}: no profile '{name}'; it has {', '.join(sorted(profiles)) or 'none'}")
+        tree = _merge(tree, profiles[str(name)])
+    for key, value in pairs:
+        if key != "profile":
             _set(tree, key, value)
     return validate(tree, str(path))
+
+
+def _override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"'{text}' is no override: write key=value, such as train.steps=100")
+    return key, _yaml(value, f"override {text}")
 
 
 def validate(tree: dict[str, Any], where: str) -> Recipe:
@@ -148,9 +162,9 @@ def validate(tree: dict[str, Any], where: str) -> Recipe:
         raise explain(error, Recipe, where) from None
 
 
-def difference(old: str, new: str) -> list[str]:
-    """Keys in which two resolved recipes (YAML) differ."""
-    a, b = _flat(yaml.safe_load(old)), _flat(yaml.safe_load(new))
+def difference(path: Path, resolved: str) -> list[str]:
+    """Keys in which the resolved recipe stored at ``path`` differs from ``resolved`` (YAML)."""
+    a, b = _flat(_read(path, ())), _flat(yaml.safe_load(resolved))
     return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
 
 
@@ -172,7 +186,15 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's scalars: `on` and `no` are words, and 1e-3 is a number."""
+    """YAML 1.2's scalars: `on` and `no` are words, and 1e-3 is a number. A key given twice is an error, as there."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            names = [key.value for key, _ in node.value]
+            twice = next((name for name in names if names.count(name) > 1), names[0])
+            raise yaml.constructor.ConstructorError(None, None, f"the key '{twice}' is there twice", node.start_mark)
+        return mapping
 
 
 _Loader.yaml_implicit_resolvers = {

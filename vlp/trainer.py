@@ -18,6 +18,7 @@ from vlp.console import Stopwatch, decisions, evaluation_line, training_line
 from vlp.data.batches import BadSamples, TrainingData
 from vlp.ema import EMA
 from vlp.encoders.openclip import build
+from vlp.encoders.source import latest_checkpoint
 from vlp.encoders.two_tower import TwoTower
 from vlp.engine import Signals, accelerator_for, check_batch_statistics
 from vlp.evaluation import run as evaluation
@@ -29,7 +30,7 @@ from vlp.track import Tracker
 from vlp.types import Batch, Embeddings, Loss, UserError
 
 # What may change when a run goes on, because it does not change what the run computes.
-FREE_TO_CHANGE = ("track.", "checkpoint.", "evaluate.", "data.workers", "data.max_bad_fraction")
+FREE_TO_CHANGE = ("run_dir", "track.", "checkpoint.", "evaluate.", "data.workers", "data.max_bad_fraction")
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def train(recipe: Recipe) -> Outcome:
         if resumed is not None:
             state = checkpoint.restore(resumed, model, optimizer, ema)
             first_step = state["step"]
+            _check_same_data(data.num_samples, state["num_samples"])
             earlier.append(state["bad_samples"])
             if accelerator.scaler is not None:
                 accelerator.scaler.load_state_dict(state["scaler"])
@@ -262,6 +264,7 @@ def _save(run: _Run, step: int) -> None:
         scaler = run.accelerator.scaler
         state: dict[str, Any] = {
             "samples": run.samples(step),
+            "num_samples": run.span.num_samples,
             "bad_samples": bad_samples.state(),
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
@@ -273,9 +276,9 @@ def _open_run(run_dir: Path, recipe: Recipe) -> Path | None:
     """Write the resolved recipe into a new run, or find the checkpoint of the one that lies there."""
     stored = run_dir / "recipe.yaml"
     resolved = recipe.to_yaml()
-    resumed = checkpoint.latest(run_dir)
+    resumed = latest_checkpoint(run_dir)
     if stored.exists() and resumed is not None:
-        changed = [k for k in difference(stored.read_text(), resolved) if not k.startswith(FREE_TO_CHANGE)]
+        changed = [k for k in difference(stored, resolved) if not k.startswith(FREE_TO_CHANGE)]
         if changed:
             raise UserError(
                 f"{run_dir} holds a run of another recipe (different: {', '.join(changed[:5])}): "
@@ -289,6 +292,15 @@ def _open_run(run_dir: Path, recipe: Recipe) -> Path | None:
         partial.replace(stored)
     distributed.barrier()
     return resumed
+
+
+def _check_same_data(num_samples: int, num_samples_before: int) -> None:
+    """Other shards mean another order: what was seen would come again, and some would never come."""
+    if num_samples != num_samples_before:
+        raise UserError(
+            f"data.train has {num_samples:,} samples now, but {num_samples_before:,} when this run was saved: "
+            "bring the shards back, or choose another run_dir"
+        )
 
 
 def _check_finite(loss: float, step: int) -> None:

@@ -167,6 +167,13 @@ def test_mistakes_in_a_configuration(tiny_model, change, message):
         build(ModelOptions(config={**tiny_model, **change}), seed=0)
 
 
+def test_a_colour_of_padding_where_nothing_is_padded_is_refused(tiny_model):
+    picture = {"fill_color": 7}
+    with pytest.raises(UserError, match="fill_color has no effect with resize_mode 'shortest'"):
+        build(ModelOptions(config=tiny_model, picture=picture), seed=0)
+    build(ModelOptions(config=tiny_model, picture={**picture, "resize_mode": "longest"}), seed=0)
+
+
 def test_text_longer_than_the_tower_is_refused(bert_model):
     config = {**bert_model, "text_cfg": {**bert_model["text_cfg"], "context_length": 25}}
     with pytest.raises(UserError, match="context_length is 25, but the text tower has 24 positions"):

@@ -35,8 +35,16 @@ def test_run_means_its_latest_checkpoint(run):
     assert torch.equal(projection(f"local-dir:{checkpoints / 'step-0000200'}"), newest)
     assert not torch.equal(projection(checkpoints / "step-0000100"), newest)
     (checkpoints / "latest").unlink()
-    (checkpoints / "latest").write_text("step-0000100\n")
-    assert torch.equal(projection(run), projection(checkpoints / "step-0000100"))
+    assert torch.equal(projection(run), newest)
+    (checkpoints / "latest").symlink_to("step-0000300")  # one that was removed
+    assert torch.equal(projection(run), newest)
+
+
+def test_a_configuration_without_towers_is_named(run):
+    directory = run / "checkpoints" / "step-0000200"
+    (directory / "open_clip_config.json").write_text('{"model_cfg": {"vision_cfg": {}}}')
+    with pytest.raises(UserError, match=r"open_clip_config\.json has no 'model_cfg\.text_cfg'"):
+        load(str(directory))
 
 
 def test_average_is_preferred_and_said(run):
@@ -60,7 +68,7 @@ def test_average_of_another_model_is_refused(run):
 def test_run_without_checkpoint(run):
     shutil.rmtree(run / "checkpoints")
     (run / "checkpoints").mkdir()
-    with pytest.raises(UserError, match="no finished checkpoint yet"):
+    with pytest.raises(UserError, match="no checkpoint yet"):
         load(str(run))
 
 
@@ -95,7 +103,7 @@ def test_directory_without_model(tmp_path):
     (tmp_path / source.CONFIG_FILE).write_text("{}")
     with pytest.raises(UserError, match="model_cfg"):
         load(str(tmp_path))
-    (tmp_path / source.CONFIG_FILE).write_text('{"model_cfg": {}}')
+    (tmp_path / source.CONFIG_FILE).write_text('{"model_cfg": {"vision_cfg": {}, "text_cfg": {}}}')
     with pytest.raises(UserError, match="no weights"):
         load(str(tmp_path))
 

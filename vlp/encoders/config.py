@@ -57,6 +57,9 @@ def of_options(options: ModelOptions, found: Source | None, starts: Mapping[str,
             model_cfg[f"init_{name}"] = starts[name]
     preprocess_cfg = merge_preprocess_dict(PreprocessCfg(), found.preprocess_cfg if found else {})
     preprocess_cfg = merge_preprocess_dict(preprocess_cfg, options.picture.model_dump(exclude_none=True))
+    mode = preprocess_cfg["resize_mode"]
+    if options.picture.fill_color is not None and mode != "longest":
+        raise UserError(f"model.picture.fill_color has no effect with resize_mode '{mode}': remove it, or set longest")
     return {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
 
 

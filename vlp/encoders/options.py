@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StrictBool, model_validator
 
+Positive = Annotated[float, Field(gt=0)]
 Lock = StrictBool | Annotated[int, Field(ge=1, strict=True)]
 
 
@@ -13,7 +14,7 @@ class PictureOptions(BaseModel, frozen=True, extra="forbid"):
     """How pictures become pixels, where it differs from what the weights or open_clip's defaults say."""
 
     mean: tuple[float, float, float] | None = Field(None, description="of the colours in 0..1, subtracted")
-    std: tuple[float, float, float] | None = Field(None, description="of the colours in 0..1, divided by")
+    std: tuple[Positive, Positive, Positive] | None = Field(None, description="of the colours in 0..1, divided by")
     interpolation: Literal["bicubic", "bilinear"] | None = Field(None, description="how pictures are resized")
     resize_mode: Literal["shortest", "longest", "squash"] | None = Field(
         None, description="in evaluation: crop what exceeds, pad what lacks, or distort"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,10 @@ def _of_place(reference: str) -> Source | None:
 def _of_directory(path: Path) -> Source:
     """A run (its latest checkpoint), a checkpoint, or a directory as open_clip writes it."""
     if (path / "checkpoints").is_dir() and not (path / CONFIG_FILE).is_file():
-        path = _latest(path)
+        latest = latest_checkpoint(path)
+        if latest is None:
+            raise UserError(f"run {path} has no checkpoint yet: train it further first")
+        path = latest
     config_file = path / CONFIG_FILE
     if not config_file.is_file():
         raise UserError(f"{path} holds no model: neither checkpoints/ (a run) nor {CONFIG_FILE} is in it")
@@ -147,13 +151,16 @@ def _of_directory(path: Path) -> Source:
     )
 
 
-def _latest(run: Path) -> Path:
+def checkpoints(run: Path) -> list[Path]:
+    """The whole checkpoints of a run, the oldest first."""
+    root = run / "checkpoints"
+    return sorted(p for p in root.iterdir() if re.fullmatch(r"step-\d{7,}", p.name)) if root.is_dir() else []
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """The checkpoint that ``latest`` points at, or the newest where that one was removed."""
     pointer = run / "checkpoints" / "latest"
-    if pointer.is_file():  # file systems without links hold the name as text
-        return pointer.parent / pointer.read_text(encoding="utf-8").strip()
-    if pointer.is_dir():
-        return pointer.resolve()
-    raise UserError(f"run {run} has no finished checkpoint yet (checkpoints/latest): train it further first")
+    return pointer.resolve() if pointer.exists() else next(reversed(checkpoints(run)), None)
 
 
 def _of_hub(model: str) -> Source:
@@ -175,6 +182,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(config, dict) or not isinstance(config.get("model_cfg"), dict):
         raise UserError(f"{path} has no 'model_cfg': it is not a model configuration of open_clip")
+    for tower in ("vision_cfg", "text_cfg"):
+        if not isinstance(config["model_cfg"].get(tower), dict):
+            raise UserError(f"{path} has no 'model_cfg.{tower}': it is not a model configuration of open_clip")
     return config
 
 

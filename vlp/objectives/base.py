@@ -40,8 +40,10 @@ class Objective(BaseModel, ABC, frozen=True, extra="forbid"):
 def parse(entry: dict[str, Any]) -> Objective:
     """The objective that one entry ``{name: ..., weight: ..., ...}`` of a recipe describes."""
     if not isinstance(entry, dict) or "name" not in entry:
-        raise UserError(f"objectives: each entry needs a name, such as {{name: infonce}}; got {entry!r}")
+        raise UserError(f"each entry needs a name, such as {{name: infonce}}; got {entry!r}")
     module = resolve.module("vlp.objectives", str(entry["name"]), "objective")
+    if not hasattr(module, "Objective"):
+        raise UserError(f"objective '{entry['name']}': the module has no class Objective (see CONTRIBUTING.md)")
     try:
         return module.Objective.model_validate(entry)
     except ValidationError as error:

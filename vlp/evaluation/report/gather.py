@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlp import checkpoint, recipe
+from vlp import recipe
 from vlp.data.batches import TrainingData
 from vlp.encoders.openclip import load, outline
+from vlp.encoders.source import latest_checkpoint
 from vlp.encoders.two_tower import TwoTower
 from vlp.evaluation.run import Result, find_task
 from vlp.evaluation.tasks.base import Scores, SetEmbeddings, Task
@@ -119,7 +120,7 @@ def _read_metrics(run: RunContents) -> None:
 
 
 def _read_checkpoint(run: RunContents) -> None:
-    latest = checkpoint.latest(run.directory)
+    latest = latest_checkpoint(run.directory)
     if latest is None:
         run.missing["model"].append("No checkpoint has been saved yet, so there is no model to show.")
         return
