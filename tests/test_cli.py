@@ -46,6 +46,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     write_scenes(ScenesOptions(out=home / "data" / "smoke", num_train=64, num_eval=16))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
+        (home / "file").touch()
         vlp("train", "quickstart", "profile=smoke", "run_dir=run", "train.steps=2", "evaluate.every=null")
         yield home
 
@@ -117,6 +118,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("eval nowhere --on data/smoke/eval/retrieval", "no model 'nowhere'"),
         ("eval run --on data/smoke/eval/retrieval --batch-size 0", "--batch-size"),
         ("eval run --on data/smoke/eval/retrieval --output data", "name a file"),
+        ("eval run --on data/smoke/eval/retrieval --output file/x.json", "file: File exists: check the path"),
+        ("train quickstart profile=smoke run_dir=file", "file: File exists: check the path"),
+        ("train quickstart profile=smoke run_dir=file/x", "file/x: Not a directory: check the path"),
+        ("quickstart --dir file", "Not a directory: check the path"),
+        ("export run file/x", "file/x: Not a directory: check the path"),
+        ("report run --output file/x.html", "file: File exists: check the path"),
+        ("data scenes file/x --num-train 4", "file/x: Not a directory: check the path"),
+        ("inspect quickstart profile=smoke train.micro_batch_size=8", "batch norms"),
         ("report nowhere", "no run nowhere"),
         ("export nowhere out", "no model 'nowhere'"),
         ("export run data", "not empty"),
@@ -184,6 +193,7 @@ def test_inspect_says_what_would_run_and_runs_nothing(home: Path, capsys: pytest
     vlp("inspect", "quickstart", "profile=smoke", "run_dir=never")
     facts = dict(line.split(maxsplit=1) for line in reversed(capsys.readouterr().out.splitlines()))
     assert facts["data"].startswith("64 samples in 1 shards")
+    assert facts["columns"] == "json, png, txt"
     assert facts["length"] == "4 steps = 128 samples = 2.00 epochs"
     assert facts["objectives"] == "1 x infonce"
     assert not (home / "never").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ Command = Callable[[argparse.Namespace], None]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; a `UserError` is printed as one sentence and ends with exit code 2."""
+    """Run a command; a `UserError`, or a file that cannot be used, is one sentence and ends with exit code 2."""
     try:
         try:
             parsed = _parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments)
@@ -29,6 +30,12 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         # `vlp ... | head` has seen enough; what is left in the buffer goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if not error.filename and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = error.filename or "the disk"
+        print(f"vlp: {place}: {error.strerror}: check the path, your rights and the space there", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("vlp: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -54,7 +61,8 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
         "Overrides are key=value; there are no flags.",
     )
     sub.add_argument("recipe", help="a YAML file, or the name of one in recipes/")
-    sub.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.steps=100 profile=smoke")
+    overrides = "such as train.steps=100 profile=smoke"
+    sub.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=overrides)
 
     sub = add("eval", _eval, "zero-shot evaluation of a model on evaluation sets")
     sub.add_argument("model", help="run, checkpoint or exported directory, NAME:TAG of open_clip, hf-hub:, local-dir:")
@@ -74,8 +82,8 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     sub.add_argument("--to", default="open_clip", choices=["open_clip"], help="format (default: %(default)s)")
 
     sub = add("inspect", _inspect, "what a recipe would run, without running it")
-    sub.add_argument("recipe")
-    sub.add_argument("overrides", nargs="*", metavar="key=value")
+    sub.add_argument("recipe", help="a YAML file, or the name of one in recipes/")
+    sub.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=overrides)
 
     add("recipes", _recipes, "list the recipes")
     add("objectives", _objectives, "list the objectives")

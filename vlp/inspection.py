@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from vlp.data.batches import TrainingData
 from vlp.encoders.openclip import outline
+from vlp.engine import check_batch_statistics
 from vlp.evaluation.run import open_tasks
 from vlp.objectives.base import check_needs
+from vlp.optim import adamw
 from vlp.recipe import Recipe
 
 
@@ -20,9 +22,13 @@ def inspect(recipe: Recipe) -> str:
     data = TrainingData(recipe.data, model.picture_format, model.tokenizer, recipe.train.global_batch_size, recipe.seed)
     span = recipe.span(data.num_samples)
     batch = recipe.train.global_batch_size
+    check_batch_statistics(model, cached=(recipe.train.micro_batch_size or batch) < batch)
+    adamw(model, recipe.train)
     lines = [
         f"run           {recipe.run_dir} (seed {recipe.seed})",
-        f"data          {data.num_samples:,} samples in {data.num_shards} shards, {len(data.defects)} defects",
+        f"data          {data.num_samples:,} samples in {data.num_shards} shards",
+        f"columns       {', '.join(data.columns)}",
+        *(f"defects       {line}" for line in data.defects_by_kind()),
         f"captions      {', '.join(f'{c.source} (weight {c.weight:g})' for c in recipe.data.captions)}",
         f"pictures      {model.picture_format.size[0]} x {model.picture_format.size[1]}",
         *(f"parameters    {tower:<6}{count:>14,}" for tower, count in model.parameters_by_tower().items()),

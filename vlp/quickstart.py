@@ -29,8 +29,9 @@ def quickstart(directory: str, overrides: Sequence[str] = ()) -> None:
     if not (data / "scenes.json").exists():
         draw(ScenesOptions(out=data))
     sets = [str(data / "eval" / name) for name in ("retrieval", "colour", "shape", "swaps")]
-    places = [f"run_dir={directory}", f"data.train={data / 'train'}", f"evaluate.sets={json.dumps(sets)}"]
-    outcome = train(recipe.load("quickstart", [*overrides, *places]))
+    places = {"run_dir": directory, "data.train": str(data / "train"), "evaluate.sets": sets}
+    ours = [f"{key}={json.dumps(value)}" for key, value in places.items()]  # quoted: --dir 2024 is no number
+    outcome = train(recipe.load("quickstart", [*overrides, *ours]))
     if not outcome.finished:
         return
     console.print("writing the report")
@@ -44,7 +45,8 @@ def draw(options: ScenesOptions) -> None:
     data = Path(options.out)
     partial = data.with_name(data.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    with Progress(console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("drawing scenes", total=None)
         write_scenes(
             replace(options, out=partial),

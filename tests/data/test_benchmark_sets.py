@@ -163,6 +163,7 @@ def test_label_outside_the_class_names(classification, label):
         ("zeroshot_classification_templates.txt", None, "templates.txt is missing"),
         ("zeroshot_classification_templates.txt", "a photo\n", r"'a photo' in .* lacks \{c\}"),
         ("dataset_type.txt", "multilabel", "says 'multilabel'"),
+        ("dataset_type.txt", b"\xff\xfe", "dataset_type.txt is not UTF-8"),
         ("test/nshards.txt", None, r"nshards.txt is missing"),
         ("test/nshards.txt", "zero", r"says 'zero'"),
         ("test/nshards.txt", "2", r"1\.tar is missing"),
@@ -172,7 +173,7 @@ def test_incomplete_classification_sets_are_named(classification, name, content,
     path = classification / name
     path.unlink(missing_ok=True)
     if content is not None:
-        path.write_text(content)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=message):
         read_classification_set(classification)
 
@@ -193,6 +194,9 @@ def test_damaged_pairs_are_named(pairs):
     with pytest.raises(UserError, match=r"swap_obj_000000\.png is neither in"):
         read_pair_set(pairs)
     (pairs / "swap_obj.json").write_text('{"0": {"filename": "x.png", "caption": "a"}}')
+    with pytest.raises(UserError, match=r"item 0 of .*swap_obj\.json lacks"):
+        read_pair_set(pairs)
+    (pairs / "swap_obj.json").write_text('{"0": {"filename": "x.png", "caption": "a", "negative_caption": null}}')
     with pytest.raises(UserError, match=r"item 0 of .*swap_obj\.json lacks"):
         read_pair_set(pairs)
     (pairs / "swap_obj.json").write_text('{"0": {')

@@ -78,6 +78,12 @@ def test_a_source_that_some_sample_has_is_accepted() -> None:
     check_sources([{"txt": b"\xff"}, {"txt": b"a", "json": b"{"}, sample(), sample(rewrites=["a"])], [TXT, REWRITES])
 
 
+def test_a_source_that_cannot_be_decoded_is_there() -> None:
+    """It is counted as a bad sample of its kind; that it were missing would send people looking for the wrong thing."""
+    check_sources([{"txt": b"\xff"}], [TXT])
+    check_sources([{"json": b"{"}], [REWRITES])
+
+
 @pytest.mark.parametrize("bad", [{"source": "json."}, {"source": "caption"}, {"source": "txt", "weight": 0}])
 def test_options_are_checked(bad: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):

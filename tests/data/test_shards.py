@@ -62,6 +62,8 @@ def test_a_path_with_pattern_characters_is_taken_as_it_is(tmp_path: Path) -> Non
         ("s3://bucket/00000.tar", "not a local path"),
         (["00000.tar", "0000*.tar"], "more than once|twice"),
         ([], "empty"),
+        ("", "empty"),
+        ("{00000..00001.tar", "the braces of .* do not match"),
     ],
 )
 def test_mistakes_are_named(

@@ -76,6 +76,7 @@ class TrainingData:
         shards, self.defects = index_shards(find_shards(options.train))
         self.num_shards = len(shards)
         self.num_samples = sum(map(len, shards))
+        self.columns = sorted({extension for shard in shards for extension in shard.extensions})
         self.workers = options.workers
         _check_batch_size(global_batch_size, self.num_samples, world)
         bad = BadSamples(options.max_bad_fraction, self.num_samples)
@@ -122,6 +123,12 @@ class TrainingData:
             if workers:  # a traceback may keep the iterator alive, and its workers with it
                 iterator._shutdown_workers()  # type: ignore[attr-defined]
             kill_workers()
+
+    def defects_by_kind(self) -> list[str]:
+        """A line a kind of what the index had to leave out, with an example."""
+        counts = BadSamples(1, self.num_samples)
+        counts.add(self.defects, seen=self.num_samples)
+        return counts.summary()
 
     def sheet(self, num: int) -> list[tuple[torch.Tensor, str, str]]:
         """(uint8 CHW, caption, key) of the first ``num`` samples drawn, as the model sees them."""

@@ -98,7 +98,7 @@ def is_benchmark_directory(directory: Path) -> bool:
 def dataset_type(directory: Path) -> str:
     """What ``dataset_type.txt`` says; CLIP_benchmark takes a set without that file for classification."""
     path = directory / "dataset_type.txt"
-    return path.read_text(encoding="utf-8").strip().lower() if path.exists() else "classification"
+    return _text(StoredFile(path, str(path))).strip().lower() if path.exists() else "classification"
 
 
 def read_retrieval_set(directory: Path) -> RetrievalSet:
@@ -167,7 +167,7 @@ def read_pair_set(directory: Path) -> PairSet:
         pairs = suites[path.stem] = []
         for key, item in _json_table(path).items():
             try:
-                filename, caption, negative = (str(item[k]) for k in ("filename", "caption", "negative_caption"))
+                filename, caption, negative = (item[k] + "" for k in ("filename", "caption", "negative_caption"))
             except (KeyError, TypeError):
                 raise UserError(
                     f"item {key} of {path} lacks filename, caption or negative_caption: complete it, or move "

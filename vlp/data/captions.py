@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -78,6 +79,13 @@ def draw(members: Mapping[str, bytes], sources: Sequence[CaptionSource], generat
     return caption
 
 
+def _present(texts: SampleTexts, source: str) -> bool:
+    try:
+        return bool(texts.of(source))
+    except BadSample:  # there, though it cannot be used
+        return True
+
+
 def check_sources(samples: Iterable[Mapping[str, bytes]], sources: Sequence[CaptionSource]) -> None:
     """Refuse a source that none of ``samples`` has; reads no further than needed.
 
@@ -88,11 +96,9 @@ def check_sources(samples: Iterable[Mapping[str, bytes]], sources: Sequence[Capt
     fields: set[str] = set()
     for members in samples:
         texts = SampleTexts(members)
-        try:
+        with suppress(BadSample):  # counted when it is drawn
             fields |= {name for name, value in texts.record().items() if isinstance(value, str | list)}
-            missing = {source for source in missing if not texts.of(source)}
-        except BadSample:  # counted when it is drawn
-            continue
+        missing = {source for source in missing if not _present(texts, source)}
         if not missing:
             return
     if missing:

@@ -6,7 +6,7 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm")
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb; we skip the sample
@@ -54,6 +54,8 @@ def decode_image(data: bytes, ground: tuple[int, int, int] = WHITE) -> Image.Ima
         raise
     except Image.DecompressionBombError as error:
         raise BadSample("huge picture", str(error)) from error
+    except UnidentifiedImageError as error:
+        raise BadSample("undecodable picture", "of no known format") from error
     except Exception as error:  # Pillow's plug-ins raise nearly every built-in error on broken bytes
         kind = "truncated picture" if "truncated" in str(error).lower() else "undecodable picture"
         raise BadSample(kind, str(error) or type(error).__name__) from error

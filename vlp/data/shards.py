@@ -75,7 +75,7 @@ def find_shards(sources: str | Sequence[str]) -> list[str]:
         UserError: something named is missing, is no tar, or is named twice.
     """
     sources = [sources] if isinstance(sources, str) else list(sources)
-    if not sources:
+    if not all(sources) or not sources:
         raise UserError("data.train is empty: name a tar, a directory of tars or a pattern")
     paths = [path for source in sources for path in _expand(source)]
     twice = {path for path in paths if paths.count(path) > 1} if len(set(paths)) < len(paths) else set()
@@ -88,7 +88,10 @@ def _expand(source: str) -> Iterator[str]:
     if "://" in source or source.startswith("pipe:"):
         raise UserError(f"data.train: {source} is not a local path: download the shards and name their directory")
     has_braces = "{" in source and not os.path.exists(source)
-    named = list(braceexpand.braceexpand(source)) if has_braces else [source]
+    try:
+        named = list(braceexpand.braceexpand(source)) if has_braces else [source]
+    except ValueError as error:
+        raise UserError(f"data.train: the braces of {source} do not match: write {{00000..00099}}.tar") from error
     for name in named:
         name = os.path.expanduser(name)
         if os.path.isdir(name):
