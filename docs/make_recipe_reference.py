@@ -30,7 +30,7 @@ in `recipes/`; `vlp inspect` says what it would run, and an unknown key is refus
 - Numbers and words are YAML 1.2: `1e-3` is a number, `on` and `no` are words.
 
 The resolved recipe, every default written out, lies in the run as `recipe.yaml`. A run goes on with the same recipe
-only; `track`, `checkpoint`, `evaluate`, `data.workers` and `data.max_bad_fraction` may change on the way.
+only; `run_dir`, `track`, `checkpoint`, `evaluate`, `data.workers` and `data.max_bad_fraction` may change on the way.
 
 This page is written by `make docs` from the options in the code.
 """

@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
 from vlp import distributed, embeddings, resolve
+from vlp.encoders import batch_norm
 from vlp.encoders.openclip import ModelOptions, build
 from vlp.objectives import base
 from vlp.types import Batch, Embeddings, Loss
@@ -35,6 +36,7 @@ def gradients(rank: int, world: int, config: dict[str, Any], objective: str, mic
     parsed = base.parse({"name": objective})
     config = {**config, "vision_cfg": {**config["vision_cfg"], "patch_dropout": patch_dropout}}
     model = build(ModelOptions(config=config), seed=0, starts=parsed.initial_logits()).train()
+    batch_norm.synchronise(model.clip)
     wrapped = DistributedDataParallel(model) if world > 1 else model
     rows = GLOBAL_BATCH // world
     loss = embeddings.backward(
@@ -208,3 +210,28 @@ def test_loss_is_the_loss_of_open_clip_on_one_process():
     torch.testing.assert_close(
         ours("siglip").total, SigLipLoss()(image, text, scale, logit_bias=bias), rtol=1e-6, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_batch_norms_see_the_global_batch(run_ranks, tiny_model, world):
+    vision = {"image_size": 32, "timm_model_name": "resnet10t", "timm_pool": "", "timm_proj": "linear"}
+    arguments = ({**tiny_model, "vision_cfg": vision}, "infonce", GLOBAL_BATCH, 0.0)
+    loss, expected = gradients(0, 1, *arguments)
+    for rank_loss, actual in run_ranks(gradients, world, *arguments):
+        assert rank_loss == pytest.approx(loss, rel=1e-5)
+        assert_equal_gradients(actual, expected, tolerance=1e-5)
+
+
+def running_statistics(rank: int, world: int) -> Any:
+    layer = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
+    batch_norm.synchronise(layer)
+    values = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 3 + 1
+    layer(values[rank * 8 // world : (rank + 1) * 8 // world])
+    return layer.state_dict(), layer.eval()(values)
+
+
+def test_batch_norms_remember_the_global_batch(run_ranks):
+    expected, normed = running_statistics(0, 1)
+    for actual, normed_there in run_ranks(running_statistics, 2):
+        torch.testing.assert_close(actual, expected)
+        torch.testing.assert_close(normed_there, normed)

@@ -56,6 +56,27 @@ def gather_rows(local: Tensor) -> Tensor:
     return _GatherRows.apply(local) if world_size() > 1 else local
 
 
+class _MeanOverRanks(torch.autograd.Function):
+    """Mean of a tensor over the ranks; backward, too, is the mean: that of the sum of all ranks' losses."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, local: Tensor) -> Tensor:
+        mean = local.clone()
+        dist.all_reduce(mean)
+        return mean.div_(world_size())
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
+        mean = grad.clone()
+        dist.all_reduce(mean)
+        return mean.div_(world_size())
+
+
+def mean_with_gradient(local: Tensor) -> Tensor:
+    """Mean of ``local`` over the ranks, with the exact gradient as `gather_rows` has it."""
+    return _MeanOverRanks.apply(local) if world_size() > 1 else local
+
+
 def mean_over_ranks(values: dict[str, float], device: torch.device) -> dict[str, float]:
     """Average named scalars over the ranks in one collective; every rank must hold the same names."""
     if world_size() == 1:

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from vlp import distributed
+from vlp.encoders.batch_norm import is_local
 from vlp.recipe import TrainOptions
 from vlp.types import UserError
 
@@ -44,13 +45,18 @@ def accelerator_for(options: TrainOptions) -> Accelerator:
 def check_batch_statistics(model: nn.Module, cached: bool) -> None:
     """Refuse batch norms in training whose statistics would be those of a part of the batch.
 
-    On GPUs the statistics are those of all processes (SyncBatchNorm); cached micro-batches have no remedy.
+    Over processes they are synchronised where their kind is known; cached micro-batches have no remedy.
     """
     batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules())
-    if batch_norm and (cached or (distributed.world_size() > 1 and not torch.cuda.is_available())):
+    if cached and batch_norm:
         raise UserError(
-            "model: this tower has batch norms, whose statistics would be those of a part of the batch: "
-            "leave train.micro_batch_size out and use one process (or GPUs), or choose a tower with layer norms"
+            "train.micro_batch_size: this model has batch norms, whose statistics would be those of a micro-batch: "
+            "leave it out, or choose a tower with layer norms"
+        )
+    if distributed.world_size() > 1 and any(map(is_local, model.modules())):
+        raise UserError(
+            "model: this tower has batch norms of a kind that cannot be synchronised on the CPU: "
+            "use one process or GPUs, or choose a tower with layer norms"
         )
 
 

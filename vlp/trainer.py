@@ -17,6 +17,7 @@ from vlp import checkpoint, distributed, embeddings
 from vlp.console import Stopwatch, decisions, evaluation_line, training_line
 from vlp.data.batches import BadSamples, TrainingData
 from vlp.ema import EMA
+from vlp.encoders import batch_norm
 from vlp.encoders.openclip import build
 from vlp.encoders.source import latest_checkpoint
 from vlp.encoders.two_tower import TwoTower
@@ -62,8 +63,7 @@ def train(recipe: Recipe) -> Outcome:
         check_needs(recipe.objectives, recipe.provides())
         tasks = evaluation.open_tasks(recipe.evaluate)
         model = build(recipe.model, recipe.seed, recipe.starts())
-        if world > 1 and torch.cuda.is_available():
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        batch_norm.synchronise(model.clip)
         data = TrainingData(
             recipe.data,
             model.picture_format,
