@@ -115,7 +115,9 @@ def write_pack(options: PackOptions) -> Summary:
         _separator(options.csv_separator),
         options.split or ("test" if options.as_retrieval else None),
     )
-    entries = read_entries(options.format or detect(options.src), source, summary)
+    kind = options.format or detect(options.src)
+    _check_effect(options, kind)
+    entries = read_entries(kind, source, summary)
     summary.counts["pictures named with captions"] = len(entries)
     if not options.as_retrieval:
         # Sources are often sorted by class or by date, and neighbours in a shard should not be.
@@ -144,6 +146,28 @@ def write_pack(options: PackOptions) -> Summary:
                 )
     summary.write_skipped()
     return summary
+
+
+# Options that only some formats or layouts read.
+READ_BY = {
+    "images": ("csv", "coco", "karpathy"),
+    "split": ("karpathy",),
+    "csv_img_key": ("csv",),
+    "csv_caption_key": ("csv",),
+    "csv_separator": ("csv",),
+    "samples_per_shard": ("shards",),
+    "seed": ("shards",),
+}
+
+
+def _check_effect(options: PackOptions, kind: str) -> None:
+    """Refuse an option that would change nothing."""
+    layout = "retrieval" if options.as_retrieval else "shards"
+    for key, readers in READ_BY.items():
+        changed = getattr(options, key) != PackOptions.__dataclass_fields__[key].default
+        if changed and not {kind, layout} & set(readers):
+            flag = f"--{key.replace('_', '-')}"
+            raise UserError(f"{flag} has no effect on a {kind} packed as {layout}: it is for {', '.join(readers)}")
 
 
 def _packed(entries: list[Entry], options: PackOptions, summary: Summary) -> Iterator[Packed]:

@@ -244,7 +244,10 @@ def test_unclear_sources_are_refused(tmp_path: Path, name: str, text: str | None
         ({"captions_per_image": 0}, "--captions-per-image 0"),
         ({"csv_separator": "ab"}, "must be one character"),
         ({"format": "karpathy"}, "'images' has an entry without 'filename'"),
-        ({"format": "folder"}, "is no folder"),
+        ({"format": "folder", "images": None}, "is no folder"),
+        ({"csv_separator": "tab"}, "--csv-separator has no effect on a coco packed as shards: it is for csv"),
+        ({"split": "val"}, "--split has no effect"),
+        ({"seed": 1, "as_retrieval": True}, "--seed has no effect on a coco packed as retrieval"),
     ],
 )
 def test_options_that_do_not_fit(tmp_path: Path, coco: Path, change: dict[str, Any], message: str) -> None:
@@ -262,8 +265,6 @@ def test_the_command_line_prints_the_table(tmp_path: Path, coco: Path, capsys: p
         str(tmp_path / "val"),
         "--as",
         "retrieval",
-        "--csv-separator",
-        "tab",
     ]
     pack.run(parser.parse_args(words))
     printed = capsys.readouterr().out
