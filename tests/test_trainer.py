@@ -20,7 +20,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from data_tools.scenes import ScenesOptions, write_scenes
-from vlp import recipe
+from vlp import recipe, trainer
 from vlp.track import read_metrics
 from vlp.trainer import train
 from vlp.types import UserError
@@ -177,6 +177,25 @@ def test_kill_9_and_sigterm_then_the_same_command_goes_on(recipe_file, tmp_path)
 
 
 @pytest.mark.slow
+def test_a_signal_at_a_step_with_an_evaluation_loses_no_row(recipe_file, tmp_path, monkeypatch):
+    overrides = ("evaluate.every=2", "train.steps=4", "data.workers=0")
+    whole = read_metrics(run(recipe_file, *overrides, f"run_dir={tmp_path / 'whole'}") / "metrics.jsonl")
+    update = trainer._update
+
+    def interrupted(state, batch, step):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(state, batch, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "_update", interrupted)
+        cut = run(recipe_file, *overrides, f"run_dir={tmp_path / 'cut'}")
+    assert max(row["step"] for row in read_metrics(cut / "metrics.jsonl")) == 2
+    run(recipe_file, *overrides, f"run_dir={cut}")
+    rows = read_metrics(cut / "metrics.jsonl")
+    assert [(row["step"], row.keys()) for row in rows] == [(row["step"], row.keys()) for row in whole]
+
+
 def test_two_processes_train_like_one(recipe_file, tmp_path):
     one = losses(run(recipe_file, f"run_dir={tmp_path / 'one'}"))
     two = tmp_path / "two"

@@ -175,9 +175,6 @@ def _steps(run: _Run, data: TrainingData, tasks: list[Task], signals: Signals, f
         if last or stop or step % recipe.checkpoint.every == 0:
             _check_finite(figures["loss"].item(), step)
             _save(run, step)
-        if stop and not last:
-            distributed.say(f"stopped at step {step} and saved; run the same command again to go on")
-            return Outcome(run.run_dir, step, finished=False)
         if last or (recipe.evaluate.every and step % recipe.evaluate.every == 0):
             results = _evaluate(run, tasks, step)
             loss = distributed.mean_over_ranks({"train/loss": float(figures["loss"])}, run.accelerator.device)
@@ -186,6 +183,10 @@ def _steps(run: _Run, data: TrainingData, tasks: list[Task], signals: Signals, f
                 metrics = {**loss, **evaluation.metrics_for_log(results)}
                 run.tracker.log(step, run.samples(step), metrics)
             stopwatch.reset()
+        # After the evaluation, which would be missing otherwise: the run goes on with the next step.
+        if stop and not last:
+            distributed.say(f"stopped at step {step} and saved; run the same command again to go on")
+            return Outcome(run.run_dir, step, finished=False)
     if first_step >= total:
         results = _evaluate(run, tasks, total)
     for line in run.all_bad_samples().summary():
