@@ -64,9 +64,10 @@ class Ours:
         if not all(path.is_file() for path in evaluations):
             return False
         wanted = recipe.load(self.name, self.overrides(seed))
-        stored = (run_dir / "recipe.yaml").read_text(encoding="utf-8")
         free = ("run_dir", *FREE_TO_CHANGE)
-        changed = [key for key in recipe.difference(stored, wanted.to_yaml()) if not key.startswith(free)]
+        changed = [
+            key for key in recipe.difference(run_dir / "recipe.yaml", wanted.to_yaml()) if not key.startswith(free)
+        ]
         if changed:
             raise UserError(
                 f"{run_dir} holds a run of another recipe (different: {', '.join(changed[:5])}): "
