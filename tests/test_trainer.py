@@ -293,6 +293,13 @@ def test_a_run_does_not_go_on_with_more_or_fewer_samples(recipe_file, scenes, tm
         run(recipe_file, *overrides)
 
 
+def test_weights_that_diverge_with_the_last_update_are_not_saved(recipe_file):
+    diverge = ["train.steps=1", "train.lr=3e38", "train.warmup=0", "train.weight_decay=1e30", "track.every=1"]
+    with pytest.raises(UserError, match="the sum of the weights is"):
+        run(recipe_file, *diverge)
+    assert not list(Path(recipe.load(str(recipe_file)).run_dir).glob("checkpoints/step-*"))
+
+
 def test_objective_names_are_checked_before_anything_is_loaded(recipe_file):
     with pytest.raises(UserError, match="unknown objective"):
         run(recipe_file, "objectives.0.name=contrastive", "data.train=nowhere")

@@ -133,7 +133,10 @@ def _eval(arguments: argparse.Namespace) -> None:
         raise UserError(f"--batch-size {arguments.batch_size} must be at least 1")
     tasks = run.open_tasks(run.EvaluateOptions(sets=arguments.on))
     model = load(arguments.model, _device())
-    results = run.run_tasks(model, tasks, arguments.batch_size, arguments.model, model.weights)
+    name, _, tag = arguments.model.partition(":")
+    is_tagged = tag and name not in ("hf-hub", "local-dir") and not os.path.exists(arguments.model)
+    name, pretrained = (name, tag) if is_tagged else (arguments.model, model.weights)
+    results = run.run_tasks(model, tasks, arguments.batch_size, name, pretrained)
     print(run.format_table(results))
     if arguments.output:
         run.write_results(results, arguments.output)

@@ -173,7 +173,9 @@ def _steps(run: _Run, data: TrainingData, tasks: list[Task], signals: Signals, f
             _log(run, figures, stopwatch, step)
         stop = distributed.any_rank(signals.received, run.accelerator.device)
         if last or stop or step % recipe.checkpoint.every == 0:
-            _check_finite(figures["loss"].item(), step)
+            _check_finite(float(figures["loss"]), "loss", step)
+            # The update came after the loss: weights that diverged with it must not become the newest checkpoint.
+            _check_finite(float(sum(p.detach().sum() for p in run.model.parameters())), "sum of the weights", step)
             _save(run, step)
         if last or (recipe.evaluate.every and step % recipe.evaluate.every == 0):
             results = _evaluate(run, tasks, step)
@@ -226,7 +228,7 @@ def _log(run: _Run, figures: dict[str, Tensor], stopwatch: Stopwatch, step: int)
     """A row of figures under open_clip's names; losses are means over the ranks."""
     local = {name: float(value) for name, value in figures.items()}
     values = distributed.mean_over_ranks(local, run.accelerator.device)
-    _check_finite(values["loss"], step)
+    _check_finite(values["loss"], "loss", step)
     batch_time, data_time = stopwatch.read()
     rate = run.recipe.train.global_batch_size / batch_time
     bad_samples = run.all_bad_samples()
@@ -304,9 +306,9 @@ def _check_same_data(num_samples: int, num_samples_before: int) -> None:
         )
 
 
-def _check_finite(loss: float, step: int) -> None:
-    if not math.isfinite(loss):
+def _check_finite(value: float, what: str, step: int) -> None:
+    if not math.isfinite(value):
         raise UserError(
-            f"train: the loss is {loss} at step {step}: lower train.lr, lengthen train.warmup or set train.clip_norm; "
-            "the last checkpoint stays as it is"
+            f"train: the {what} is {value} at step {step}: lower train.lr, lengthen train.warmup or set "
+            "train.clip_norm; the last checkpoint stays as it is"
         )
