@@ -30,7 +30,11 @@ def test_seed_decides_the_weights_and_nothing_else_does(tiny_model):
 
 
 def test_openclip_loads_what_is_written(tiny_model, tmp_path):
-    options = ModelOptions(config={**tiny_model, "custom_text": True}, init_logit_bias=-3.0, picture={"fill_color": 9})
+    options = ModelOptions(
+        config={**tiny_model, "custom_text": True},
+        init_logit_bias=-3.0,
+        picture={"resize_mode": "longest", "fill_color": 9},
+    )
     model = build(options, seed=0)
     save_openclip_directory(model, tmp_path)
     clip, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
