@@ -183,6 +183,9 @@ class _CutError(Exception):
 def _members(path: str) -> Iterator[tuple[str, int, int, bool]]:
     """(name, offset, size, whether it is all there) of each regular member; _CutError at a premature end."""
     length = os.path.getsize(path)
+    with open(path, "rb") as stream:
+        if length >= _BLOCK and not any(stream.read(_BLOCK)):  # nothing but the end mark: Python 3.10 trips over it
+            return
     with open(path, "rb") as stream, tarfile.TarFile(fileobj=stream) as tar:
         last = -1
         while True:
