@@ -127,6 +127,5 @@ def _restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tenso
     for key, value in tensors.items():
         name, field = key.rsplit("/", 1)
         parameter = parameters[name]
-        # AdamW keeps its step counter on the CPU, the moments beside the parameter.
-        device = value.device if field == "step" else parameter.device
-        optimizer.state[parameter][field] = value.to(device)
+        # Fused AdamW keeps its step counter, too, on the device of the parameter.
+        optimizer.state[parameter][field] = value.to(parameter.device)

@@ -186,7 +186,8 @@ def _members(path: str) -> Iterator[tuple[str, int, int, bool]]:
     with open(path, "rb") as stream:
         if length >= _BLOCK and not any(stream.read(_BLOCK)):  # nothing but the end mark: Python 3.10 trips over it
             return
-    with open(path, "rb") as stream, tarfile.TarFile(fileobj=stream) as tar:
+        stream.seek(0)
+        tar = tarfile.TarFile(fileobj=stream)
         last = -1
         while True:
             try:
