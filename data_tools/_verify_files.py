@@ -1,0 +1,110 @@
+"""What can be wrong with the files of a data set beside what their tars hold."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import braceexpand
+
+from data_tools.verify import Defect
+
+_STATS, _PARQUET = "_stats.json", ".parquet"
+
+
+def split_missing(sources: Sequence[str]) -> tuple[list[str], list[Defect]]:
+    """``sources`` without the local files that a brace pattern names and that are not there, and those as defects."""
+    there: list[str] = []
+    missing: list[Defect] = []
+    for source in sources:
+        is_pattern = "{" in source and "://" not in source and not source.startswith("pipe:")
+        try:
+            names = [os.path.expanduser(n) for n in braceexpand.braceexpand(source)] if is_pattern else []
+        except ValueError:  # find_shards says what is wrong with the braces
+            names = []
+        found = [name for name in names if os.path.exists(name)]
+        if not found or os.path.exists(source):
+            there.append(source)
+            continue
+        there += found
+        missing += [Defect("missing shard", name, detail=f"named by {source}") for name in names if name not in found]
+    return there, missing
+
+
+def count_defects(path: str, num_samples: int) -> list[Defect]:
+    """Files beside the shard whose counts are not ``num_samples``, the samples of the tar."""
+    stem = path.removesuffix(".tar")
+    defects = []
+    for suffix, noun, count in ((_STATS, "successes", _successes), (_PARQUET, "successful rows", _rows)):
+        beside = Path(stem + suffix)
+        if not beside.is_file():
+            continue
+        try:
+            expected = count(beside)
+        except Exception as error:  # whatever the parsers of JSON and Parquet raise on broken bytes
+            defects.append(Defect(f"unreadable {suffix}", path, detail=f"{beside.name}: {_one_line(error)}"))
+            continue
+        if expected is not None and expected != num_samples:
+            detail = f"{num_samples:,} samples in the tar, {expected:,} {noun} in {beside.name}"
+            defects.append(Defect(f"count differs from {suffix}", path, detail=detail))
+    return defects
+
+
+def expected_samples(path: str) -> int | None:
+    """How many samples ``_stats.json`` says the shard has; None where it does not say so."""
+    try:
+        return _successes(Path(path.removesuffix(".tar") + _STATS))
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _successes(path: Path) -> int | None:
+    successes = json.loads(path.read_bytes()).get("successes")
+    return successes if isinstance(successes, int) else None
+
+
+def _rows(path: Path) -> int:
+    """img2dataset's table has a row for each picture it tried, and says of each whether it got it."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        if "status" not in file.schema_arrow.names:
+            return int(file.metadata.num_rows)
+        status = file.read(columns=["status"])["status"]
+    return int(pc.sum(pc.equal(status, "success")).as_py() or 0)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def folder_defects(paths: Sequence[str]) -> list[Defect]:
+    """Leftovers, shards of which only the files beside them are there, and what ``sizes.json`` says otherwise.
+
+    Only local folders are looked at of which every tar is among ``paths``: other shards are not asked about.
+    """
+    known = {os.path.abspath(path) for path in paths if "://" not in path and not path.startswith("pipe:")}
+    folders = sorted({os.path.dirname(path) for path in known})
+    return [defect for folder in folders for defect in _folder(Path(folder), known)]
+
+
+def _folder(folder: Path, known: set[str]) -> Iterable[Defect]:
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+    tars = {name for name in names if name.endswith(".tar")}
+    if not all(str(folder / name) in known for name in tars):
+        return
+    partial = {name for name in names if name.endswith((".partial", ".tmp", ".part"))}
+    for name in sorted(partial):
+        kind = "half-written shard" if ".tar." in name else "leftover file"
+        yield Defect(kind, str(folder / name))
+    begun = {name.partition(".tar.")[0] for name in partial if ".tar." in name}
+    with_stats = {name.removesuffix(_STATS) for name in names if name.endswith(_STATS)}
+    for stem in sorted(with_stats - begun):
+        if stem + ".tar" not in tars:
+            yield Defect("missing shard", str(folder / f"{stem}.tar"), detail=f"{stem}{_STATS} is there")
+    for name in sorted(tars):
+        if with_stats and name.removesuffix(".tar") not in with_stats:
+            yield Defect("half-written shard", str(folder / name), detail=f"others have {_STATS}, this one has not")

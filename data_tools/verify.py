@@ -1,0 +1,227 @@
+"""Read every shard once and name each defect by shard and key; exit code 1 if there is any.
+
+What is read is what training reads, by the same rules: the header of every member of every tar, every picture
+decoded in full, every caption and JSON. Beside the tars the counts of ``_stats.json`` and Parquet tables are compared, and
+leftovers of unfinished writing are named. The kinds are those that training counts and logs, and those of files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_tools._map_shards import add_engine_arguments, map_shards
+
+if TYPE_CHECKING:
+    import numpy as np
+
+NUM_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Defect:
+    """One thing that is wrong: in a sample (``key``), or in a shard or file as a whole (no ``key``)."""
+
+    kind: str
+    shard: str
+    key: str = ""
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return self.shard + (f": {self.key}" if self.key else "") + (f" ({self.detail})" if self.detail else "")
+
+
+@dataclass
+class Verification:
+    """What was read and what was found; ``num_bytes`` are those of the tars' pictures, texts and other members."""
+
+    num_shards: int = 0
+    num_samples: int = 0
+    num_bytes: int = 0
+    defects: list[Defect] = field(default_factory=list)
+
+    def by_kind(self) -> Counter[str]:
+        return Counter(defect.kind for defect in self.defects)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "shards": self.num_shards,
+            "samples": self.num_samples,
+            "bytes": self.num_bytes,
+            "kinds": dict(self.by_kind().most_common()),
+            "defects": [asdict(defect) for defect in self.defects],
+        }
+
+
+@dataclass(frozen=True)
+class ShardCheck:
+    """What one shard holds; ``keys`` are 64-bit digests of the keys of its samples, in their order."""
+
+    num_samples: int
+    num_bytes: int
+    keys: np.ndarray
+    defects: list[Defect]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "Exit code: 0 without a defect, 1 with defects, 2 if the shards cannot be found."
+    parser.add_argument("shards", nargs="+", metavar="SHARDS", help="tars, directories of tars, globs, brace patterns")
+    add_caption_argument(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every defect as JSON, not only the table")
+    add_engine_arguments(parser)
+
+
+def add_caption_argument(parser: argparse.ArgumentParser) -> None:
+    """``--caption``: where the captions stand."""
+    parser.add_argument(
+        "--caption",
+        action="append",
+        dest="captions",
+        metavar="SOURCE",
+        help="where the captions stand, as in data.captions: txt or json.FIELD; repeatable (default txt)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    sources = caption_sources(arguments.captions)
+    found = verify(arguments.shards, sources, arguments.workers, arguments.ray)
+    if arguments.json:
+        text = json.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n"
+        arguments.json.write_text(text, encoding="utf-8", errors="surrogateescape")
+    print(f"{found.num_shards:,} shards, {found.num_samples:,} samples, {found.num_bytes:,} bytes read")
+    print(table(found.defects))
+    if found.defects:
+        sys.exit(1)
+
+
+def caption_sources(given: Sequence[str] | None) -> tuple[str, ...]:
+    """The sources named by ``--caption``, checked.
+
+    Raises:
+        UserError: a source that data.captions would not take.
+    """
+    from pydantic import ValidationError
+
+    from vlp.data.captions import CaptionSource
+    from vlp.types import UserError
+
+    for source in given or ():
+        try:
+            CaptionSource(source=source)
+        except ValidationError as error:
+            raise UserError(f"--caption {source} is no source of captions: write txt or json.FIELD") from error
+    return tuple(dict.fromkeys(given or ("txt",)))
+
+
+def verify(
+    sources: Sequence[str], captions: Sequence[str] = ("txt",), workers: int | None = None, ray: str | None = None
+) -> Verification:
+    """Read all shards that ``sources`` name and compare keys across them.
+
+    Memory: 16 bytes a sample, and one shard's headers and one sample a worker.
+
+    Raises:
+        UserError: ``sources`` name no shard at all.
+    """
+    import numpy as np
+
+    from data_tools._verify_files import folder_defects, split_missing
+    from vlp.data.shards import find_shards
+
+    there, missing = split_missing(sources)
+    paths = find_shards(there)
+    result = Verification(num_shards=len(paths), defects=missing)
+    keys: list[np.ndarray] = []
+    check = partial(check_shard, captions=tuple(captions))
+    for _, one in map_shards(check, paths, "verifying", workers, ray):
+        result.num_samples += one.num_samples
+        result.num_bytes += one.num_bytes
+        result.defects += one.defects
+        keys.append(one.keys)
+    result.defects += keys_in_two_shards(paths, keys) + folder_defects(paths)
+    return result
+
+
+def check_shard(path: str, captions: Sequence[str]) -> ShardCheck:
+    """Read one shard; nothing in it raises."""
+    from data_tools._verify_files import count_defects, expected_samples
+    from data_tools._verify_sample import check_sample
+    from vlp.data.samples import BadSample
+    from vlp.data.shards import index_shard
+
+    shard, skipped = index_shard(path)
+    defects = [of_skipped(path, one.kind, one.where) for one in skipped]
+    for row in range(len(shard)):
+        try:
+            found = check_sample(shard.read(row, shard.extensions), captions).defects
+        except BadSample as bad:
+            found = [(bad.kind, bad.detail)]
+        defects += [Defect(kind, path, shard.key(row), detail) for kind, detail in found]
+    num_samples = len(shard) + sum(one.kind == "no picture" for one in skipped)
+    kinds = {one.kind for one in skipped}
+    if "truncated shard" in kinds:
+        expected = expected_samples(path)
+        detail = f"{num_samples:,} of {expected:,} samples are whole" if expected else f"{num_samples:,} whole samples"
+        defects = [Defect(d.kind, path, detail=detail) if d.kind == "truncated shard" else d for d in defects]
+    elif not kinds & {"not a tar", "missing shard"}:
+        defects += count_defects(path, num_samples)
+    return ShardCheck(num_samples, int(shard.size.sum()), key_digests(shard.keys.tolist()), defects)
+
+
+def of_skipped(path: str, kind: str, where: str) -> Defect:
+    """What the index of ``path`` left out: ``where`` is ``PATH``, ``PATH: KEY`` or ``PATH (DETAIL)``."""
+    rest = where.removeprefix(path)
+    if rest.startswith(": "):
+        return Defect(kind, path, rest[2:])
+    return Defect(kind, path, detail=rest.strip().removeprefix("(").removesuffix(")"))
+
+
+def key_digests(keys: Iterable[bytes]) -> np.ndarray:
+    """64 bits of each key: enough to find candidates, which are then compared in full."""
+    import hashlib
+
+    import numpy as np
+
+    return np.frombuffer(b"".join(hashlib.blake2b(key, digest_size=8).digest() for key in keys), dtype=np.uint64)
+
+
+def keys_in_two_shards(paths: Sequence[str], digests: Sequence[np.ndarray]) -> list[Defect]:
+    """Each further shard of a key that more than one has."""
+    import numpy as np
+
+    from vlp.data.shards import index_shard
+
+    sorted_digests = np.sort(np.concatenate(digests))
+    twice = np.unique(sorted_digests[1:][sorted_digests[1:] == sorted_digests[:-1]])
+    defects = []
+    first: dict[str, str] = {}
+    for path, own in zip(paths, digests, strict=True):
+        rows = np.flatnonzero(np.isin(own, twice)) if len(twice) else ()
+        if len(rows):
+            shard, _ = index_shard(path)
+            for key in (shard.key(int(row)) for row in rows):
+                if first.setdefault(key, path) != path:
+                    defects.append(Defect("key in two shards", path, key, f"also in {first[key]}"))
+    return defects
+
+
+def table(defects: Sequence[Defect]) -> str:
+    """A line a kind, the most frequent first, with its first examples below one another."""
+    if not defects:
+        return "no defects"
+    counts = Counter(defect.kind for defect in defects)
+    width = max(len("kind"), *map(len, counts))
+    lines = [f"{'kind':<{width}}  {'number':>9}  such as"]
+    for kind, count in counts.most_common():
+        examples = [str(defect) for defect in defects if defect.kind == kind][:NUM_EXAMPLES]
+        more = [f"and {count - len(examples):,} more"] if count > len(examples) else []
+        lines.append(f"{kind:<{width}}  {count:>9,}  {examples[0]}")
+        lines += [" " * (width + 13) + line for line in examples[1:] + more]
+    return "\n".join(lines)
