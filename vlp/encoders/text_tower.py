@@ -13,6 +13,7 @@ from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SimpleToken
 from transformers.utils.logging import disable_progress_bar
 
 from vlp.encoders import hub
+from vlp.encoders.tokenizer import openclip_tokenizer
 from vlp.types import UserError
 
 FOLDER = "text_tower"  # in a model directory: the configuration of its transformers text tower
@@ -60,13 +61,13 @@ def place(name: str, directory: Path | None = None) -> str:
 
 
 def tokenizer(model_cfg: dict[str, Any], directory: Path | None = None) -> HFTokenizer | SimpleTokenizer:
-    """The tokenizer open_clip would choose, from ``directory`` where its files are there."""
+    """The tokenizer open_clip would choose (or one with its ids), from ``directory`` where its files are there."""
     text = model_cfg["text_cfg"]
     length = text.get("context_length", DEFAULT_CONTEXT_LENGTH)
     extra = text.get("tokenizer_kwargs") or {}
     name = text.get("hf_tokenizer_name")
     if not name:
-        return SimpleTokenizer(context_length=length, **extra)
+        return openclip_tokenizer(length, **extra)
     here = directory is not None and (directory / "tokenizer_config.json").is_file()
     origin = str(directory) if here else place(name)
     try:
