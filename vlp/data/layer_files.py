@@ -1,0 +1,213 @@
+"""Where layer files lie, what they are called and what they say of themselves; `vlp.data.layers` has the values."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vlp.data.shards import Shard
+from vlp.types import UserError
+
+FORMAT = 1
+METADATA = b"vlp"
+ARROW = {
+    "text": pa.string(),
+    "texts": pa.list_(pa.string()),
+    "float": pa.float64(),
+    "int": pa.int64(),
+    "bool": pa.bool_(),
+}
+_PROBED_REMOTE = 100  # shards asked for a layer where each question is a request
+
+
+class BlobStore(Protocol):
+    """What layers need to read from: `vlp.data.store.Store`, or the local disk."""
+
+    def exists(self, path: str) -> bool: ...
+
+    def read_all(self, path: str) -> bytes: ...
+
+
+class LocalStore:
+    """Files of this machine."""
+
+    def exists(self, path: str) -> bool:
+        return os.path.exists(path)
+
+    def read_all(self, path: str) -> bytes:
+        return Path(path).read_bytes()
+
+
+LOCAL = LocalStore()
+
+
+def shard_stem(shard_path: str) -> str:
+    """``s3://bucket/train/00000.tar`` -> ``00000``; of a pipe, the last .tar that its command names."""
+    if shard_path.startswith("pipe:"):
+        named = re.findall(r"[^\s/'\"=?]+(?=\.tar\b)", shard_path)
+        if not named:
+            raise UserError(f"data.train: no .tar is named in {shard_path}, so its layers have no name: name one")
+        return named[-1]
+    return _without_query(shard_path).rpartition("/")[2].removesuffix(".tar")
+
+
+def layers_root(shard_path: str, root: str | Path | None = None) -> str:
+    """The folder or URL that holds a folder a layer: ``root``, or ``layers`` beside the shard."""
+    if root is not None:
+        return str(root).rstrip("/") or "/"
+    if shard_path.startswith("pipe:"):
+        raise UserError(f"data.train: {shard_path} has no folder to look for layers in: name their folder yourself")
+    folder, slash, _ = _without_query(shard_path).rpartition("/")
+    return f"{folder}{slash}layers"
+
+
+def layer_path(shard_path: str, name: str, root: str | Path | None = None) -> str:
+    """The Parquet file of layer ``name`` for a shard."""
+    return f"{layers_root(shard_path, root)}/{name}/{shard_stem(shard_path)}.parquet"
+
+
+def _without_query(path: str) -> str:
+    return path.partition("?")[0] if "://" in path else path
+
+
+def check_file_names(shard_paths: Sequence[str], root: str | Path | None = None) -> None:
+    """Refuse shards that would share one layer file: those of equal names, with one root for all folders.
+
+    Raises:
+        UserError: it names two such shards.
+    """
+    owners: dict[str, str] = {}
+    for path in shard_paths:
+        other = owners.setdefault(layer_path(path, "NAME", root), path)
+        if other != path:
+            raise UserError(
+                f"{other} and {path} would share the layer files {shard_stem(path)}.parquet of one root: "
+                "keep the layers beside the shards, or give the shards different names"
+            )
+
+
+def keys_digest(shard: Shard) -> str:
+    """SHA-256 of the keys of a shard, in their order."""
+    return hashlib.sha256(b"\0".join(shard.keys.tolist())).hexdigest()
+
+
+def kind_of(arrow_type: pa.DataType) -> str | None:
+    """The kind of a column by its type in the file; None for what layers have no use for."""
+    if pa.types.is_dictionary(arrow_type):
+        arrow_type = arrow_type.value_type
+    if pa.types.is_list(arrow_type) or pa.types.is_large_list(arrow_type):
+        return "texts" if kind_of(arrow_type.value_type) == "text" else None
+    tests = {
+        "text": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+        "float": (pa.types.is_floating,),
+        "int": (pa.types.is_integer,),
+        "bool": (pa.types.is_boolean,),
+    }
+    return next((kind for kind, are in tests.items() if any(is_it(arrow_type) for is_it in are)), None)
+
+
+def kinds_of(schema: pa.Schema) -> dict[str, str]:
+    kinds = {field.name: kind_of(field.type) for field in schema if field.name != "key"}
+    return {name: kind for name, kind in kinds.items() if kind is not None}
+
+
+def record_of(schema: pa.Schema) -> dict[str, Any] | None:
+    """What `LayerWriter` recorded; None in files of other writers."""
+    try:
+        record = json.loads((schema.metadata or {}).get(METADATA, b"null"))
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and record.get("format") == FORMAT else None
+
+
+def is_stale(record: dict[str, Any] | None, shard: Shard) -> bool:
+    written_for = record and (record.get("samples"), record.get("keys_sha256"))
+    return bool(written_for) and written_for != (len(shard), keys_digest(shard))
+
+
+def list_layers(shard_paths: Iterable[str], root: str | Path | None = None) -> list[str]:
+    """Names of the layers with at least one file, sorted; of local roots only, as plain HTTP has no listing."""
+    roots = {layers_root(path, root) for path in shard_paths}
+    files = (path for where in roots if "://" not in where for path in Path(where).glob("*/*.parquet"))
+    return sorted({path.parent.name for path in files})
+
+
+def layer_columns(
+    where: str, name: str, shard_paths: Sequence[str], root: str | Path | None = None, store: BlobStore = LOCAL
+) -> dict[str, str]:
+    """Column -> kind of a layer, from its first readable file; ``where`` begins the sentence of an error.
+
+    Raises:
+        UserError: no shard has a file of this layer; the layers there are are named, nearest first.
+    """
+    for path in _probes(shard_paths, root):
+        file = layer_path(path, name, root)
+        try:
+            if store.exists(file):
+                return kinds_of(pq.ParquetFile(pa.BufferReader(store.read_all(file))).schema_arrow)
+        except (OSError, pa.ArrowException):  # counted when it is read for its samples
+            continue
+    raise no_layer(where, name, list_layers(shard_paths, root), layers_root(shard_paths[0], root))
+
+
+def no_layer(where: str, name: str, known: Iterable[str], place: str = "") -> UserError:
+    """The sentence for a layer that does not exist."""
+    names = ", ".join(nearest_first(name, known))
+    there = f"the layers there are: {names}" if names else "there are no layers yet, vlp data has tools that write them"
+    return UserError(f"{where}: no layer '{name}'{f' under {place}' if place else ''}: {there}")
+
+
+def nearest_first(name: str, known: Iterable[str]) -> list[str]:
+    return sorted(known, key=lambda other: (-difflib.SequenceMatcher(None, name, other).ratio(), other))
+
+
+def pick_column(where: str, layer: str, columns: Mapping[str, str], column: str | None, kinds: Sequence[str]) -> str:
+    """The column that ``layer.COLUMN`` names, or the only one of ``kinds`` that the layer has.
+
+    Raises:
+        UserError: no such column, one of another kind, or none or several to choose from.
+    """
+    having = f"it has {', '.join(f'{n} ({k})' for n, k in columns.items()) or 'no columns'}"
+    if column is None:
+        fitting = [name for name, kind in columns.items() if kind in kinds]
+        if len(fitting) != 1:
+            problem = f"several columns, write {layer}.COLUMN" if fitting else f"no column of {' or '.join(kinds)}"
+            raise UserError(f"{where}: layer '{layer}' has {problem}: {having}")
+        return fitting[0]
+    if column not in columns:
+        raise UserError(f"{where}: layer '{layer}' has no column '{column}': {having}")
+    if columns[column] not in kinds:
+        raise UserError(f"{where}: column '{column}' of layer '{layer}' is not {' or '.join(kinds)}: {having}")
+    return column
+
+
+def _probes(shard_paths: Sequence[str], root: str | Path | None) -> Iterator[str]:
+    """All shards if their layers are local; else some from all over the set."""
+    remote = "://" in layers_root(shard_paths[0], root)
+    step = max(1, len(shard_paths) // _PROBED_REMOTE) if remote else 1
+    return iter(shard_paths[::step])
+
+
+def byte_keys(column: pa.ChunkedArray) -> np.ndarray:
+    return np.array([key or b"" for key in column.cast(pa.binary()).to_pylist()], dtype=np.bytes_)
+
+
+def find_keys(wanted: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each of ``wanted`` its first place in ``keys`` (0 if it has none), and whether it has one."""
+    if not len(keys):
+        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
+    order = np.argsort(keys, kind="stable")
+    places = np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)
+    rows = order[places]
+    found = keys[rows] == wanted
+    return np.where(found, rows, 0), found
