@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -143,28 +143,26 @@ def list_layers(shard_paths: Iterable[str], root: str | Path | None = None) -> l
 
 
 def layer_columns(
-    where: str, name: str, shard_paths: Sequence[str], root: str | Path | None = None, store: BlobStore = LOCAL
-) -> dict[str, str]:
-    """Column -> kind of a layer, from its first readable file; ``where`` begins the sentence of an error.
-
-    Raises:
-        UserError: no shard has a file of this layer; the layers there are are named, nearest first.
-    """
-    for path in _probes(shard_paths, root):
+    name: str, shard_paths: Sequence[str], root: str | Path | None = None, store: BlobStore = LOCAL
+) -> dict[str, str] | None:
+    """Column -> kind of a layer, from its first readable file; None if there is no file for these shards."""
+    remote = "://" in layers_root(shard_paths[0], root)
+    step = max(1, len(shard_paths) // _PROBED_REMOTE) if remote else 1
+    for path in shard_paths[::step]:
         file = layer_path(path, name, root)
         try:
             if store.exists(file):
                 return kinds_of(pq.ParquetFile(pa.BufferReader(store.read_all(file))).schema_arrow)
         except (OSError, pa.ArrowException):  # counted when it is read for its samples
             continue
-    raise no_layer(where, name, list_layers(shard_paths, root), layers_root(shard_paths[0], root))
+    return None
 
 
-def no_layer(where: str, name: str, known: Iterable[str], place: str = "") -> UserError:
-    """The sentence for a layer that does not exist."""
+def no_layer(where: str, name: str, known: Iterable[str], folder: str = "") -> UserError:
+    """The sentence for a layer that does not exist; the ``known`` ones are named, nearest first."""
     names = ", ".join(nearest_first(name, known))
-    there = f"the layers there are: {names}" if names else "there are no layers yet, vlp data has tools that write them"
-    return UserError(f"{where}: no layer '{name}'{f' under {place}' if place else ''}: {there}")
+    there = f"the layers there are: {names}" if names else "there are no layers yet, tools of vlp data write them"
+    return UserError(f"{where}: no layer '{name}'{f' in {folder}' if folder else ''}: {there}")
 
 
 def nearest_first(name: str, known: Iterable[str]) -> list[str]:
@@ -189,13 +187,6 @@ def pick_column(where: str, layer: str, columns: Mapping[str, str], column: str 
     if columns[column] not in kinds:
         raise UserError(f"{where}: column '{column}' of layer '{layer}' is not {' or '.join(kinds)}: {having}")
     return column
-
-
-def _probes(shard_paths: Sequence[str], root: str | Path | None) -> Iterator[str]:
-    """All shards if their layers are local; else some from all over the set."""
-    remote = "://" in layers_root(shard_paths[0], root)
-    step = max(1, len(shard_paths) // _PROBED_REMOTE) if remote else 1
-    return iter(shard_paths[::step])
 
 
 def byte_keys(column: pa.ChunkedArray) -> np.ndarray:
