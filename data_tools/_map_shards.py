@@ -144,7 +144,7 @@ def _end_with_parent() -> None:
 def _on_ray(
     function: Callable[[str], Result], paths: Sequence[str], workers: int | None, address: str
 ) -> Generator[tuple[str, Result], None, None]:
-    ray, ours = _connect(address, workers)
+    ray = _connect(address, workers)
     task = ray.remote(_call)
     at_once = workers or max(1, int(ray.cluster_resources().get("CPU", 1))) * _AHEAD
     rest = iter(paths)
@@ -165,26 +165,23 @@ def _on_ray(
             waiting.popleft()
             yield path, result
     finally:
-        if ours:
-            ray.shutdown()
-        else:
-            for _, reference in waiting:
-                ray.cancel(reference, force=True)
+        for _, reference in waiting:
+            ray.cancel(reference, force=True)
 
 
 def _call(function: Callable[[str], Result], path: str) -> Result:
     return function(path)
 
 
-def _connect(address: str, workers: int | None) -> tuple[Any, bool]:
-    """The ray module, connected, and whether the connection is ours to close."""
+def _connect(address: str, workers: int | None) -> Any:
+    """The ray module, connected until this process ends: to connect takes seconds, and tools have several passes."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
     except ModuleNotFoundError as error:
         raise UserError("--ray needs the package ray: pip install 'vlp[ray]'") from error
     if ray.is_initialized():
-        return ray, False
+        return ray
     quiet: dict[str, Any] = {"log_to_driver": True, "logging_level": "ERROR"}
     try:
         if address == "local":
@@ -203,4 +200,4 @@ def _connect(address: str, workers: int | None) -> tuple[Any, bool]:
         raise UserError(
             f"--ray {address}: no cluster answers ({reason}): start one with 'ray start --head', or use --ray local"
         ) from error
-    return ray, True
+    return ray
