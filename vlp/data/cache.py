@@ -1,0 +1,207 @@
+"""Local copies of remote shards: one a machine, shared by all its processes, below a limit."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from multiprocessing.util import Finalize
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, Field
+
+from vlp.data.remote import Remote
+from vlp.data.transports import Identity, ReadError
+from vlp.types import UserError
+
+_POLL = 0.1  # seconds between two looks whether others have made room
+_TOUCH = 60.0  # seconds between two marks that a copy is in use
+_STEP = 64 << 20  # room taken at a time for a file of unknown length
+
+
+class CacheOptions(BaseModel, frozen=True, extra="forbid"):
+    """Whether remote shards are kept on a local disk."""
+
+    folder: str | None = Field(
+        default=None,
+        description="local folder that keeps remote shards for all runs of this machine; null: none is kept",
+    )
+    gigabytes: float = Field(default=50.0, gt=0, description="size of that folder; the shards unused longest go first")
+
+
+class Cache:
+    """Whole remote files as local ones. Without a folder they lie in a temporary one that goes when the process ends.
+
+    Beside a copy lies ``NAME.json``: of what it is a copy, and the room it takes. The holder of ``locks/NAME`` may
+    write or remove it, the holder of ``locks/room`` may grant room.
+    """
+
+    def __init__(self, options: CacheOptions) -> None:
+        self.is_lasting = options.folder is not None
+        self._folder = Path(os.path.expanduser(options.folder) if options.folder else _temporary_folder())
+        self._limit = int(options.gigabytes * 1e9)
+        self._marked: dict[tuple[int, str], float] = {}  # (process, path) -> when its use was marked last
+
+    def local_copy(self, path: str, remote: Remote) -> str:
+        """The local file with the bytes of ``path``, which is downloaded if need be.
+
+        Once in each process, the remote file is asked for its length and ETag or date: a copy of another version is
+        replaced. (A command has none of these: its copy in a lasting folder is taken for good.) Another process
+        may remove the copy at any time; who has it open reads on.
+
+        Raises:
+            ReadError: the remote file cannot be read.
+            UserError: it is larger than the whole cache, or the disk is full.
+        """
+        copy = self._folder / _name(path)
+        now = time.monotonic()
+        marked = self._marked.get((os.getpid(), path), -math.inf)
+        if marked == -math.inf or not copy.exists():
+            self._bring(path, copy, remote)
+            marked = -math.inf
+        if now - marked > _TOUCH:
+            self._marked[os.getpid(), path] = now
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(copy)
+        return str(copy)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_marked": {}}
+
+    def _bring(self, path: str, copy: Path, remote: Remote) -> None:
+        identity = remote.identity(path)
+        asked = time.time()
+        try:
+            (self._folder / "locks").mkdir(parents=True, exist_ok=True)
+            with FileLock(self._lock(copy)):
+                note = _read_note(copy)
+                if note.get("failed", 0.0) >= asked:  # others waited for the same server: it need not die for each anew
+                    raise ReadError(errno.EIO, note["reason"], path)
+                if not copy.exists() or _version(note) != identity:
+                    self._download(path, copy, identity, remote)
+        except ReadError:
+            raise
+        except OSError as error:
+            raise UserError(f"cache.folder {self._folder} cannot keep {path}: {error.strerror or error}") from error
+
+    def _download(self, path: str, copy: Path, identity: Identity, remote: Remote) -> None:
+        copy.unlink(missing_ok=True)
+        partial = _partial(copy)
+        if not identity.tag or _version(_read_note(copy)) != identity:
+            partial.unlink(missing_ok=True)  # of another version, or of one that cannot be told
+        is_known = identity.length is not None
+        room = self._take_room(path, copy, identity, identity.length or 0, wait=True)
+        try:
+            with open(partial, "ab") as file:
+                for piece in remote.stream(path, file.tell(), identity):
+                    if file.tell() + len(piece) > room:
+                        needed = file.tell() + len(piece) + (0 if is_known else _STEP)
+                        room = self._take_room(path, copy, identity, needed, wait=False)
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+            if identity.length not in (None, partial.stat().st_size):
+                raise ReadError(errno.EIO, f"sent {partial.stat().st_size} of {identity.length} bytes", path)
+        except ReadError as error:
+            _write_note(copy, path, identity, partial.stat().st_size, failed=time.time(), reason=error.strerror)
+            raise
+        _write_note(copy, path, identity, partial.stat().st_size)
+        os.replace(partial, copy)
+
+    def _take_room(self, path: str, copy: Path, identity: Identity, size: int, wait: bool) -> int:
+        """Reserve ``size`` bytes for ``copy``.
+
+        With ``wait``, as soon as the downloads of others leave them. Who holds room already must not wait for
+        others, who may wait for its.
+        """
+        limit = f"the cache {self._limit / 1e9:.3g} GB: raise cache.gigabytes"
+        if size > self._limit:
+            raise UserError(f"{path} has {size / 1e9:.3g} GB and {limit}")
+        while True:
+            with FileLock(self._lock(None)):
+                if self._make_room(copy, size):
+                    _write_note(copy, path, identity, size)
+                    _partial(copy).touch()
+                    return size
+            if not wait:
+                raise UserError(f"{path} and other shards that are downloaded now have more GB together than {limit}")
+            time.sleep(_POLL)
+
+    def _make_room(self, but: Path, size: int) -> bool:
+        """Remove what was unused longest and is not being downloaded, until ``size`` bytes are left."""
+        others = sorted(entry for entry in self._entries() if entry[2] != but)
+        used = sum(room for _, room, _ in others)
+        for _, room, copy in others:
+            if used + size <= self._limit:
+                break
+            with contextlib.suppress(Timeout), FileLock(self._lock(copy), timeout=0):
+                for file in (copy, _partial(copy), _note(copy)):
+                    file.unlink(missing_ok=True)
+                used -= room
+        return used + size <= self._limit
+
+    def _entries(self) -> Iterator[tuple[float, int, Path]]:
+        """(time of last use, bytes, place) of each copy, whole or under way."""
+        for note in self._folder.glob("*.json"):
+            copy = note.with_suffix("")
+            for file in (copy, _partial(copy)):
+                with contextlib.suppress(FileNotFoundError):
+                    status = file.stat()
+                    reserved = 0 if file == copy else int(_read_note(copy).get("room", 0))
+                    yield status.st_mtime, max(status.st_size, reserved), copy
+                    break
+
+    def _lock(self, copy: Path | None) -> str:
+        return str(self._folder / "locks" / (copy.name if copy else "room"))
+
+
+def _name(path: str) -> str:
+    """Readable where possible, and another one for each path."""
+    stem = os.path.basename(path.partition("?")[0]) if not path.startswith("pipe:") else "pipe"
+    return f"{hashlib.sha256(path.encode()).hexdigest()[:20]}-{stem[-80:]}"
+
+
+def _partial(copy: Path) -> Path:
+    return copy.with_name(copy.name + ".partial")
+
+
+def _note(copy: Path) -> Path:
+    return copy.with_name(copy.name + ".json")
+
+
+def _read_note(copy: Path) -> dict:
+    try:
+        return json.loads(_note(copy).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):  # none, or the process died while writing it
+        return {}
+
+
+def _write_note(copy: Path, path: str, identity: Identity, room: int, **more: object) -> None:
+    note = {"path": path, "length": identity.length, "tag": identity.tag, "room": room, **more}
+    _note(copy).write_text(json.dumps(note), encoding="utf-8")
+
+
+def _version(note: dict) -> Identity | None:
+    return Identity(note["length"], note["tag"]) if "tag" in note else None
+
+
+_temporary: dict[int, str] = {}
+
+
+def _temporary_folder() -> str:
+    """One a process, and of the processes forked from it; made with its first copy, removed when the process ends."""
+    if os.getpid() not in _temporary:
+        folder = os.path.join(tempfile.gettempdir(), f"vlp-shards-{uuid.uuid4().hex}")
+        _temporary[os.getpid()] = folder
+        Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=-100)  # after its workers have ended
+    return _temporary[os.getpid()]
