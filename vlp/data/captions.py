@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from pydantic import BaseModel, Field
 
+from vlp.data.layer_files import STORE, layer_columns, layers_root, list_layers, no_layer, pick_column
+from vlp.data.layers import LayerReader
 from vlp.data.samples import BadSample, decode_text
-from vlp.types import UserError
+from vlp.data.shards import Shard
+from vlp.data.store import Store
+from vlp.types import Skipped, UserError
+
+# Scripts whose words are not set apart by spaces: Thai to Tibetan, Myanmar, Khmer, kana, Chinese characters.
+_UNSPACED = re.compile(r"[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
+_NO_LAYERS: Mapping[str, list[str]] = MappingProxyType({})
 
 
 class CaptionSource(BaseModel, frozen=True, extra="forbid"):
     """Where a text of a sample stands, and how often it is drawn."""
 
     source: str = Field(
-        pattern=r"^(txt|json\..+)$", description="`txt`, or `json.FIELD`: a string, or a list of which one is drawn"
+        pattern=r"^(txt|json\..+|layer\.[^./]+(\..+)?)$",
+        description="`txt`, `json.FIELD`, or `layer.NAME` with `.COLUMN` where it has several: a text, or a list of "
+        "which one is drawn; a text of a layer with fewer than two words gives way to the `.txt`, as in LaCLIP",
     )
     weight: float = Field(
         default=1.0, gt=0, allow_inf_nan=False, description="how often, relative to the sample's other sources"
@@ -25,8 +38,16 @@ class CaptionSource(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def member(self) -> str:
-        """The extension of the member that holds it."""
-        return self.source.partition(".")[0]
+        """The extension of the member that holds it, or that a layer's text gives way to."""
+        member = self.source.partition(".")[0]
+        return "txt" if member == "layer" else member
+
+    @property
+    def layer(self) -> tuple[str, str | None] | None:
+        """(layer, column, or None for its only one of text); None for a source inside the sample."""
+        kind, _, rest = self.source.partition(".")
+        name, _, column = rest.partition(".")
+        return (name, column or None) if kind == "layer" else None
 
 
 class SampleTexts:
@@ -58,25 +79,106 @@ class SampleTexts:
         return self._record
 
 
-def draw(members: Mapping[str, bytes], sources: Sequence[CaptionSource], generator: np.random.Generator) -> str:
+def draw(
+    members: Mapping[str, bytes],
+    sources: Sequence[CaptionSource],
+    generator: np.random.Generator,
+    layered: Mapping[str, Sequence[str]] = _NO_LAYERS,
+) -> str:
     """One caption of a sample: weighted among the sources it has; an empty draw falls back to its ``.txt``.
+
+    So does a text of a layer with fewer than two words (LaCLIP), where there is a ``.txt`` to fall back to and the
+    script has spaces between words. ``layered``: source -> the texts of the sample, as `CaptionLayers.of` gives them.
 
     Raises:
         BadSample: "empty caption", "text is not UTF-8" or "broken JSON".
     """
     texts = SampleTexts(members)
-    present = [(s.weight, found) for s in sources if (found := texts.of(s.source))]
+    found = ((s, layered.get(s.source, ()) if s.layer else texts.of(s.source)) for s in sources)
+    present = [(s, choices) for s, choices in found if choices]
     which, among = generator.random(2)  # always two, so that later draws do not depend on the sources
-    caption = ""
+    caption, doubtful = "", False
     if present:
-        ends = np.cumsum([weight for weight, _ in present])
-        choices = present[int(np.searchsorted(ends, which * ends[-1], side="right"))][1]
+        ends = np.cumsum([s.weight for s, _ in present])
+        source, choices = present[int(np.searchsorted(ends, which * ends[-1], side="right"))]
         caption = choices[int(among * len(choices))]
-    if not caption:
-        caption = next(iter(texts.of("txt")), "")
+        doubtful = source.layer is not None and len(caption.split()) < 2 and not _UNSPACED.search(caption)
+    if not caption or doubtful:
+        caption = next(iter(texts.of("txt")), "") or caption
     if not caption:
         raise BadSample("empty caption")
     return caption
+
+
+class CaptionLayers:
+    """The texts that caption sources draw from layers; empty where no source does.
+
+    Raises:
+        UserError: a layer that does not exist (the ones there are are named), or a column that does not or is no text.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[CaptionSource],
+        shard_paths: Sequence[str],
+        root: str | Path | None = None,
+        store: Store = STORE,
+    ) -> None:
+        self._columns: dict[str, tuple[str, str]] = {}  # source -> (layer, column)
+        kinds: dict[str, dict[str, str]] = {}
+        for source in sources:
+            if source.layer is None:
+                continue
+            name, column = source.layer
+            where = f"data.captions: source '{source.source}'"
+            columns = layer_columns(name, shard_paths, root, store)
+            if columns is None:
+                known = list_layers(shard_paths, root, store)
+                raise no_layer(where, name, known, layers_root(shard_paths[0], root))
+            picked = pick_column(where, name, columns, column, ("text", "texts"))
+            self._columns[source.source] = name, picked
+            kinds.setdefault(name, {})[picked] = columns[picked]
+        self._readers = {name: LayerReader(root, name, columns, store) for name, columns in kinds.items()}
+
+    @property
+    def needed(self) -> dict[str, list[str]]:
+        """Layer -> the columns that are read."""
+        return {name: list(reader.columns) for name, reader in self._readers.items()}
+
+    def of(self, shard: Shard, row: int) -> dict[str, list[str]]:
+        """Source -> the texts of one sample; empty lists where the layer does not cover it."""
+        texts = {}
+        for source, (layer, column) in self._columns.items():
+            value = self._readers[layer].columns_of(shard)[column][row]
+            values = [value] if isinstance(value, str) else value or ()
+            texts[source] = [text.strip() for text in values if text is not None]
+        return texts
+
+    def check(self, shards: Iterable[Shard]) -> None:
+        """Refuse a source without a text for any of ``shards``; reads no further than needed.
+
+        Raises:
+            UserError: it names the source.
+        """
+        missing = set(self._columns)
+        for shard in shards if missing else ():
+            for source in sorted(missing):
+                layer, column = self._columns[source]
+                values = self._readers[layer].columns_of(shard)[column]
+                if any(value is not None and len(value) for value in values):
+                    missing.discard(source)
+            if not missing:
+                return
+        if missing:
+            raise UserError(
+                f"data.captions: '{min(missing)}' has no text for any shard of data.train, so it would have no effect: "
+                "look at it with vlp data layers, or remove this source"
+            )
+
+    def defects(self, shard: Shard) -> list[Skipped]:
+        """The layer files of this shard that could not be used, so that their texts are missing."""
+        found = (reader.defect_of(shard) for reader in self._readers.values())
+        return [defect for defect in found if defect]
 
 
 def _present(texts: SampleTexts, source: str) -> bool:
@@ -87,12 +189,14 @@ def _present(texts: SampleTexts, source: str) -> bool:
 
 
 def check_sources(samples: Iterable[Mapping[str, bytes]], sources: Sequence[CaptionSource]) -> None:
-    """Refuse a source that none of ``samples`` has; reads no further than needed.
+    """Refuse a source that none of ``samples`` has; reads no further than needed. Layers: see `CaptionLayers`.
 
     Raises:
         UserError: it names the source and the JSON fields there are.
     """
-    missing = {s.source for s in sources}
+    missing = {s.source for s in sources if s.layer is None}
+    if not missing:
+        return
     fields: set[str] = set()
     for members in samples:
         texts = SampleTexts(members)

@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vlp.data.layer_files import LOCAL, BlobStore, layer_columns, layers_root, list_layers, no_layer, pick_column
+from vlp.data.layer_files import STORE, layer_columns, layers_root, list_layers, no_layer, pick_column
 from vlp.data.layers import Column, LayerReader
 from vlp.data.shards import Shard
+from vlp.data.store import Store
 from vlp.types import Skipped, UserError
 
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
@@ -330,14 +331,14 @@ class LayerFilter:
         expression: str,
         shard_paths: Sequence[str],
         root: str | Path | None = None,
-        store: BlobStore = LOCAL,
+        store: Store = STORE,
     ) -> None:
         parsed = Filter(expression)
         kinds = {}
         for name in parsed.layers:
             columns = layer_columns(name, shard_paths, root, store)
             if columns is None:
-                raise parsed.no_layer(name, list_layers(shard_paths, root), layers_root(shard_paths[0], root))
+                raise parsed.no_layer(name, list_layers(shard_paths, root, store), layers_root(shard_paths[0], root))
             kinds[name] = columns
         parsed.check(kinds)
         self._filter = parsed

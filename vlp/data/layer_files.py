@@ -5,17 +5,18 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlp.data.shards import Shard
+from vlp.data.store import Store, is_remote
 from vlp.types import UserError
 
 FORMAT = 1
@@ -30,25 +31,7 @@ ARROW = {
 _PROBED_REMOTE = 100  # shards asked for a layer where each question is a request
 
 
-class BlobStore(Protocol):
-    """What layers need to read from: `vlp.data.store.Store`, or the local disk."""
-
-    def exists(self, path: str) -> bool: ...
-
-    def read_all(self, path: str) -> bytes: ...
-
-
-class LocalStore:
-    """Files of this machine."""
-
-    def exists(self, path: str) -> bool:
-        return os.path.exists(path)
-
-    def read_all(self, path: str) -> bytes:
-        return Path(path).read_bytes()
-
-
-LOCAL = LocalStore()
+STORE = Store()  # for layers that are read where nobody gives a store of his own
 
 
 def shard_stem(shard_path: str) -> str:
@@ -135,18 +118,23 @@ def is_stale(record: dict[str, Any] | None, shard: Shard) -> bool:
     return bool(written_for) and written_for != (len(shard), keys_digest(shard))
 
 
-def list_layers(shard_paths: Iterable[str], root: str | Path | None = None) -> list[str]:
-    """Names of the layers with at least one file, sorted; of local roots only, as plain HTTP has no listing."""
-    roots = {layers_root(path, root) for path in shard_paths}
-    files = (path for where in roots if "://" not in where for path in Path(where).glob("*/*.parquet"))
-    return sorted({path.parent.name for path in files})
+def list_layers(shard_paths: Iterable[str], root: str | Path | None = None, store: Store = STORE) -> list[str]:
+    """Names of the layers that have a file, sorted; none where a store has no listing (plain HTTP)."""
+    names: set[str] = set()
+    for where in {layers_root(path, root) for path in shard_paths}:
+        if not is_remote(where):
+            names |= {path.parent.name for path in Path(where).glob("*/*.parquet")}
+            continue
+        with suppress(UserError):
+            names |= {path.split("/")[-2] for path in store.expand(f"{where}/*/*.parquet")}
+    return sorted(names)
 
 
 def layer_columns(
-    name: str, shard_paths: Sequence[str], root: str | Path | None = None, store: BlobStore = LOCAL
+    name: str, shard_paths: Sequence[str], root: str | Path | None = None, store: Store = STORE
 ) -> dict[str, str] | None:
     """Column -> kind of a layer, from its first readable file; None if there is no file for these shards."""
-    remote = "://" in layers_root(shard_paths[0], root)
+    remote = is_remote(layers_root(shard_paths[0], root))
     step = max(1, len(shard_paths) // _PROBED_REMOTE) if remote else 1
     for path in shard_paths[::step]:
         file = layer_path(path, name, root)

@@ -28,9 +28,8 @@ import pyarrow.parquet as pq
 from vlp.data.layer_files import (
     ARROW,
     FORMAT,
-    LOCAL,
     METADATA,
-    BlobStore,
+    STORE,
     byte_keys,
     find_keys,
     is_stale,
@@ -42,6 +41,7 @@ from vlp.data.layer_files import (
     shard_stem,
 )
 from vlp.data.shards import Shard
+from vlp.data.store import Store, is_remote
 from vlp.types import Skipped, UserError
 
 _CACHED_ROWS = 100_000  # of a reader; several shuffle windows, some 30 MB with five rewrites a sample
@@ -79,9 +79,7 @@ class LayerReader:
     The files last used stay in memory (some 100,000 rows); pickling leaves them behind.
     """
 
-    def __init__(
-        self, root: str | Path | None, name: str, columns: Mapping[str, str], store: BlobStore = LOCAL
-    ) -> None:
+    def __init__(self, root: str | Path | None, name: str, columns: Mapping[str, str], store: Store = STORE) -> None:
         self.root, self.name, self.columns = root, name, dict(columns)
         self._store = store
         self._cache: OrderedDict[str, _Joined] = OrderedDict()
@@ -161,7 +159,7 @@ class LayerCheck:
     unreadable: str = ""
 
 
-def check_layer(shard: Shard, name: str, root: str | Path | None = None, store: BlobStore = LOCAL) -> LayerCheck | None:
+def check_layer(shard: Shard, name: str, root: str | Path | None = None, store: Store = STORE) -> LayerCheck | None:
     """Hold the file of one layer against its shard; None if there is no file."""
     path = layer_path(shard.path, name, root)
     if not store.exists(path):
@@ -203,13 +201,13 @@ class LayerWriter:
     """Writes one layer, a shard at a time; a tool that was interrupted goes on with the shards that `has` denies.
 
     Args:
-        root: a local folder; None for ``layers`` beside each shard.
+        root: a folder or an address; None for ``layers`` beside each shard.
         name: a name that a filter can use (letters, digits, underscores).
         provenance: tool, options, model ... as JSON can hold them; another provenance is another layer content.
         types: column -> kind, for columns whose first shard may be all empty; else told by the first shard's values.
 
     Raises:
-        UserError: a name that cannot be used, or a remote root.
+        UserError: a name that cannot be used.
     """
 
     def __init__(
@@ -218,30 +216,30 @@ class LayerWriter:
         name: str,
         provenance: Mapping[str, Any],
         types: Mapping[str, str] | None = None,
+        store: Store = STORE,
     ) -> None:
         _check_name("layer", name)
         self.root, self.name = root, name
         self.provenance = json.loads(json.dumps(provenance, sort_keys=True))
         assert set((types or {}).values()) <= ARROW.keys(), types
         self._types = dict(types) if types else None
-        self._schemas: dict[Path, dict[str, str]] = {}
+        self._store = store
+        self._schemas: dict[str, dict[str, str]] = {}  # by folder
 
-    def path(self, shard: Shard) -> Path:
+    def path(self, shard: Shard) -> str:
         """The file that holds, or will hold, this layer for ``shard``."""
-        path = layer_path(shard.path, self.name, self.root)
-        if "://" in path:
-            raise UserError(f"layer {self.name}: cannot write to {path}: give a local folder and copy it there")
-        return Path(path)
+        return layer_path(shard.path, self.name, self.root)
 
     def has(self, shard: Shard) -> bool:
         """Whether the whole file exists, for just the samples of ``shard`` and of this provenance."""
+        path = self.path(shard)
         try:
-            record = record_of(pq.read_schema(self.path(shard)))
+            record = record_of(_schema(path, self._store)) if self._store.exists(path) else None
         except (OSError, pa.ArrowException):
             return False
         return record is not None and not is_stale(record, shard) and record.get("provenance") == self.provenance
 
-    def write(self, shard: Shard, keys: Sequence[str], columns: Mapping[str, Sequence[Any] | np.ndarray]) -> Path:
+    def write(self, shard: Shard, keys: Sequence[str], columns: Mapping[str, Sequence[Any] | np.ndarray]) -> str:
         """Write the values of some samples of ``shard``, all or none too; the same input gives the same bytes.
 
         ``columns`` hold a value a key, None where there is none. Rows are put in the order of the shard.
@@ -267,10 +265,9 @@ class LayerWriter:
             "provenance": self.provenance,
         }
         text = json.dumps(record, ensure_ascii=False, sort_keys=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        pq.write_table(pa.table(table).replace_schema_metadata({METADATA: text}), partial, compression="zstd")
-        partial.replace(path)
+        buffer = pa.BufferOutputStream()
+        pq.write_table(pa.table(table).replace_schema_metadata({METADATA: text}), buffer, compression="zstd")
+        self._store.write(path, buffer.getvalue().to_pybytes())
         return path
 
     def _order(self, shard: Shard, keys: Sequence[str]) -> pa.Array:
@@ -286,25 +283,26 @@ class LayerWriter:
             raise UserError(f"layer {self.name}: the key '{twice}' of {shard.path} comes twice: give each key one row")
         return order
 
-    def _kinds_for(self, path: Path, columns: Mapping[str, Any]) -> dict[str, str]:
+    def _kinds_for(self, path: str, columns: Mapping[str, Any]) -> dict[str, str]:
         """The kinds that the layer has already, or else those of ``columns``."""
-        known = self._schemas.get(path.parent) or _kinds_of_another(path)
+        folder = path.rpartition("/")[0]
+        known = self._schemas.get(folder) or _kinds_of_another(path, self._store)
         kinds = self._types or known or {name: self._inferred(name, values) for name, values in columns.items()}
         for other in (known, dict.fromkeys(columns)):
             if other and other.keys() != kinds.keys():
                 raise UserError(self._differs(path, other, kinds))
         if known and known != kinds:
             raise UserError(self._differs(path, known, kinds))
-        self._schemas[path.parent] = kinds
+        self._schemas[folder] = kinds
         return kinds
 
-    def _differs(self, path: Path, one: Mapping[str, str | None], other: Mapping[str, str]) -> str:
+    def _differs(self, path: str, one: Mapping[str, str | None], other: Mapping[str, str]) -> str:
         def named(columns: Mapping[str, str | None]) -> str:
             return ", ".join(f"{name} ({kind})" if kind else name for name, kind in sorted(columns.items()))
 
         return (
-            f"layer {self.name}: the columns for {path.name} ({named(one)}) differ from those of the layer "
-            f"({named(other)}): remove {path.parent} or choose another name"
+            f"layer {self.name}: the columns {named(one)} and {named(other)} cannot both be those of "
+            f"{path.rpartition('/')[0]}: remove it or choose another name"
         )
 
     def _inferred(self, name: str, values: Sequence[Any] | np.ndarray) -> str:
@@ -346,12 +344,21 @@ def _key_column(keys: list[str]) -> pa.Array:
         return data
 
 
-def _kinds_of_another(path: Path) -> dict[str, str] | None:
+def _schema(path: str, store: Store) -> pa.Schema:
+    return pq.read_schema(path if not is_remote(path) else pa.BufferReader(store.read_all(path)))
+
+
+def _kinds_of_another(path: str, store: Store) -> dict[str, str] | None:
     """The columns in any other file of the layer."""
-    for other in path.parent.glob("*.parquet"):
-        if other != path:
+    folder = path.rpartition("/")[0]
+    try:
+        others = store.expand(f"{folder}/*.parquet") if is_remote(path) else map(str, Path(folder).glob("*.parquet"))
+    except UserError:  # there is none yet
+        return None
+    for other in others:
+        if other.rpartition("/")[2] != path.rpartition("/")[2]:
             try:
-                return kinds_of(pq.read_schema(other))
+                return kinds_of(_schema(other, store))
             except (OSError, pa.ArrowException):
                 continue
     return None
