@@ -101,12 +101,11 @@ def _in_processes(
                 waiting.append((path, pool.submit(function, path)))
             if not waiting:
                 break
-            try:
-                result = waiting[0][1].result()
-            except BrokenProcessPool as error:
-                raise _killed(_running(waiting, workers)) from error
+            result = waiting[0][1].result()
             yield waiting.popleft()[0], result
         finished = True
+    except BrokenProcessPool as error:
+        raise _killed(_running(waiting, workers)) from error
     finally:
         pool.shutdown(wait=finished, cancel_futures=True)
         if not finished:
@@ -121,7 +120,7 @@ def _running(waiting: deque[tuple[str, Future[Any]]], workers: int) -> list[str]
 
 
 def _killed(suspects: Sequence[str]) -> UserError:
-    named = suspects[0] if len(suspects) == 1 else f"one of {', '.join(suspects)}"
+    named = f"one of {', '.join(suspects)}" if len(suspects) > 1 else "".join(suspects) or "no shard yet"
     return UserError(
         f"a worker process was killed while it read {named}: if memory ran out use fewer --workers, "
         "else look at that shard with --workers 1"
@@ -158,15 +157,26 @@ def _on_ray(
             path, reference = waiting[0]
             try:
                 result = ray.get(reference)
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause from error
-            except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
-                raise _killed([path]) from error
+            except ray.exceptions.RayError as error:
+                raise _told_by_ray(ray.exceptions, error, path) from error
             waiting.popleft()
             yield path, result
     finally:
         for _, reference in waiting:
             ray.cancel(reference, force=True)
+
+
+def _told_by_ray(kinds: Any, error: Any, path: str) -> BaseException:
+    """The exception of the function itself, or a sentence on what kept it from running."""
+    cause = error.cause if isinstance(error, kinds.RayTaskError) else error
+    if isinstance(cause, (kinds.WorkerCrashedError, kinds.OutOfMemoryError)):
+        return _killed([path])
+    if isinstance(cause, kinds.RaySystemError):
+        reason = str(cause).strip().splitlines()[-1]
+        return UserError(
+            f"a Ray task for {path} could not start ({reason}): install this version of vlp on every machine"
+        )
+    return cause
 
 
 def _call(function: Callable[[str], Result], path: str) -> Result:
