@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import braceexpand
 
 from data_tools.verify import Defect
+from vlp.data.layer_files import STORE
 
 _STATS, _PARQUET = "_stats.json", ".parquet"
 
@@ -35,50 +37,50 @@ def split_missing(sources: Sequence[str]) -> tuple[list[str], list[Defect]]:
 
 def count_defects(path: str, num_samples: int) -> list[Defect]:
     """Files beside the shard whose counts are not ``num_samples``, the samples of the tar."""
-    stem = path.removesuffix(".tar")
     defects = []
     for suffix, noun, count in ((_STATS, "successes", _successes), (_PARQUET, "successful rows", _rows)):
-        beside = Path(stem + suffix)
-        if not beside.is_file():
-            continue
+        beside = _beside(path, suffix)
         try:
-            expected = count(beside)
+            expected = count(STORE.read_all(beside)) if beside and STORE.exists(beside) else None
         except Exception as error:  # whatever the parsers of JSON and Parquet raise on broken bytes
-            defects.append(Defect(f"unreadable {suffix}", path, detail=f"{beside.name}: {_one_line(error)}"))
+            detail = " ".join(str(error).split()) or type(error).__name__
+            defects.append(Defect(f"unreadable {suffix}", path, detail=detail))
             continue
         if expected is not None and expected != num_samples:
-            detail = f"{num_samples:,} samples in the tar, {expected:,} {noun} in {beside.name}"
+            detail = f"{num_samples:,} samples in the tar, {expected:,} {noun} beside it"
             defects.append(Defect(f"count differs from {suffix}", path, detail=detail))
     return defects
 
 
 def expected_samples(path: str) -> int | None:
     """How many samples ``_stats.json`` says the shard has; None where it does not say so."""
-    try:
-        return _successes(Path(path.removesuffix(".tar") + _STATS))
-    except (OSError, ValueError, AttributeError):
-        return None
+    beside = _beside(path, _STATS)
+    with suppress(Exception):  # count_defects names what is wrong with it
+        return _successes(STORE.read_all(beside)) if beside and STORE.exists(beside) else None
+    return None
 
 
-def _successes(path: Path) -> int | None:
-    successes = json.loads(path.read_bytes()).get("successes")
+def _beside(path: str, suffix: str) -> str:
+    """The file that belongs to a shard; none where its address does not end in its name, as a pipe's."""
+    return path.removesuffix(".tar") + suffix if path.endswith(".tar") and not path.startswith("pipe:") else ""
+
+
+def _successes(content: bytes) -> int | None:
+    successes = json.loads(content).get("successes")
     return successes if isinstance(successes, int) else None
 
 
-def _rows(path: Path) -> int:
+def _rows(content: bytes) -> int:
     """img2dataset's table has a row for each picture it tried, and says of each whether it got it."""
+    import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(pa.BufferReader(content)) as file:
         if "status" not in file.schema_arrow.names:
             return int(file.metadata.num_rows)
         status = file.read(columns=["status"])["status"]
     return int(pc.sum(pc.equal(status, "success")).as_py() or 0)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def folder_defects(paths: Sequence[str]) -> list[Defect]:

@@ -14,7 +14,7 @@ from vlp.data.samples import IMAGE_EXTENSIONS, BadSample, decode_image, decode_t
 
 @dataclass
 class SampleCheck:
-    """What a sample holds. ``defects`` are (kind, detail); ``image`` is the picture that the loader takes, if it can."""
+    """What a sample holds. ``defects`` are (kind, detail); ``image`` is the picture the loader takes, if it can."""
 
     extension: str
     image: Image.Image | None = None

@@ -134,6 +134,49 @@ def scatter(title: str, groups: Sequence[Series], labels: Sequence[Sequence[str]
     )
 
 
+def histogram(title: str, bins: Sequence[tuple[float, float, int]], x_label: str) -> Markup:
+    """Bars of equal width for bins (low, high, count), which may be logarithmic; heights are shares of the total.
+
+    Bins that hold one whole number each are labelled in their middle, all others at their edges; the last bin may
+    be wider than the rest.
+    """
+    total = max(1, sum(count for *_, count in bins))
+    top = _ticks(0, max(count for *_, count in bins) / total)[-1]
+    axes = _Axes(0, len(bins), 0, top)
+    parts = []
+    for tick in _ticks(0, top):
+        if tick <= top:
+            label = format_value(tick, "percent", tick=True)
+            parts += [_across("grid-line", axes.y(tick)), _text(LEFT - 6, axes.y(tick) + 3.5, "end", label)]
+    single = all(high - low == 1 and isinstance(low, int) for low, high, _ in bins[:-1])
+    for place, (low, high, count) in enumerate(bins):
+        x, y = axes.x(place) + 0.5, axes.y(count / total)
+        width, height = axes.x(place + 1) - axes.x(place) - 1, HEIGHT - BOTTOM - y
+        named = f"{low:,g}" if single and high - low == 1 else f"{low:,g} to {high:,g}"
+        parts.append(
+            f'<rect class="column c0" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}">'
+            f"<title>{named} {escape(x_label)}: {count:,} ({format_value(count / total, 'percent')})</title></rect>"
+        )
+    labels = [(i + 0.5 * single, low) for i, (low, *_) in enumerate(bins)] + [(len(bins), bins[-1][1])] * (not single)
+    every = -(-len(labels) // 8)
+    for at, value in labels[::every]:
+        anchor = "end" if axes.x(at) > WIDTH - RIGHT - 12 else "middle"
+        parts.append(_text(axes.x(at), HEIGHT - 22, anchor, _compact(value)))
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, "middle", x_label))
+    return Markup(
+        f'<svg class="chart" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{escape(title)}">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def _compact(value: float) -> str:
+    """``1.5 k``: neighbouring labels must not touch."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if value >= size:
+            return f"{value / (1e3 if letter == 'k' else size):.3g} {letter}"
+    return f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
+
+
 def _square_axes(groups: Sequence[Series]) -> _Axes:
     """Axes of equal scale, so that distances can be compared across directions."""
     xs = [x for group in groups for x, _ in group.points]

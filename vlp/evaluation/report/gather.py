@@ -18,6 +18,7 @@ from vlp.data.batches import TrainingData
 from vlp.encoders.openclip import load, outline
 from vlp.encoders.source import latest_checkpoint
 from vlp.encoders.two_tower import TwoTower
+from vlp.evaluation.report.data_sheet import DataSheetView, read_sheet
 from vlp.evaluation.run import Result, find_task
 from vlp.evaluation.tasks.base import Scores, SetEmbeddings, Task
 from vlp.track import read_metrics
@@ -70,6 +71,7 @@ class RunContents:
     sets: list[EvaluatedSet] = field(default_factory=list)
     results: list[SetResult] = field(default_factory=list)
     sheet: DataSheet | None = None
+    data_sheet: DataSheetView | None = None
     total_steps: int | None = None
     missing: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
@@ -89,6 +91,7 @@ def read_run(directory: Path) -> RunContents:
     _read_metrics(run)
     _read_checkpoint(run)
     _read_sheet(run)
+    _read_data_sheet(run)
     _embed_sets(run)
     run.results = _results(run)
     if not run.results:
@@ -163,6 +166,16 @@ def _read_sheet(run: RunContents) -> None:
         ],
         list(data.defects),
     )
+
+
+def _read_data_sheet(run: RunContents) -> None:
+    path = run.directory / "data.json"
+    if not path.exists():
+        return
+    try:
+        run.data_sheet = read_sheet(path)
+    except UserError as error:
+        run.missing["data"].append(f"The data sheet cannot be shown: {error}.")
 
 
 def _embed_sets(run: RunContents) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlp.evaluation.report.gather import RunContents, SetResult
-from vlp.evaluation.report.values import format_value
+from vlp.evaluation.report.values import Tile, format_value
 
 TASK_NAMES = {
     "zeroshot_retrieval": "zero-shot retrieval",
@@ -23,15 +23,6 @@ MAIN_METRICS = {
 }
 COUNTS = (("num_images", "pictures"), ("num_texts", "texts"))
 MAX_RESULT_TILES = 6
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One key number."""
-
-    value: str
-    label: str
-    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 MAX_POINTS = 400  # a chart of more is larger than it is wide
 
 Unit = Literal["number", "percent"]
 Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One key number."""
+
+    value: str
+    label: str
+    note: str = ""
 
 
 def thin(points: Points) -> Points:
