@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from data_tools._filter_fingerprints import Fingerprints
 
 
+_AT_LEAST_ONE = ("min_side", "min_words", "max_words", "max_caption_pictures", "max_picture_captions", "vocabulary")
+
+
 @dataclass(frozen=True)
 class FilterRules:
     """The thresholds; None switches a rule off. ``ALIGN`` holds the published ones."""
@@ -31,14 +34,7 @@ class FilterRules:
     duplicates: bool = False
 
     def __post_init__(self) -> None:
-        for name in (
-            "min_side",
-            "min_words",
-            "max_words",
-            "max_caption_pictures",
-            "max_picture_captions",
-            "vocabulary",
-        ):
+        for name in _AT_LEAST_ONE:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UserError(f"{option(name)} {value} must be at least 1")
         if self.min_words and self.max_words and self.min_words > self.max_words:
@@ -48,7 +44,7 @@ class FilterRules:
         if self.min_count is not None and self.min_count < 2:
             raise UserError(f"--min-count {self.min_count} must be at least 2: each word occurs once")
         if not 0 <= self.distance <= 16:
-            raise UserError(f"--distance {self.distance} must be 0 to 16: unrelated pictures differ in 20 bits or more")
+            raise UserError(f"--distance {self.distance} must be 0 to 16: unrelated pictures differ in about 32 bits")
 
     @property
     def needs_vocabulary(self) -> bool:

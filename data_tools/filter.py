@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
@@ -42,6 +43,10 @@ class FilterOptions:
     name: str = "filter"
     workers: int | None = None
     ray: str | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"txt|json\..+", self.caption):
+            raise UserError(f"--caption {self.caption} is no source of captions here: write txt or json.FIELD")
 
 
 @dataclass

@@ -152,13 +152,13 @@ def test_ray_machines_without_the_code_are_told_to_install_it(
     jobs: Any, ray_of_two: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PYTHONPATH")
-    with pytest.raises(UserError, match="No module named 'shard_jobs'.*install this version of vlp"):
+    with pytest.raises(UserError, match=r"No module named 'shard_jobs'.*install this version of vlp"):
         list(map_shards(jobs.late_first, PATHS, "", 2, ray_of_two))
 
 
 @pytest.mark.slow
 def test_ray_gives_what_processes_give(jobs: Any, ray_of_two: str) -> None:
-    with pytest.raises(UserError, match="--ray auto: no cluster answers .*ray start --head"):
+    with pytest.raises(UserError, match=r"--ray auto: no cluster answers .*ray start --head"):
         list(map_shards(jobs.late_first, PATHS, "", 2, "auto"))
     found = list(map_shards(jobs.late_first, PATHS, "", 2, ray_of_two))
     assert [(path, result) for path, (result, _) in found] == [(p, p.upper()) for p in PATHS]
