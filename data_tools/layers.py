@@ -126,9 +126,9 @@ def _check_shard(path: str, names: Sequence[str], root: str | None) -> tuple[int
 
 
 def _open(path: str) -> Shard:
-    from vlp.data.shards import index_shard
+    from vlp.data.index import open_shard
 
-    return index_shard(path)[0]
+    return open_shard(path)[0]
 
 
 def show(summaries: Sequence[LayerSummary]) -> None:
@@ -200,14 +200,24 @@ def complain(summaries: Iterable[LayerSummary]) -> None:
     problems: Counter[str] = Counter()
     first = ""
     for s in summaries:
-        for kind, named, cure in (
-            ("unreadable", s.unreadable, "remove it and let the tool that made it write it again"),
-            ("stale", s.stale, "run the tool that made it again, which redoes just such files, or remove it"),
-            ("with unknown keys", s.unknown, "check that layer and shards belong together, and write it again"),
+        for kind, named, verb, cure in (
+            ("unreadable", s.unreadable, "cannot be used", "remove it and let the tool that made it write it again"),
+            (
+                "stale",
+                s.stale,
+                "was written for other samples than its shard holds",
+                "run the tool that made it again, which redoes just such files, or remove it",
+            ),
+            (
+                "with unknown keys",
+                s.unknown,
+                "are keys that the shard lacks",
+                "write the file for the keys of its shard",
+            ),
         ):
             problems[kind] += len(named)
             if named and not first:
-                first = f"{named[0]} is {kind}: {cure}"
+                first = f"{named[0]} {verb}: {cure}"
     if first:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in problems.items() if count)
         raise UserError(f"layer files: {counts}; {first}")

@@ -1,18 +1,24 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from vlp.data.captions import CaptionSource, check_sources, draw
+from vlp.data.captions import CaptionLayers, CaptionSource, check_sources, draw
+from vlp.data.index import open_shard
+from vlp.data.layers import LayerWriter
 from vlp.data.samples import BadSample
+from vlp.data.shards import Shard, find_shards
 from vlp.types import UserError
 
 TXT = CaptionSource(source="txt")
 REWRITES = CaptionSource(source="json.rewrites")
+LAYER = CaptionSource(source="layer.rewrites")
+DRAWN = "apcccaaabbpbbtbbpactabcbpaaacaapcpaccbct"
 
 
 def sample(txt: str | None = "plain", **record: Any) -> dict[str, bytes]:
@@ -88,3 +94,130 @@ def test_a_source_that_cannot_be_decoded_is_there() -> None:
 def test_options_are_checked(bad: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         CaptionSource(**bad)
+
+
+def layered(*texts: str) -> dict[str, list[str]]:
+    return {"layer.rewrites": list(texts)}
+
+
+def test_layers_are_drawn_with_their_weight() -> None:
+    sources = [TXT, CaptionSource(source="layer.rewrites", weight=3)]
+    generator = np.random.default_rng(0)
+    captions = [draw(sample(), sources, generator, layered("a red dog", "a dog, red")) for _ in range(4000)]
+    assert abs(captions.count("plain") - 1000) < 120
+    assert abs(captions.count("a red dog") - 1500) < 140
+    assert set(captions) == {"plain", "a red dog", "a dog, red"}
+
+
+@pytest.mark.parametrize(
+    ("txt", "rewrite", "drawn_text"),
+    [
+        ("plain", "dog", "plain"),  # LaCLIP: fewer than two words
+        ("plain", "", "plain"),
+        ("plain", "a dog", "a dog"),
+        ("plain", "一只红色的狗", "一只红色的狗"),  # no spaces between words, so one "word" says nothing
+        ("plain", "สุนัขสีแดง", "สุนัขสีแดง"),
+        (None, "dog", "dog"),  # nothing to fall back to
+        ("", "dog", "dog"),
+    ],
+)
+def test_a_rewrite_of_one_word_falls_back_to_the_txt(txt: str | None, rewrite: str, drawn_text: str) -> None:
+    assert draw(sample(txt), [LAYER], np.random.default_rng(0), layered(rewrite)) == drawn_text
+
+
+def test_one_word_of_other_sources_stays() -> None:
+    assert draw(sample("a b", title="dog"), [CaptionSource(source="json.title")], np.random.default_rng(0)) == "dog"
+    assert draw(sample("dog"), [TXT], np.random.default_rng(0)) == "dog"
+
+
+def test_a_sample_that_the_layer_does_not_cover_uses_its_other_sources() -> None:
+    generator = np.random.default_rng(0)
+    for texts in ({}, layered()):
+        assert draw(sample("txt"), [LAYER, REWRITES], generator, texts) == "txt"
+        assert draw(sample("txt", rewrites=["one"]), [LAYER, REWRITES], generator, texts) == "one"
+
+
+def test_draws_of_recipes_without_layers_stay_as_they_are() -> None:
+    """Written down before there were layers: a resumed run must draw what the interrupted one would have drawn."""
+    sources = [TXT, CaptionSource(source="json.rewrites", weight=3), CaptionSource(source="json.title", weight=0.5)]
+    members = sample(rewrites=["a", "b", "c"], title="t")
+    assert "".join(drawn(members, sources, 40)).replace("plain", "p") == DRAWN
+
+
+def test_sources_name_their_layer() -> None:
+    assert TXT.layer is None
+    assert REWRITES.layer is None
+    assert LAYER.layer == ("rewrites", None)
+    assert CaptionSource(source="layer.rewrites.short.one").layer == ("rewrites", "short.one")
+    assert (TXT.member, REWRITES.member, LAYER.member) == ("txt", "json", "txt")
+    for bad in ("layer", "layer.", "layer.a.", "layer..a", "layer.a/b"):
+        with pytest.raises(ValidationError):
+            CaptionSource(source=bad)
+
+
+@pytest.fixture
+def shards(write_shards: Any) -> list[Shard]:
+    found = [open_shard(path)[0] for path in find_shards(str(write_shards(6, 3)))]
+    for shard, covered in zip(found, (1, 0), strict=True):
+        keys = [shard.key(row) for row in range(covered)]
+        texts = {"long": [[f"  rewrite of {key} ", None, "another one"] for key in keys], "short": keys}
+        LayerWriter(None, "rewrites", {}, {"long": "texts", "short": "text"}).write(shard, keys, texts)
+    LayerWriter(None, "empty", {}).write(found[0], [found[0].key(0)], {"texts": [[]]})
+    LayerWriter(None, "score", {}).write(found[0], [found[0].key(0)], {"value": [1.0]})
+    return found
+
+
+def paths_of(shards: list[Shard]) -> list[str]:
+    return [shard.path for shard in shards]
+
+
+def test_the_texts_of_a_sample_come_from_its_layers(shards: list[Shard]) -> None:
+    sources = [TXT, CaptionSource(source="layer.rewrites.long"), CaptionSource(source="layer.rewrites.short")]
+    layers = CaptionLayers(sources, paths_of(shards))
+    assert layers.needed == {"rewrites": ["long", "short"]}
+    assert layers.of(shards[0], 0) == {
+        "layer.rewrites.long": ["rewrite of 000000000", "another one"],
+        "layer.rewrites.short": ["000000000"],
+    }
+    for shard, row in ((shards[0], 1), (shards[1], 0)):
+        assert layers.of(shard, row) == {"layer.rewrites.long": [], "layer.rewrites.short": []}
+    assert layers.defects(shards[0]) == []
+    layers.check(shards)
+    drawn_text = draw(sample(), sources[1:2], np.random.default_rng(0), layers.of(shards[0], 0))
+    assert drawn_text in ("rewrite of 000000000", "another one")
+
+
+def test_without_sources_in_layers_nothing_is_read(shards: list[Shard]) -> None:
+    layers = CaptionLayers([TXT, REWRITES], paths_of(shards))
+    assert layers.needed == {}
+    assert layers.of(shards[0], 0) == {}
+    layers.check(shards)
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("layer.rewrite", "'layer.rewrite': no layer 'rewrite' in .*: the layers there are: rewrites, "),
+        ("layer.rewrites", r"several columns, write rewrites\.COLUMN: it has long \(texts\), short \(text\)"),
+        ("layer.rewrites.lon", "no column 'lon'"),
+        ("layer.score", "no column of text or texts"),
+        ("layer.score.value", "'value' of layer 'score' is not text or texts"),
+    ],
+)
+def test_a_layer_that_cannot_be_drawn_from_is_refused(shards: list[Shard], source: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=rf"data\.captions: source .*{sentence}"):
+        CaptionLayers([TXT, CaptionSource(source=source)], paths_of(shards))
+
+
+def test_a_layer_without_any_text_would_have_no_effect(shards: list[Shard]) -> None:
+    with pytest.raises(UserError, match=r"'layer\.empty' has no text for any shard"):
+        CaptionLayers([CaptionSource(source="layer.empty")], paths_of(shards)).check(shards)
+
+
+def test_a_broken_layer_file_is_told_and_the_txt_is_used(shards: list[Shard]) -> None:
+    Path(shards[0].path).parent.joinpath("layers/rewrites/00000.parquet").write_bytes(b"")
+    layers = CaptionLayers([CaptionSource(source="layer.rewrites.long")], paths_of(shards))
+    texts = layers.of(shards[0], 0)
+    assert [defect.kind for defect in layers.defects(shards[0])] == ["unreadable layer"]
+    source = [CaptionSource(source="layer.rewrites.long")]
+    assert draw(sample(), source, np.random.default_rng(0), texts) == "plain"

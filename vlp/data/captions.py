@@ -146,7 +146,13 @@ class CaptionLayers:
         return {name: list(reader.columns) for name, reader in self._readers.items()}
 
     def of(self, shard: Shard, row: int) -> dict[str, list[str]]:
-        """Source -> the texts of one sample; empty lists where the layer does not cover it."""
+        """Source -> the texts of one sample; empty lists where the layer does not cover it.
+
+        Raises:
+            UserError: a layer file that is of other samples, or cannot be read.
+        """
+        if defects := self.defects(shard):
+            raise UserError(f"data.captions: {defects[0].kind} {defects[0].where}: write it again (vlp data layers)")
         texts = {}
         for source, (layer, column) in self._columns.items():
             value = self._readers[layer].columns_of(shard)[column][row]

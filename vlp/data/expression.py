@@ -43,6 +43,7 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 }
 _SIGNS: dict[type[ast.unaryop], Callable[[Any], Any]] = {ast.USub: operator.neg, ast.UAdd: operator.pos}
 _KINDS = {"float": "number", "int": "number", "bool": "bool", "text": "text"}
+_NOUNS = {"truth": "a condition", "bool": "true or false", "number": "a number", "text": "text"}
 _MAX_DEPTH = 100
 _MAX_INT = 2**53  # beyond it float64 merges neighbours
 _GRAMMAR = "use only and, or, not, comparisons, in [..], + - * /, numbers, quoted text and names of layers"
@@ -161,8 +162,7 @@ class Filter:
             cure = (
                 "compare it with something, as in aesthetic > 5" if wanted == "truth" else "arithmetic is for numbers"
             )
-            noun = {"truth": "a condition", "bool": "true or false", "number": "a number", "text": "text"}[kind]
-            raise self._error(node, f"this is {noun}, not {'a condition' if wanted == 'truth' else 'a number'}: {cure}")
+            raise self._error(node, f"this is {_NOUNS[kind]}, not {_NOUNS[wanted]}: {cure}")
         return wanted
 
     def _check_comparison(self, node: ast.Compare, kinds: Mapping[str, Mapping[str, str]] | None) -> None:
@@ -189,7 +189,8 @@ class Filter:
             found.append("number" if kind == "bool" else kind)
         if "any" not in found and found[0] != found[1]:
             cure = "quote both or neither" if all(map(_is_constant, (left, right))) else "compare like with like"
-            raise self._error(left, f"this is {found[0]} and is compared with {found[1]}: {cure}")
+            nouns = [_NOUNS[kind] for kind in found]
+            raise self._error(left, f"this is {nouns[0]} and is compared with {nouns[1]}: {cure}")
 
     def _kind_of_constant(self, node: ast.Constant) -> str:
         if isinstance(node.value, bool):

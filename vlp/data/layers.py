@@ -46,6 +46,8 @@ from vlp.types import Skipped, UserError
 
 _CACHED_ROWS = 100_000  # of a reader; several shuffle windows, some 30 MB with five rewrites a sample
 
+_NOT_CONVERTIBLE = (pa.ArrowException, UnicodeError, OverflowError, TypeError)
+
 
 class TextLists(Sequence[list[str] | None]):
     """A list of text a sample, or None; made into Python text only when a row is asked for."""
@@ -308,7 +310,7 @@ class LayerWriter:
     def _inferred(self, name: str, values: Sequence[Any] | np.ndarray) -> str:
         try:
             found = pa.array(values).type
-        except pa.ArrowException as error:
+        except _NOT_CONVERTIBLE as error:
             raise self._not_a_kind(name, error) from error
         if pa.types.is_null(found):
             return "text"
@@ -322,7 +324,7 @@ class LayerWriter:
     def _array(self, name: str, values: Sequence[Any] | np.ndarray, kind: str) -> pa.Array:
         try:
             return pa.array(values, ARROW[kind])
-        except (pa.ArrowException, UnicodeError) as error:
+        except _NOT_CONVERTIBLE as error:
             raise self._not_a_kind(name, error, kind) from error
 
     def _not_a_kind(self, name: str, problem: object, kind: str = "") -> UserError:
