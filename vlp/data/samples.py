@@ -95,9 +95,15 @@ def _deep_grey(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey.round().clip(0, 255).astype(np.uint8)).convert("RGB")
 
 
-def _upright(original: Image.Image, picture: Image.Image) -> Image.Image:
+def orientation(image: Image.Image) -> int:
+    """How a picture must be turned by its EXIF tag, 1 (not at all) to 8."""
     try:
-        turn = _TURNS.get(original.getexif().get(_ORIENTATION, 1))
-    except Exception:  # a broken EXIF block says nothing about the pixels, which were decoded
-        return picture
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # a broken EXIF block says nothing about the pixels
+        return 1
+    return value if value in _TURNS else 1
+
+
+def _upright(original: Image.Image, picture: Image.Image) -> Image.Image:
+    turn = _TURNS.get(orientation(original))
     return picture if turn is None else picture.transpose(turn)

@@ -13,12 +13,18 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from pydantic import BaseModel, Field, model_validator
+from torch.nn.functional import interpolate
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from vlp.data.pictures import Picture
 from vlp.data.samples import WHITE
 
+Box = tuple[int, int, int, int]  # left, top, right, bottom
+Colour = tuple[int, int, int]
+Decode = Literal["exact", "fast"]
 Jitter = tuple[float, float, float, float]
 
 
@@ -33,10 +39,6 @@ class PictureFormat:
     resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
     fill_color: int = 0
 
-    @property
-    def resampling(self) -> Image.Resampling:
-        return Image.Resampling.BILINEAR if self.interpolation == "bilinear" else Image.Resampling.BICUBIC
-
 
 class AugmentOptions(BaseModel, frozen=True, extra="forbid"):
     """How training pictures vary. The crop is always drawn; the rest is off by default."""
@@ -50,6 +52,12 @@ class AugmentOptions(BaseModel, frozen=True, extra="forbid"):
         "white", description="what transparent pictures are laid on: white, or a colour drawn each time"
     )
     rotate: float = Field(default=0.0, ge=0, le=180, description="largest angle in degrees, either way")
+    randaugment: tuple[int, int] | None = Field(
+        None, description="RandAugment: operations a view, and their magnitude from 0 to 30, such as [2, 9]"
+    )
+    blur: tuple[float, float, float] | None = Field(
+        None, description="Gaussian blur: probability, then the range of sigma in pixels of the view, as [0.5, 0.1, 2]"
+    )
 
     @model_validator(mode="after")
     def _ranges(self) -> AugmentOptions:
@@ -60,7 +68,17 @@ class AugmentOptions(BaseModel, frozen=True, extra="forbid"):
             raise ValueError(f"crop_ratio {self.crop_ratio} must be a rising range above 0, such as [0.75, 1.333]")
         if self.colour_jitter and (min(self.colour_jitter) < 0 or self.colour_jitter[3] > 0.5):
             raise ValueError(f"colour_jitter {self.colour_jitter} must be four numbers >= 0, the hue at most 0.5")
+        if self.randaugment and not (self.randaugment[0] >= 1 and 0 <= self.randaugment[1] <= 30):
+            raise ValueError(f"randaugment {self.randaugment} must be operations >= 1 and a magnitude from 0 to 30")
+        if self.blur and not (0 < self.blur[0] <= 1 and 0 < self.blur[1] <= self.blur[2]):
+            raise ValueError(
+                f"blur {self.blur} must be a probability and a rising range above 0, such as [0.5, 0.1, 2]"
+            )
         return self
+
+    @property
+    def changes_colours(self) -> bool:
+        return bool(self.randaugment or self.colour_jitter or self.grey or self.blur)
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
@@ -90,7 +108,7 @@ def eval_transform(picture_format: PictureFormat) -> Callable[[Image.Image], tor
     return transform
 
 
-def draw_ground(options: AugmentOptions, generator: np.random.Generator) -> tuple[int, int, int]:
+def draw_ground(options: AugmentOptions, generator: np.random.Generator) -> Colour:
     """The colour on which a transparent picture is laid."""
     if options.ground == "white":
         return WHITE
@@ -99,38 +117,119 @@ def draw_ground(options: AugmentOptions, generator: np.random.Generator) -> tupl
 
 
 def train_transform(
-    picture_format: PictureFormat, options: AugmentOptions
-) -> Callable[[Image.Image, np.random.Generator], torch.Tensor]:
-    """(RGB picture, draws) -> uint8 CHW: rotation, random resized crop, flip, colour, grey; a pure function.
+    picture_format: PictureFormat, options: AugmentOptions, decode: Decode = "exact"
+) -> Callable[..., torch.Tensor]:
+    """``(data: bytes, generator, num_views=1, out=None)`` -> uint8 (num_views, C, H, W); a pure function of the draws.
 
-    The crop is that of torchvision's RandomResizedCrop, whatever ``resize_mode`` says, as in open_clip.
+    ``data`` is decoded once; each view is a crop of its own, changed by draws of its own. View 0 is the same whatever
+    ``num_views``. ``out`` is filled and returned if given, quickest where its memory is channels last, as that of
+    a new tensor is. The crop is that of torchvision's RandomResizedCrop, whatever ``resize_mode`` says, as in
+    open_clip.
+
+    The draws, each only if its option is on: the ground once; then for each view rotation, crop, flip, RandAugment,
+    colour, grey, blur.
+
+    ``decode="exact"`` gives what Pillow's crop and resize give, up to rounding. ``"fast"`` decodes a JPEG to the
+    smallest of 1/1, 1/2, 1/4, 1/8 of its size at which the crop is no smaller than the view (libjpeg-turbo's other
+    scales cost more than they save), and rounds the edges of the crop to the pixels of that size.
+
+    Raises:
+        BadSample: the picture cannot be used.
     """
-    return partial(_augmented, picture_format, options)
+    return partial(_views, picture_format, options, decode)
 
 
-def _augmented(
+def _views(
     picture_format: PictureFormat,
     options: AugmentOptions,
-    image: Image.Image,
+    decode: Decode,
+    data: bytes,
+    generator: np.random.Generator,
+    num_views: int = 1,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    shape = (num_views, 3, *picture_format.size)
+    if out is None:
+        out = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
+    assert (out.shape, out.dtype) == (shape, torch.uint8), f"out is {out.dtype} {tuple(out.shape)}, not uint8 {shape}"
+    ground = draw_ground(options, generator)
+    picture = Picture(data, ground)
+    for view in out:
+        view.copy_(_view(picture_format, options, decode, picture, ground, generator))
+    return out
+
+
+def _view(
+    picture_format: PictureFormat,
+    options: AugmentOptions,
+    decode: Decode,
+    picture: Picture,
+    ground: Colour,
     generator: np.random.Generator,
 ) -> torch.Tensor:
-    if options.rotate:
-        angle = options.rotate * (2 * generator.random() - 1)
-        image = image.rotate(angle, Image.Resampling.BICUBIC, fillcolor=WHITE)
-    box = crop_box(image.width, image.height, options, generator)
-    image = image.crop(box).resize(picture_format.size[::-1], picture_format.resampling)
+    """uint8 CHW."""
+    angle = options.rotate * (2 * generator.random() - 1) if options.rotate else 0.0
+    box = crop_box(picture.width, picture.height, options, generator)
+    pixels, reduction = picture.pixels(largest_reduction(box, picture_format.size) if decode == "fast" else 1)
+    if angle:
+        turned = Image.fromarray(pixels).rotate(angle, Image.Resampling.BICUBIC, fillcolor=ground)
+        pixels = np.array(turned)
+    left, top, right, bottom = reduced_box(box, reduction)
+    view = _resized(pixels[top:bottom, left:right], picture_format)
     if options.flip and generator.random() < options.flip:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        view = view.flip(-1)
+    if options.changes_colours:
+        image = Image.fromarray(view.permute(1, 2, 0).numpy())
+        view = to_tensor(_recoloured(image, options, ground, generator))
+    return view
+
+
+def largest_reduction(box: Box, size: tuple[int, int]) -> int:
+    """1, 2, 4 or 8: by how much a picture may shrink so that the crop ``box`` still covers ``size`` (height, width)."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    return next((k for k in (8, 4, 2) if height >= k * size[0] and width >= k * size[1]), 1)
+
+
+def reduced_box(box: Box, reduction: int) -> Box:
+    """``box`` in the pixels of the reduced picture: its edges go to the nearest pixel, halves upwards.
+
+    So a side of at least ``k * reduction`` pixels keeps at least ``k``.
+    """
+    left, top, right, bottom = ((edge + reduction // 2) // reduction for edge in box)
+    return left, top, right, bottom
+
+
+def _resized(pixels: np.ndarray, picture_format: PictureFormat) -> torch.Tensor:
+    """uint8 CHW, channels last in memory: torch's kernel for that layout is many times as fast as any other."""
+    crop = torch.from_numpy(np.ascontiguousarray(pixels)).unsqueeze(0).permute(0, 3, 1, 2)
+    return interpolate(crop, picture_format.size, mode=picture_format.interpolation, antialias=True)[0]
+
+
+def _recoloured(
+    image: Image.Image, options: AugmentOptions, ground: Colour, generator: np.random.Generator
+) -> Image.Image:
+    """On Pillow's pictures, which are quicker here than tensors."""
+    if options.randaugment:
+        image = randaugment(image, options.randaugment, ground, int(generator.integers(2**63)))
     if options.colour_jitter:
         image = jitter(image, options.colour_jitter, generator)
     if options.grey and generator.random() < options.grey:
         image = image.convert("L").convert("RGB")
-    return to_tensor(image)
+    if options.blur and generator.random() < options.blur[0]:
+        low, high = options.blur[1:]
+        image = image.filter(ImageFilter.GaussianBlur(low + generator.random() * (high - low)))
+    return image
 
 
-def crop_box(
-    width: int, height: int, options: AugmentOptions, generator: np.random.Generator
-) -> tuple[int, int, int, int]:
+def randaugment(image: Image.Image, strength: tuple[int, int], ground: Colour, seed: int) -> Image.Image:
+    """torchvision's RandAugment with ``strength`` (operations, magnitude); torch's own generator stays as it was."""
+    change = v2.RandAugment(*strength, interpolation=v2.InterpolationMode.BILINEAR, fill=list(ground))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return change(image)
+
+
+def crop_box(width: int, height: int, options: AugmentOptions, generator: np.random.Generator) -> Box:
     """(left, top, right, bottom) of a random crop; after ten draws that do not fit, a central one."""
     low, high = math.log(options.crop_ratio[0]), math.log(options.crop_ratio[1])
     for _ in range(10):
