@@ -16,7 +16,7 @@ from vlp.encoders.two_tower import TwoTower
 from vlp.optim import OptimOptions, adamw
 from vlp.types import UserError
 
-COUNTERS = {"samples": 56, "num_samples": 96, "bad_samples": {}, "scaler": None}
+COUNTERS = {"samples": 56, "num_samples": 96, "data": "d", "bad_samples": {}, "scaler": None}
 
 
 @pytest.fixture

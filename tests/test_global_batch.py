@@ -28,7 +28,7 @@ def global_batch() -> Batch:
     text = torch.randint(1, 49000, (GLOBAL_BATCH, 16), generator=generator)
     text[:, 10] = 49407  # the end of text, where the text tower pools
     text[:, 11:] = 0
-    return Batch(image, text, tuple(str(i) for i in range(GLOBAL_BATCH)), ("",) * GLOBAL_BATCH)
+    return Batch(image[None], text, tuple(str(i) for i in range(GLOBAL_BATCH)), ("",) * GLOBAL_BATCH)
 
 
 def gradients(rank: int, world: int, config: dict[str, Any], objective: str, micro: int, patch_dropout: float) -> Any:

@@ -25,7 +25,7 @@ from vlp.encoders.two_tower import TwoTower
 from vlp.types import UserError
 
 OPTIMIZER_FILE = "optimizer.safetensors"
-STATE = ("step", "samples", "num_samples", "bad_samples", "scaler")
+STATE = ("step", "samples", "num_samples", "data", "bad_samples", "scaler")
 
 
 class CheckpointOptions(BaseModel, frozen=True, extra="forbid"):

@@ -68,6 +68,7 @@ def decisions(
     yield f"run {recipe.run_dir}: {device}, {recipe.train.precision} towers, fp32 losses, seed {recipe.seed}"
     epoch = f"{data.num_samples / batch:.1f} steps an epoch"
     yield f"data: {data.num_samples:,} samples in {data.num_shards} shards, {epoch}"
+    yield from data.notes
     processes = f"{world} process{'es' if world > 1 else ''}"
     yield f"global batch: {batch} = {processes} x {rows}{cached}; {span.total_steps} steps"
     parameters = ", ".join(f"{tower} {count:,}" for tower, count in model.parameters_by_tower().items())

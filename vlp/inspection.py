@@ -27,6 +27,7 @@ def inspect(recipe: Recipe) -> str:
     lines = [
         f"run           {recipe.run_dir} (seed {recipe.seed})",
         f"data          {data.num_samples:,} samples in {data.num_shards} shards",
+        *(f"              {note}" for note in data.notes),
         f"columns       {', '.join(data.columns)}",
         *(f"defects       {line}" for line in data.defects_by_kind()),
         f"captions      {', '.join(f'{c.source} (weight {c.weight:g})' for c in recipe.data.captions)}",

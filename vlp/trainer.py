@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from vlp import checkpoint, distributed, embeddings
 from vlp.console import Stopwatch, decisions, evaluation_line, training_line
-from vlp.data.batches import BadSamples, TrainingData
+from vlp.data.bad_samples import BadSamples
+from vlp.data.batches import TrainingData
+from vlp.data.prefetch import to_device
 from vlp.ema import EMA
 from vlp.encoders import batch_norm
 from vlp.encoders.openclip import build
@@ -24,14 +26,17 @@ from vlp.encoders.two_tower import TwoTower
 from vlp.engine import Signals, accelerator_for, check_batch_statistics
 from vlp.evaluation import run as evaluation
 from vlp.evaluation.tasks.base import Task
-from vlp.objectives.base import check_needs, combined_loss
+from vlp.objectives.base import check_needs, combined_loss, image_views
 from vlp.optim import Span, adamw, learning_rate
 from vlp.recipe import Recipe, difference
 from vlp.track import Tracker
 from vlp.types import Batch, Embeddings, Loss, UserError
 
 # What may change when a run goes on, because it does not change what the run computes.
-FREE_TO_CHANGE = ("run_dir", "track.", "checkpoint.", "evaluate.", "data.workers", "data.max_bad_fraction")
+FREE_TO_CHANGE = (
+    *("run_dir", "track.", "checkpoint.", "evaluate."),
+    *("data.workers", "data.max_bad_fraction", "data.cache", "data.read_ahead_mb"),
+)
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ def train(recipe: Recipe) -> Outcome:
             recipe.seed,
             rank,
             world,
+            image_views(recipe.objectives),
         )
         span = recipe.span(data.num_samples)
         rows = recipe.train.global_batch_size // world
@@ -90,7 +96,7 @@ def train(recipe: Recipe) -> Outcome:
         if resumed is not None:
             state = checkpoint.restore(resumed, model, optimizer, ema)
             first_step = state["step"]
-            _check_same_data(data.num_samples, state["num_samples"])
+            _check_same_data(data, state)
             earlier.append(state["bad_samples"])
             if accelerator.scaler is not None:
                 accelerator.scaler.load_state_dict(state["scaler"])
@@ -110,6 +116,7 @@ def train(recipe: Recipe) -> Outcome:
             earlier,
             span,
             micro_batch_size,
+            data.digest,
         )
         if rank == 0:
             run.tracker = Tracker(recipe.track, run_dir, recipe.name, span.total_steps, first_step)
@@ -141,6 +148,7 @@ class _Run:
     earlier_bad_samples: list[dict[str, Any]]
     span: Span
     micro_batch_size: int
+    data_digest: str
     tracker: Tracker | None = None
 
     def samples(self, step: int) -> int:
@@ -157,7 +165,7 @@ def _steps(run: _Run, data: TrainingData, tasks: list[Task], signals: Signals, f
     results: list[evaluation.Result] = []
     stopwatch = Stopwatch()
     run.wrapped.train()
-    batches = data.batches(first_step, total)
+    batches = to_device(data.batches(first_step, total), run.accelerator.device)
     for step in range(first_step + 1, total + 1):
         waiting = time.perf_counter()
         batch = next(batches)
@@ -205,7 +213,7 @@ def _update(run: _Run, batch: Batch, step: int) -> dict[str, Tensor]:
 
     loss = embeddings.backward(
         run.wrapped,
-        batch.to(accelerator.device),
+        batch,
         loss_of,
         micro_batch_size=run.micro_batch_size,
         seed=distributed.seed_of(run.recipe.seed, "step", step, distributed.rank()),
@@ -268,6 +276,7 @@ def _save(run: _Run, step: int) -> None:
         state: dict[str, Any] = {
             "samples": run.samples(step),
             "num_samples": run.span.num_samples,
+            "data": run.data_digest,
             "bad_samples": bad_samples.state(),
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
@@ -297,12 +306,14 @@ def _open_run(run_dir: Path, recipe: Recipe) -> Path | None:
     return resumed
 
 
-def _check_same_data(num_samples: int, num_samples_before: int) -> None:
+def _check_same_data(data: TrainingData, state: dict[str, Any]) -> None:
     """Other shards mean another order: what was seen would come again, and some would never come."""
-    if num_samples != num_samples_before:
+    if data.digest != state["data"]:
+        now, before = data.num_samples, state["num_samples"]
+        counts = f"{now:,} samples now, but {before:,}" if now != before else "other samples in its shards than"
         raise UserError(
-            f"data.train has {num_samples:,} samples now, but {num_samples_before:,} when this run was saved: "
-            "bring the shards back, or choose another run_dir"
+            f"data.train has {counts} when this run was saved: "
+            "bring the shards and layers back, or choose another run_dir"
         )
 
 

@@ -1,7 +1,7 @@
 """The nouns that every part of vlp shares.
 
 Legend of the shape suffixes: N rows of this process, B rows of the global batch (B = N x processes), D embedding
-width, L tokens, C channels, H height, W width, K options of a query.
+width, L tokens, V views of a picture, C channels, H height, W width, K options of a query.
 """
 
 from __future__ import annotations
@@ -19,21 +19,26 @@ class UserError(ValueError):
 
 @dataclass(frozen=True)
 class Skipped:
-    """One sample that could not be used: ``kind`` is counted, ``where`` (``shard: key``) is logged."""
+    """What could not be used: ``kind`` is counted, ``where`` (``shard: key``) is logged.
+
+    ``samples`` is more than one where a shard, or part of it, is lost.
+    """
 
     kind: str
     where: str
+    samples: int = 1
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What the loader hands to the encoders: the rows of this process, in the order of the global batch.
+    """What the loader hands to the encoders: the rows of this process, every world-th of the global batch.
 
-    image_NCHW is uint8 (normalised on the device by the encoder); text_NL holds token ids; captions are the strings
-    that were drawn; skipped names the samples that had to be replaced while this batch was made.
+    image_VNCHW is uint8 (normalised on the device by the encoder), a view of each picture or as many as the objectives
+    compare; text_NL holds token ids; captions are the strings that were drawn; skipped names the samples that had to be
+    replaced while this batch was made.
     """
 
-    image_NCHW: Tensor
+    image_VNCHW: Tensor
     text_NL: Tensor
     keys: tuple[str, ...]
     captions: tuple[str, ...]
@@ -42,10 +47,15 @@ class Batch:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def image_NCHW(self) -> Tensor:
+        """The first view of each picture."""
+        return self.image_VNCHW[0]
+
     def rows(self, start: int, stop: int) -> Batch:
         """The micro-batch of rows ``start`` to ``stop``."""
         return Batch(
-            self.image_NCHW[start:stop],
+            self.image_VNCHW[:, start:stop],
             self.text_NL[start:stop],
             self.keys[start:stop],
             self.captions[start:stop],
@@ -54,7 +64,7 @@ class Batch:
     def to(self, device: object) -> Batch:
         """The same batch with its tensors on ``device``."""
         return Batch(
-            self.image_NCHW.to(device, non_blocking=True),  # type: ignore[call-overload]
+            self.image_VNCHW.to(device, non_blocking=True),  # type: ignore[call-overload]
             self.text_NL.to(device, non_blocking=True),  # type: ignore[call-overload]
             self.keys,
             self.captions,

@@ -35,7 +35,7 @@ class BadSamples:
     def add(self, skipped: Iterable[Skipped], seen: int) -> None:
         """Count ``skipped`` among ``seen`` more samples."""
         for bad in skipped:
-            self.kinds[bad.kind] += 1
+            self.kinds[bad.kind] += bad.samples
             self.examples.setdefault(bad.kind, bad.where)
         self.seen += seen
 

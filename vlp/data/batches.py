@@ -6,45 +6,75 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, Field
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from vlp.data.bad_samples import BadSamples
-from vlp.data.captions import CaptionSource, check_sources, draw
-from vlp.data.samples import IMAGE_EXTENSIONS, BadSample, decode_image
-from vlp.data.shards import Shard, find_shards, index_shards
-from vlp.data.stream import Order, batch_positions, sample_generator
-from vlp.data.transforms import AugmentOptions, PictureFormat, draw_ground, train_transform
+from vlp.data.cache import CacheOptions
+from vlp.data.captions import CaptionLayers, CaptionSource, check_sources, draw
+from vlp.data.layer_files import layer_columns
+from vlp.data.read_ahead import ReadAhead, Request
+from vlp.data.samples import IMAGE_EXTENSIONS, BadSample
+from vlp.data.shards import Shard
+from vlp.data.sources import Source, Sources, open_sources
+from vlp.data.store import Store, is_remote
+from vlp.data.stream import SampleOrder, batch_positions, sample_generator
+from vlp.data.transforms import AugmentOptions, PictureFormat, train_transform
 from vlp.types import Batch, Skipped, UserError
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
 _MAX_ATTEMPTS = 100
+_PROBED_SHARDS = 100
 
 
 class DataOptions(BaseModel, frozen=True, extra="forbid"):
     """What is trained on, and which text and crop of it."""
 
-    train: str | list[str] = Field(description="tar shards: a tar, a directory, a glob, a brace pattern, or several")
+    train: str | list[str | Source] = Field(
+        description="tar shards: a tar, a directory, a glob, a brace pattern, a URL, `pipe:COMMAND`, or several; "
+        "or sources `{shards, weight, replacement, index, layers}`"
+    )
     captions: list[CaptionSource] = Field(
         default=[CaptionSource(source="txt")], min_length=1, description="texts of which one is drawn for each sample"
     )
+    filter: str | None = Field(
+        default=None, description="samples to keep, by layers: `aesthetic > 5 and clip_score > 0.28`"
+    )
+    decode: Literal["exact", "fast"] = Field(
+        default="exact", description="exact: as Pillow's bicubic; fast: JPEGs are decoded near the size of the crop"
+    )
     augment: AugmentOptions = AugmentOptions()
     workers: int = Field(default=2, ge=0, description="processes of each rank that decode pictures; 0: none")
-    shuffle_window: int = Field(default=10_000, ge=1, description="samples that are shuffled together")
+    shuffle_window: int = Field(default=10_000, ge=1, description="neighbouring samples that are shuffled together")
+    shuffle_streams: int = Field(
+        default=16, ge=1, description="places of the data set that a batch mixes, each with a window of its own"
+    )
     max_bad_fraction: float = Field(
         default=0.01, ge=0, le=1, description="share of unusable samples beyond which the run ends"
     )
+    cache: CacheOptions = CacheOptions()
+    read_ahead_mb: int = Field(default=256, ge=1, description="megabytes that a worker reads ahead of remote shards")
+
+    @property
+    def sources(self) -> list[Source]:
+        """`train` as sources; plain names make one."""
+        entries = [self.train] if isinstance(self.train, str) else self.train
+        plain = [entry for entry in entries if isinstance(entry, str)]
+        given = [entry for entry in entries if isinstance(entry, Source)]
+        return [*([Source(shards=plain)] if plain or not given else []), *given]
 
 
 class _Rows(NamedTuple):
     """The fields of a Batch, in a type that the loader can pin."""
 
-    image_NCHW: torch.Tensor
+    image_VNCHW: torch.Tensor
     text_NL: torch.Tensor
     keys: tuple[str, ...]
     captions: tuple[str, ...]
@@ -58,6 +88,7 @@ class TrainingData:
         tokenizer: captions -> ids, (N, L) int64.
         global_batch_size: rows of a batch over all ``world`` processes.
         seed: with the step, all that the batches depend on besides the shards and the options.
+        image_views: crops of each picture, for objectives that compare several.
 
     Raises:
         UserError: shards missing or unusable, a caption source without effect, a batch that does not fit.
@@ -72,20 +103,25 @@ class TrainingData:
         seed: int,
         rank: int = 0,
         world: int = 1,
+        image_views: int = 1,
     ) -> None:
-        shards, self.defects = index_shards(find_shards(options.train))
-        self.num_shards = len(shards)
-        self.num_samples = sum(map(len, shards))
-        self.columns = sorted({extension for shard in shards for extension in shard.extensions})
+        sources = open_sources(options.sources, options.filter, Store(options.cache))
+        self.defects, self.notes = sources.defects, sources.notes
+        self.num_shards = len(sources.entries)
+        self.num_samples = sources.num_samples
+        self.digest = sources.digest()
         self.workers = options.workers
         _check_batch_size(global_batch_size, self.num_samples, world)
         bad = BadSamples(options.max_bad_fraction, self.num_samples)
         bad.add(self.defects, seen=self.num_samples)
         bad.check()
-        check_sources(_probes(shards), options.captions)
-        order = Order([len(shard) for shard in shards], seed, options.shuffle_window)
-        self._samples = _Samples(shards, order, options, picture_format, seed)
-        self._batches = _Steps(self._samples, tokenizer, global_batch_size, rank, world)
+        probes = list(_probes(sources))
+        self.columns = sorted({extension for shard, _, _ in probes for extension in shard.extensions})
+        check_sources((members for _, _, members in probes), options.captions)
+        layers = _caption_layers(options.captions, sources)
+        order = sources.order(seed, options.shuffle_window, options.shuffle_streams)
+        self._samples = _Samples(sources, order, layers, options, picture_format, seed, image_views)
+        self._steps = partial(_Steps, self._samples, tokenizer, global_batch_size, rank, world)
 
     def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         """This process's rows of the global batches ``start_step`` to ``stop_step - 1``."""
@@ -94,11 +130,12 @@ class TrainingData:
         if self.workers:
             # Fast tokenizers otherwise warn about the fork; batches are parallel already.
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        steps = self._steps(range(start_step, stop_step))
         loader = DataLoader(
-            self._batches,
+            steps,
             batch_size=None,
-            sampler=range(start_step, stop_step),
-            num_workers=min(self.workers, stop_step - start_step),
+            sampler=steps.steps,
+            num_workers=min(self.workers, len(steps.steps)),
             collate_fn=_unchanged,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # or it would draw a seed from the generator of the training
@@ -120,6 +157,7 @@ class TrainingData:
                 "or give the container more shared memory (docker run --shm-size)"
             ) from error
         finally:
+            self._samples.stop_reading_ahead()
             if workers:  # a traceback may keep the iterator alive, and its workers with it
                 iterator._shutdown_workers()  # type: ignore[attr-defined]
             kill_workers()
@@ -132,8 +170,10 @@ class TrainingData:
 
     def sheet(self, num: int) -> list[tuple[torch.Tensor, str, str]]:
         """(uint8 CHW, caption, key) of the first ``num`` samples drawn, as the model sees them."""
-        made = (self._samples.make(position) for position in range(min(num, self.num_samples)))
-        return [(image, caption, key) for image, caption, key, _ in made]
+        num = min(num, self.num_samples)
+        images = self._samples.empty(num)
+        made = [self._samples.make(position, images[:, position]) for position in range(num)]
+        return [(images[0, row], caption, key) for row, (caption, key, _) in enumerate(made)]
 
 
 class _Samples:
@@ -141,70 +181,131 @@ class _Samples:
 
     def __init__(
         self,
-        shards: Sequence[Shard],
-        order: Order,
+        sources: Sources,
+        order: SampleOrder,
+        layers: dict[str | None, CaptionLayers],
         options: DataOptions,
         picture_format: PictureFormat,
         seed: int,
+        image_views: int,
     ) -> None:
-        self._shards = shards
+        self._sources = sources
         self._order = order
+        self._layers = layers
         self._captions = options.captions
-        self._augment = options.augment
-        self._transform = train_transform(picture_format, options.augment)
+        self._transform = train_transform(picture_format, options.augment, options.decode)
         self._seed = seed
+        self._shape = (image_views, 3, *picture_format.size)
         self._wanted = {*IMAGE_EXTENSIONS, "txt", *(source.member for source in options.captions)}
+        self._read_ahead_bytes = options.read_ahead_mb << 20
+        self._ahead: ReadAhead | None = None
 
-    def make(self, position: int) -> tuple[torch.Tensor, str, str, list[Skipped]]:
-        """(uint8 CHW, caption, key, what had to be replaced by it)."""
+    def empty(self, rows: int) -> torch.Tensor:
+        """Room for the pictures of a batch, uint8 (V, N, C, H, W)."""
+        views, *shape = self._shape
+        return torch.empty((views, rows, *shape), dtype=torch.uint8)
+
+    def make(self, position: int, out: torch.Tensor) -> tuple[str, str, list[Skipped]]:
+        """(caption, key, what had to be replaced by it); the views of its picture go into ``out`` (V, C, H, W)."""
         skipped: list[Skipped] = []
-        place = position
         for attempt in range(_MAX_ATTEMPTS):
-            shard, row = self._order.sample(place)
+            number, row = self._order.sample(position, attempt)
             try:
-                image, caption = self._use(self._shards[shard].read(row, self._wanted), position, attempt)
-                return image, caption, self._shards[shard].key(row), skipped
+                shard, row_there = self._sources.row(number, row)
+                members = self._read(shard, row_there, position, attempt)
+                layered = self._layers[self._sources.entries[number].source.layers].of(shard, row_there)
+                caption = self._use(members, layered, position, attempt, out)
+                return caption, shard.key(row_there), skipped
             except BadSample as bad:
-                skipped.append(Skipped(bad.kind, self._shards[shard].where(row)))
-                place = self._order.replacement(position, attempt + 1)
+                skipped.append(Skipped(bad.kind, self._sources.where(number, row)))
         kind, count = Counter(bad.kind for bad in skipped).most_common(1)[0]
         raise UserError(
             f"data.train: no usable sample in {_MAX_ATTEMPTS} draws, most often '{kind}' ({count} times, "
             f"such as {next(bad.where for bad in skipped if bad.kind == kind)}): mend the shards"
         )
 
-    def _use(self, members: dict[str, bytes], position: int, attempt: int) -> tuple[torch.Tensor, str]:
+    def read_ahead(self, positions: Iterator[int]) -> None:
+        """Begin to fetch the samples at ``positions``, in which order they will be made, from remote shards."""
+        if any(is_remote(entry.path) for entry in self._sources.entries):
+            self._ahead = ReadAhead(self._sources.store, self._requests(positions), self._read_ahead_bytes)
+
+    def stop_reading_ahead(self) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
+
+    def _requests(self, positions: Iterator[int]) -> Iterator[Request]:
+        for position in positions:
+            with suppress(BadSample):  # is found again when the sample is made
+                shard, row = self._sources.row(*self._order.sample(position))
+                if is_remote(shard.path):
+                    yield Request(position, shard.path, shard.extents(row, self._wanted))
+
+    def _read(self, shard: Shard, row: int, position: int, attempt: int) -> dict[str, bytes]:
+        if self._ahead is None or attempt or not is_remote(shard.path):
+            return shard.read(row, self._wanted)
+        starts = [offset for offset, _ in shard.extents(row, self._wanted)]
+        return shard.members(row, self._wanted, dict(zip(starts, self._ahead.take(position), strict=True)))
+
+    def _use(
+        self,
+        members: dict[str, bytes],
+        layered: dict[str, list[str]],
+        position: int,
+        attempt: int,
+        out: torch.Tensor,
+    ) -> str:
         generator = sample_generator(self._seed, position, attempt)
-        caption = draw(members, self._captions, generator)
+        caption = draw(members, self._captions, generator, layered)
         picture = next(members[extension] for extension in IMAGE_EXTENSIONS if extension in members)
-        image = decode_image(picture, draw_ground(self._augment, generator))
-        return self._transform(image, generator), caption
+        self._transform(picture, generator, len(out), out)
+        return caption
 
 
 class _Steps(Dataset):
     """Step -> this process's rows of the global batch."""
 
-    def __init__(self, samples: _Samples, tokenizer: Tokenizer, global_batch_size: int, rank: int, world: int) -> None:
+    def __init__(
+        self, samples: _Samples, tokenizer: Tokenizer, global_batch_size: int, rank: int, world: int, steps: range
+    ) -> None:
+        self.steps = steps
         self._samples = samples
         self._tokenizer = tokenizer
         self._global_batch_size = global_batch_size
         self._rank = rank
         self._world = world
+        self._reads_ahead = False
 
     def __getitem__(self, step: int) -> _Rows | str:
         """A user's mistake comes back as its sentence: raised in a worker, it would come in a traceback."""
         try:
-            positions = batch_positions(step, self._global_batch_size, self._rank, self._world)
-            images, captions, keys, skipped = zip(*map(self._samples.make, positions), strict=True)
+            if not self._reads_ahead:
+                self._reads_ahead = True
+                self._samples.read_ahead(self._to_come(step))
+            positions = self._positions(step)
+            images = self._samples.empty(len(positions))
+            if get_worker_info() is not None:
+                images.share_memory_()  # written where the main process reads it: sending costs no copy
+            made = [self._samples.make(position, images[:, row]) for row, position in enumerate(positions)]
         except UserError as error:
             return str(error)
+        captions, keys, skipped = zip(*made, strict=True)
         return _Rows(
-            torch.stack(images),
+            images,
             self._tokenizer(list(captions)),
             keys,
             captions,
             tuple(bad for several in skipped for bad in several),
         )
+
+    def _positions(self, step: int) -> range:
+        return batch_positions(step, self._global_batch_size, self._rank, self._world)
+
+    def _to_come(self, step: int) -> Iterator[int]:
+        """The positions of ``step`` and of the later ones that the same worker makes."""
+        worker = get_worker_info()
+        for later in range(step, self.steps.stop, worker.num_workers if worker else 1):
+            yield from self._positions(later)
 
 
 def _check_batch_size(global_batch_size: int, num_samples: int, world: int) -> None:
@@ -220,15 +321,31 @@ def _check_batch_size(global_batch_size: int, num_samples: int, world: int) -> N
         )
 
 
-def _probes(shards: Sequence[Shard]) -> Iterator[dict[str, bytes]]:
-    """Some samples of the first shard, then one of each other."""
-    of_first = [(shards[0], row) for row in range(min(len(shards[0]), 100))]
-    for shard, row in of_first + [(shard, 0) for shard in shards[1:]]:
+def _probes(sources: Sources) -> Iterator[tuple[Shard, int, dict[str, bytes]]]:
+    """Some samples of the first shard, then one of each of some others."""
+    used = [number for number, entry in enumerate(sources.entries) if entry.used]
+    places = [(used[0], row) for row in range(min(sources.entries[used[0]].used, 100))]
+    for number, row in places + [(number, 0) for number in used[1:_PROBED_SHARDS]]:
         try:
-            members = shard.read(row, {"txt", "json"})
+            shard, row_there = sources.row(number, row)
+            yield shard, row_there, shard.read(row_there, {"txt", "json"})
         except BadSample:  # counted when it is drawn
             continue
-        yield members
+
+
+def _caption_layers(captions: Sequence[CaptionSource], sources: Sources) -> dict[str | None, CaptionLayers]:
+    """For each folder of layers what the caption sources draw from it; one of them may lack a layer, not all."""
+    paths: dict[str | None, list[str]] = {}
+    for entry in sources.entries:
+        paths.setdefault(entry.source.layers, []).append(entry.path)
+    there = {
+        root: [s for s in captions if s.layer and layer_columns(s.layer[0], of_root, root, sources.store) is not None]
+        for root, of_root in paths.items()
+    }
+    root, of_root = next(iter(paths.items()))
+    nowhere = [s for s in captions if s.layer and not any(s in found for found in there.values())]
+    CaptionLayers(nowhere, of_root, root, sources.store)  # says which layers there are
+    return {root: CaptionLayers(there[root], of_root, root, sources.store) for root, of_root in paths.items()}
 
 
 def _unchanged(rows: Any) -> Any:

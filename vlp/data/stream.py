@@ -5,12 +5,15 @@ Nothing here knows of files, workers or processes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from fractions import Fraction
+from typing import Protocol
 
 import numpy as np
 
 # Purposes that draw: each gets streams of its own, so that none repeats another's numbers.
-_SHARDS, _WINDOW, _REPLACEMENT, _SAMPLE = range(4)
+_SHARDS, _WINDOW, _REPLACEMENT, _SAMPLE, _RUNS, _BLOCK = range(6)
 
 
 def _philox(seed: int, *counters: int) -> np.random.Philox:
@@ -28,62 +31,174 @@ def sample_generator(seed: int, position: int, attempt: int) -> np.random.Genera
 
 
 def batch_positions(step: int, global_batch_size: int, rank: int = 0, world: int = 1) -> range:
-    """The stream positions of process ``rank`` of ``world`` at ``step``: its slice of the global batch."""
-    rows = global_batch_size // world
-    start = step * global_batch_size + rank * rows
-    return range(start, start + rows)
+    """The stream positions of process ``rank`` of ``world`` at ``step``: every ``world``-th of the global batch.
+
+    Strided, because neighbouring positions lie in different streams of the order (see `Order`): with a stream or more
+    for each process, each reads shards that no other one reads.
+    """
+    start = step * global_batch_size
+    return range(start + rank, start + global_batch_size, world)
+
+
+class SampleOrder(Protocol):
+    """Position in an endless stream -> (index of the shard, row in it)."""
+
+    num_samples: int
+
+    def sample(self, position: int, attempt: int = 0) -> tuple[int, int]:
+        """``attempt`` > 0 gives another sample in its place, for one that cannot be used."""
 
 
 class Order:
-    """Position in the endless stream -> (shard, row).
+    """Every sample once an epoch: position p lies in epoch p // n, and each epoch has its own permutation.
 
-    Position p lies in epoch p // n. In each epoch the shards are permuted and laid end to end, and samples
-    are permuted inside windows of ``window`` of them. O(shards + window) memory; a jump costs one new window.
+    The shards are permuted and laid end to end on a line of n samples, which is cut into S stretches, the streams;
+    place k of the epoch comes from stream k mod S, so that a batch mixes S places of the data set. In each
+    stream samples are permuted inside windows. There are fewer than ``streams`` where a stream would be shorter than a
+    window. O(shards + streams x window) memory; a jump costs a new window of each stream.
     """
 
+    def __init__(self, samples_per_shard: Sequence[int], seed: int, window: int, streams: int = 1) -> None:
+        self.num_samples = int(sum(samples_per_shard))
+        assert self.num_samples > 0
+        assert window > 0
+        assert streams > 0
+        self.seed = seed
+        self.window = window
+        self.streams = max(1, min(streams, self.num_samples // window))
+        self._lengths = np.asarray(samples_per_shard, dtype=np.int64)
+        self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._windows: dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray]] = {}
+
+    def sample(self, position: int, attempt: int = 0) -> tuple[int, int]:
+        epoch, place = divmod(position, self.num_samples)
+        if attempt and self.num_samples > 1:
+            draw = np.random.Generator(_philox(self.seed, _REPLACEMENT, position, attempt)).random()
+            other = int(draw * (self.num_samples - 1))
+            place = other + (other >= place)
+        index, stream = divmod(place, self.streams)
+        number, index = divmod(index, self.window)
+        where = (epoch, stream, number)
+        if where not in self._windows:
+            # Of each stream the window in use and the next one, as a batch may straddle them.
+            _make_room(self._windows, 2 * self.streams + 2)
+            self._windows[where] = self._shuffled_window(*where)
+        shards, rows = self._windows[where]
+        return int(shards[index]), int(rows[index])
+
+    def _shuffled_window(self, epoch: int, stream: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+        if epoch not in self._epochs:
+            _make_room(self._epochs, 2)
+            shards = _permutation(len(self._lengths), self.seed, _SHARDS, epoch)
+            self._epochs[epoch] = shards, np.cumsum(self._lengths[shards])
+        shards, ends = self._epochs[epoch]
+        length, longer = divmod(self.num_samples, self.streams)
+        start = stream * length + min(stream, longer) + number * self.window
+        count = min(self.window, length + (stream < longer) - number * self.window)
+        places = start + _permutation(count, self.seed, _WINDOW, epoch, number * self.streams + stream)
+        return _on_the_line(places, shards, ends, self._lengths)
+
+
+class Resampled:
+    """Samples with replacement, all equally likely: runs of neighbours from anywhere, permuted in windows.
+
+    Runs, because single samples from anywhere could not be read in one piece. The stream has no epochs.
+    """
+
+    run = 64
+
     def __init__(self, samples_per_shard: Sequence[int], seed: int, window: int) -> None:
-        self.num_samples = sum(samples_per_shard)
+        self.num_samples = int(sum(samples_per_shard))
         assert self.num_samples > 0
         assert window > 0
         self.seed = seed
         self.window = window
         self._lengths = np.asarray(samples_per_shard, dtype=np.int64)
-        self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self._windows: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+        self._ends = np.cumsum(self._lengths)
+        self._windows: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
-    def sample(self, position: int) -> tuple[int, int]:
-        """(index of the shard, row in it) of stream position ``position``."""
-        epoch, place = divmod(position, self.num_samples)
-        number, index = divmod(place, self.window)
-        if (epoch, number) not in self._windows:
-            _make_room(self._windows)
-            self._windows[epoch, number] = self._shuffled_window(epoch, number)
-        shards, rows = self._windows[epoch, number]
+    def sample(self, position: int, attempt: int = 0) -> tuple[int, int]:
+        if attempt:
+            draw = np.random.Generator(_philox(self.seed, _REPLACEMENT, position, attempt)).random()
+            place = np.array([int(draw * self.num_samples)])
+            shards, rows = _on_the_line(place, np.arange(len(self._lengths)), self._ends, self._lengths)
+            return int(shards[0]), int(rows[0])
+        number, index = divmod(position, self.window)
+        if number not in self._windows:
+            _make_room(self._windows, 4)
+            self._windows[number] = self._drawn_window(number)
+        shards, rows = self._windows[number]
         return int(shards[index]), int(rows[index])
 
-    def replacement(self, position: int, attempt: int) -> int:
-        """Another position of the same epoch, for a sample that cannot be used; ``attempt`` counts from 1."""
-        epoch, place = divmod(position, self.num_samples)
-        if self.num_samples == 1:
-            return position
-        draw = np.random.Generator(_philox(self.seed, _REPLACEMENT, position, attempt)).random()
-        other = int(draw * (self.num_samples - 1))
-        return epoch * self.num_samples + other + (other >= place)
-
-    def _shuffled_window(self, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-        if epoch not in self._epochs:
-            _make_room(self._epochs)
-            shards = _permutation(len(self._lengths), self.seed, _SHARDS, epoch)
-            self._epochs[epoch] = shards, np.cumsum(self._lengths[shards])
-        shards, ends = self._epochs[epoch]
-        start = number * self.window
-        count = min(self.window, self.num_samples - start)
-        places = start + _permutation(count, self.seed, _WINDOW, epoch, number)
-        slots = np.searchsorted(ends, places, side="right")
-        return shards[slots], places - (ends[slots] - self._lengths[shards[slots]])
+    def _drawn_window(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        run = min(self.run, self.num_samples)
+        draws = np.random.Generator(_philox(self.seed, _RUNS, number)).random(math.ceil(self.window / run))
+        starts = (draws * self.num_samples).astype(np.int64)
+        places = (starts[:, None] + np.arange(run)).ravel() % self.num_samples
+        places = places[_permutation(len(places), self.seed, _WINDOW, number)[: self.window]]
+        return _on_the_line(places, np.arange(len(self._lengths)), self._ends, self._lengths)
 
 
-def _make_room(cache: dict) -> None:
-    """Keep the last few: a batch may straddle two windows, and a replacement may look into a third."""
-    if len(cache) >= 4:
+class Mixture:
+    """Several orders in exact proportions: after any whole number of blocks each is within one sample of its share.
+
+    Inside a block the order of the sources is drawn. Each source goes through its own stream at its own pace, so that
+    it starts its next epoch when it has given all its samples. ``first_shards`` number the shards over all sources.
+    """
+
+    def __init__(
+        self, orders: Sequence[SampleOrder], weights: Sequence[float], first_shards: Sequence[int], seed: int
+    ) -> None:
+        assert len(orders) == len(weights) == len(first_shards)
+        self.num_samples = sum(order.num_samples for order in orders)
+        self.seed = seed
+        self._orders = orders
+        self._first_shards = first_shards
+        exact = [Fraction(str(weight)) for weight in weights]  # as typed, not as rounded to binary
+        self._ends = np.cumsum(np.array([weight / sum(exact) for weight in exact], dtype=object))
+        # Long enough that every source has its turn in each block.
+        self.block = max(1000, math.ceil(2 * sum(exact) / min(exact)))
+        self._blocks: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def sample(self, position: int, attempt: int = 0) -> tuple[int, int]:
+        source, place = self.source(position)
+        shard, row = self._orders[source].sample(place, attempt)
+        return self._first_shards[source] + shard, row
+
+    def source(self, position: int) -> tuple[int, int]:
+        """(which source, position in its stream) of ``position``."""
+        number, index = divmod(position, self.block)
+        if number not in self._blocks:
+            _make_room(self._blocks, 4)
+            self._blocks[number] = self.drawn_block(number)
+        sources, places = self._blocks[number]
+        return int(sources[index]), int(places[index])
+
+    def drawn_block(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """The sources of a block, and the positions in their streams."""
+        before, after = self._given(number * self.block), self._given((number + 1) * self.block)
+        sources = np.repeat(np.arange(len(self._orders)), after - before)
+        places = np.concatenate([np.arange(start, stop) for start, stop in zip(before, after, strict=True)])
+        shuffled = sources[_permutation(self.block, self.seed, _BLOCK, number)]
+        # Each source's positions in their order, wherever its turns fell.
+        in_order = np.empty(self.block, dtype=np.int64)
+        in_order[np.argsort(shuffled, kind="stable")] = places
+        return shuffled, in_order
+
+    def _given(self, position: int) -> np.ndarray:
+        """How many samples each source has given before ``position``; they add up to it."""
+        ends = [math.floor(position * end + Fraction(1, 2)) for end in self._ends]
+        return np.diff([0, *ends]).astype(np.int64)
+
+
+def _on_the_line(
+    places: np.ndarray, shards: np.ndarray, ends: np.ndarray, lengths: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(shard, row) of places on the line on which ``shards`` are laid, whose samples end at ``ends``."""
+    slots = np.searchsorted(ends, places, side="right")
+    return shards[slots], places - (ends[slots] - lengths[shards[slots]])
+
+
+def _make_room(cache: dict, most: int) -> None:
+    if len(cache) >= most:
         del cache[next(iter(cache))]

@@ -12,12 +12,15 @@ from vlp import resolve
 from vlp.options import explain
 from vlp.types import Embeddings, Loss, UserError
 
+_IMAGE_VIEWS = "image_views:"
+
 
 class Objective(BaseModel, ABC, frozen=True, extra="forbid"):
     """One loss. Its fields are its options in the recipe; subclasses are named ``Objective`` and live in a file each.
 
     Class attributes:
         needs: columns and capabilities it uses, checked against the recipe before any weight is loaded.
+            ``image_views:K`` makes the loader deliver K crops of each picture.
         couples_batch: True if the loss compares samples with each other (it then sees the global batch at once),
             False if it is a mean over samples.
     """
@@ -53,12 +56,18 @@ def parse(entry: dict[str, Any]) -> Objective:
 def check_needs(objectives: Sequence[Objective], provided: frozenset[str]) -> None:
     """Refuse, before anything is loaded, a recipe that cannot give what an objective uses."""
     for objective in objectives:
-        missing = sorted(objective.needs - provided)
+        missing = sorted(need for need in objective.needs - provided if not need.startswith(_IMAGE_VIEWS))
         if missing:
             raise UserError(
                 f"objective '{objective.name}' needs {', '.join(missing)}, which this recipe does not provide "
                 f"(it provides {', '.join(sorted(provided))})"
             )
+
+
+def image_views(objectives: Sequence[Objective]) -> int:
+    """Crops of each picture that the loader has to deliver: as many as the most demanding objective compares."""
+    needs = (need for objective in objectives for need in objective.needs)
+    return max([1, *(int(need.removeprefix(_IMAGE_VIEWS)) for need in needs if need.startswith(_IMAGE_VIEWS))])
 
 
 def combined_loss(objectives: Sequence[Objective], embeddings: Embeddings) -> Loss:

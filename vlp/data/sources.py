@@ -1,0 +1,297 @@
+"""The shards of a run: which there are, how many samples each gives, and how they are mixed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from statistics import median
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from vlp import distributed
+from vlp.data.counts import known_counts
+from vlp.data.expression import LayerFilter
+from vlp.data.index import open_shard
+from vlp.data.samples import BadSample
+from vlp.data.shards import Shard, find_shards
+from vlp.data.store import Store
+from vlp.data.stream import Mixture, Order, Resampled, SampleOrder
+from vlp.types import Skipped, UserError
+
+_THREADS = 8  # a scan is one small read after another, so threads hide the latency of network file systems
+_KEPT_TABLES = 128  # of an indexed shard, in each process: some 600 KB for ten thousand samples
+_SMALLEST_SHARE = 1e-5  # a block of a mixture is long enough for two samples of the rarest source
+_LOST_SAMPLES = frozenset({"missing shard", "not a tar", "truncated shard"})
+
+
+class Source(BaseModel, frozen=True, extra="forbid"):
+    """One of several data sets that a run draws from."""
+
+    shards: str | list[str] = Field(description="as `data.train`: a tar, a directory, a glob, a brace pattern")
+    weight: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="share of the batches, relative to the other sources"
+    )
+    replacement: bool = Field(default=False, description="draw with replacement, instead of every sample once a pass")
+    index: str | None = Field(default=None, description="folder of the index; by default `index` beside the shards")
+    layers: str | None = Field(default=None, description="folder of the layers; by default `layers` beside the shards")
+
+
+@dataclass
+class _Entry:
+    """What is known of one shard: ``count`` samples, of which ``rows`` pass the filter (None: all)."""
+
+    path: str
+    source: Source
+    count: int = 0
+    table: Shard | None = None
+    rows: np.ndarray | None = None
+    origin: str = "scan"
+
+    @property
+    def used(self) -> int:
+        return self.count if self.rows is None else len(self.rows)
+
+
+@dataclass
+class Sources:
+    """All shards of a run. Cheap to send to worker processes, which open the tables of indexed shards when needed."""
+
+    entries: list[_Entry]
+    store: Store
+    defects: list[Skipped]
+    notes: list[str]
+    _sizes: list[int] = field(default_factory=list)
+    _tables: OrderedDict[int, Shard] = field(default_factory=OrderedDict)
+
+    @property
+    def num_samples(self) -> int:
+        return sum(entry.used for entry in self.entries)
+
+    @property
+    def opened(self) -> list[str]:
+        """Shards whose tables were opened in this process because samples of them were needed."""
+        return [self.entries[number].path for number in self._tables]
+
+    def digest(self) -> str:
+        """Of all that the order depends on: another one means that a run cannot go on where it was."""
+        counts = [(entry.used, entry.count, entry.source.weight, entry.source.replacement) for entry in self.entries]
+        rows = [entry.rows.tobytes() for entry in self.entries if entry.rows is not None]
+        return hashlib.blake2b(repr(counts).encode() + b"".join(rows), digest_size=8).hexdigest()
+
+    def order(self, seed: int, window: int, streams: int) -> SampleOrder:
+        """Every sample once an epoch, or a mixture where the sources have weights."""
+        groups = [self.entries[start : start + size] for start, size in zip(self._firsts(), self._sizes, strict=True)]
+        weights = [group[0].source.weight for group in groups]
+        if len(groups) == 1 or weights[0] is None:
+            counts = [entry.used for entry in self.entries]
+            if groups[0][0].source.replacement:
+                return Resampled(counts, seed, window)
+            return Order(counts, seed, window, streams)
+        orders: list[SampleOrder] = []
+        for number, group in enumerate(groups):
+            own_seed, counts = distributed.seed_of(seed, "source", number), [entry.used for entry in group]
+            resampled = group[0].source.replacement
+            orders.append(
+                Resampled(counts, own_seed, window) if resampled else Order(counts, own_seed, window, streams)
+            )
+        return Mixture(orders, [weight for weight in weights if weight is not None], self._firsts(), seed)
+
+    def _firsts(self) -> list[int]:
+        return np.cumsum([0, *self._sizes[:-1]]).tolist()
+
+    def shard(self, number: int) -> Shard:
+        """The table of a shard, opened if need be."""
+        entry = self.entries[number]
+        if entry.table is not None:
+            return entry.table
+        if number not in self._tables:
+            if len(self._tables) >= _KEPT_TABLES:
+                self._tables.popitem(last=False)
+            self._tables[number] = self._open(entry)
+        self._tables.move_to_end(number)
+        return self._tables[number]
+
+    def _open(self, entry: _Entry) -> Shard:
+        table, _ = open_shard(entry.path, entry.source.index, self.store)
+        if len(table) > entry.count:
+            raise UserError(
+                f"{entry.path} holds {len(table):,} samples, but {entry.origin} counts {entry.count:,}, so some would "
+                "never be seen: correct that file, or run vlp data index"
+            )
+        return table
+
+    def row(self, number: int, row: int) -> tuple[Shard, int]:
+        """The shard and the row in it of the ``row``-th sample that is used of shard ``number``.
+
+        Raises:
+            BadSample: the shard holds fewer samples than its count says.
+        """
+        entry = self.entries[number]
+        shard = self.shard(number)
+        if entry.rows is not None:
+            row = int(entry.rows[row])
+        if row >= len(shard):
+            raise BadSample("missing sample", f"{len(shard)} of {entry.count} are there")
+        return shard, row
+
+    def where(self, number: int, row: int) -> str:
+        """How logs name a sample."""
+        try:
+            shard, row = self.row(number, row)
+        except BadSample:
+            return f"{self.entries[number].path}: sample {row}"
+        return shard.where(row)
+
+
+def open_sources(sources: Sequence[Source], expression: str | None, store: Store) -> Sources:
+    """Find all shards, count their samples and apply the filter.
+
+    Counts come from an index or the files of other tools; without any the tars are scanned, shared by the ranks.
+
+    Raises:
+        UserError: shards missing or unusable, weights for some sources only, a filter that keeps nothing.
+    """
+    _check_weights(sources)
+    entries, sizes = [], []
+    for source in sources:
+        paths = find_shards(source.shards, store)
+        known = known_counts(paths, source.index, store)
+        entries += [_Entry(path, source, *_known(known, path)) for path in paths]
+        sizes.append(len(paths))
+    _check_distinct([entry.path for entry in entries])
+    notes = _notes(entries)
+    tables = _tables([e for e in entries if expression is not None or e.origin == "scan"], store)
+    defects: list[Skipped] = []
+    for entry in entries:
+        if entry.path in tables:
+            table, found = tables[entry.path]
+            defects += found
+            entry.count = len(table)
+            entry.table = table if entry.origin == "scan" else None
+    if expression is not None:
+        notes.append(_apply(expression, entries, tables, store))
+    defects = _weighed(defects, entries)
+    used, sizes = _used(entries, sizes)
+    opened = Sources(used, store, defects, notes, sizes)
+    if not used:
+        example = f" ({defects[0].kind}: {defects[0].where})" if defects else ""
+        raise UserError(
+            f"data.train: no usable sample in {len(entries)} shards{example}: each sample needs KEY.jpg "
+            "(or .png, .webp ...) and KEY.txt in a tar"
+        )
+    return opened
+
+
+def _used(entries: Sequence[_Entry], sizes: Sequence[int]) -> tuple[list[_Entry], list[int]]:
+    """The shards that give samples, and how many there are of each source."""
+    ends = np.cumsum([0, *sizes]).tolist()
+    groups = [[e for e in entries[start:stop] if e.used] for start, stop in pairwise(ends)]
+    weighted = entries[0].source.weight is not None
+    if weighted and not all(groups):
+        empty = entries[ends[next(i for i, group in enumerate(groups) if not group)]].source
+        raise UserError(f"data.train: the source {empty.shards} has no usable sample: mend or remove it")
+    return [entry for group in groups for entry in group], [len(group) for group in groups]
+
+
+def _known(known: dict[str, tuple[int, str]], path: str) -> tuple[int, None, None, str]:
+    count, origin = known.get(path, (0, "scan"))
+    return count, None, None, origin
+
+
+def _check_weights(sources: Sequence[Source]) -> None:
+    weighted = [source.weight is not None for source in sources]
+    if any(weighted) and not all(weighted):
+        raise UserError("data.train: some sources have a weight and some have none: give one to each, or to none")
+    if len(sources) == 1 and weighted[0]:
+        raise UserError("data.train: the weight of the only source would have no effect: remove it, or add a source")
+    weights = [source.weight for source in sources if source.weight is not None]
+    if weights and min(weights) < _SMALLEST_SHARE * sum(weights):
+        raise UserError(
+            f"data.train: the weight {min(weights):g} is less than a {round(1 / _SMALLEST_SHARE):,}th of all: "
+            "raise it, or remove its source"
+        )
+    if len(sources) > 1 and not weighted[0] and any(source.replacement for source in sources):
+        raise UserError("data.train: replacement among several sources needs a weight for each of them")
+
+
+def _check_distinct(paths: Sequence[str]) -> None:
+    if len(set(paths)) < len(paths):
+        seen: set[str] = set()
+        twice = next(path for path in paths if path in seen or seen.add(path))  # type: ignore[func-returns-value]
+        raise UserError(f"data.train names {twice} twice: its samples would count double, remove one")
+
+
+def _notes(entries: Sequence[_Entry]) -> list[str]:
+    """What people should know of how the samples were counted."""
+    scanned = sum(entry.origin == "scan" for entry in entries)
+    unindexed = sum(entry.origin != "index" for entry in entries)
+    notes = []
+    if scanned:
+        notes.append(
+            f"{scanned:,} of {len(entries):,} shards are scanned now, as nothing says what they hold; "
+            "`vlp data index` would make starting and resuming instant"
+        )
+    elif unindexed:
+        origins = ", ".join(sorted({entry.origin for entry in entries} - {"index"}))
+        notes.append(
+            f"{unindexed:,} of {len(entries):,} shards have no index (counted by {origins}) and are scanned when they "
+            "come; `vlp data index` would make resuming instant"
+        )
+    if scanned >= 100:
+        distributed.say(notes[0])  # at once: it takes a while
+    return notes
+
+
+def _tables(entries: Sequence[_Entry], store: Store) -> dict[str, tuple[Shard, list[Skipped]]]:
+    """Open shards, each by one of the ranks."""
+
+    def opened(entry: _Entry) -> tuple[str, tuple[Shard, list[Skipped]]]:
+        return entry.path, open_shard(entry.path, entry.source.index, store)
+
+    mine = entries[distributed.rank() :: distributed.world_size()]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = dict(pool.map(opened, mine))
+    return {path: table for part in distributed.from_all_ranks(found) for path, table in part.items()}
+
+
+def _apply(
+    expression: str,
+    entries: Sequence[_Entry],
+    tables: dict[str, tuple[Shard, list[Skipped]]],
+    store: Store,
+) -> str:
+    """Mark the rows of each shard that pass ``data.filter``; says how many did."""
+    kept = total = missing = 0
+    for root in dict.fromkeys(entry.source.layers for entry in entries):
+        of_root = [entry for entry in entries if entry.source.layers == root]
+        condition = LayerFilter(expression, [entry.path for entry in of_root], root, store)
+        for entry in of_root:
+            shard = tables[entry.path][0]
+            mask, lacking, found = condition.mask(shard)
+            entry.rows = np.flatnonzero(mask).astype(np.int32)
+            kept, total, missing = kept + len(entry.rows), total + len(shard), missing + lacking
+            if found:
+                raise UserError(f"data.filter: {found[0].kind} {found[0].where}: write it again (vlp data layers)")
+    note = f"data.filter keeps {kept:,} of {total:,} samples"
+    if missing:
+        note += f"; {missing:,} are left out because a layer lacks them"
+    if not kept:
+        raise UserError(f"{note}: check the expression and the layers (vlp data layers)")
+    return note
+
+
+def _weighed(defects: Sequence[Skipped], entries: Sequence[_Entry]) -> list[Skipped]:
+    """A lost shard counts as the samples that the others hold."""
+    whole = {entry.path: entry.count for entry in entries}
+    typical = int(median([count for count in whole.values() if count] or [1]))
+    return [
+        replace(bad, samples=max(1, typical - whole.get(bad.where.partition(" (")[0], 0)))
+        if bad.kind in _LOST_SAMPLES
+        else bad
+        for bad in defects
+    ]
