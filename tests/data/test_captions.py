@@ -181,7 +181,6 @@ def test_the_texts_of_a_sample_come_from_its_layers(shards: list[Shard]) -> None
     }
     for shard, row in ((shards[0], 1), (shards[1], 0)):
         assert layers.of(shard, row) == {"layer.rewrites.long": [], "layer.rewrites.short": []}
-    assert layers.defects(shards[0]) == []
     layers.check(shards)
     drawn_text = draw(sample(), sources[1:2], np.random.default_rng(0), layers.of(shards[0], 0))
     assert drawn_text in ("rewrite of 000000000", "another one")
@@ -214,10 +213,10 @@ def test_a_layer_without_any_text_would_have_no_effect(shards: list[Shard]) -> N
         CaptionLayers([CaptionSource(source="layer.empty")], paths_of(shards)).check(shards)
 
 
-def test_a_broken_layer_file_is_told_and_the_txt_is_used(shards: list[Shard]) -> None:
-    Path(shards[0].path).parent.joinpath("layers/rewrites/00000.parquet").write_bytes(b"")
+def test_a_broken_layer_file_ends_the_run(shards: list[Shard]) -> None:
+    path = Path(shards[0].path).parent / "layers/rewrites/00000.parquet"
+    path.write_bytes(b"")
     layers = CaptionLayers([CaptionSource(source="layer.rewrites.long")], paths_of(shards))
-    texts = layers.of(shards[0], 0)
-    assert [defect.kind for defect in layers.defects(shards[0])] == ["unreadable layer"]
-    source = [CaptionSource(source="layer.rewrites.long")]
-    assert draw(sample(), source, np.random.default_rng(0), texts) == "plain"
+    assert layers.of(shards[1], 0) == {"layer.rewrites.long": []}
+    with pytest.raises(UserError, match=rf"unreadable layer {path} .*write it again, or remove it"):
+        layers.of(shards[0], 0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import pickle
 from collections.abc import Iterator
 from functools import partial
@@ -24,11 +25,9 @@ from vlp.data.layer_files import (
     keys_digest,
     layer_columns,
     layer_path,
-    layers_root,
     list_layers,
     no_layer,
     pick_column,
-    shard_stem,
 )
 from vlp.data.layers import LayerReader, LayerWriter, check_layer
 from vlp.data.shards import Shard, find_shards
@@ -68,16 +67,11 @@ def as_list(column: Any) -> list[Any]:
 
 def test_names_and_places() -> None:
     assert layer_path("/data/00000.tar", "x") == "/data/layers/x/00000.parquet"
-    assert layer_path("00000.tar", "x") == "layers/x/00000.parquet"
+    assert layer_path("00000.tar", "x") == "./layers/x/00000.parquet"
     assert layer_path("s3://b/t/a.b.tar", "x") == "s3://b/t/layers/x/a.b.parquet"
     assert layer_path("https://h/t/1.tar?sig=a/b", "x") == "https://h/t/layers/x/1.parquet"
     assert layer_path("/data/00000.tar", "x", "/other/") == "/other/x/00000.parquet"
-    assert shard_stem("pipe:aws s3 cp s3://b/00012.tar -") == "00012"
     assert layer_path("pipe:cat '/d/00012.tar'", "x", Path("r")) == "r/x/00012.parquet"
-    with pytest.raises(UserError, match="name their folder"):
-        layers_root("pipe:cat /d/00012.tar")
-    with pytest.raises(UserError, match=r"no \.tar is named"):
-        shard_stem("pipe:zcat a.gz")
 
 
 def test_shards_of_one_name_cannot_share_a_root() -> None:
@@ -312,6 +306,20 @@ def test_the_cache_is_bounded_and_stays_home(write_shards: Any, monkeypatch: pyt
     copy = pickle.loads(pickle.dumps(reader))
     assert not copy._cache
     assert copy.columns_of(found[0])["v"].tolist() == [0, 1, 2]
+
+
+def test_a_forked_worker_reads_what_its_parent_does(shards: list[Shard]) -> None:
+    keys = keys_of(shards[0])
+    LayerWriter(None, "x", {}).write(shards[0], keys, values(keys))
+    reader = LayerReader(None, "x", KINDS)
+    before = as_list(reader.columns_of(shards[0])["rewrites"])
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        for read in (reader, LayerReader(None, "x", KINDS)):
+            assert pool.apply_async(_rewrites, (read, shards[0])).get(timeout=30) == before
+
+
+def _rewrites(reader: LayerReader, shard: Shard) -> list[Any]:
+    return as_list(reader.columns_of(shard)["rewrites"])
 
 
 @settings(max_examples=100, deadline=None)

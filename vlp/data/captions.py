@@ -17,7 +17,7 @@ from vlp.data.layers import LayerReader
 from vlp.data.samples import BadSample, decode_text
 from vlp.data.shards import Shard
 from vlp.data.store import Store
-from vlp.types import Skipped, UserError
+from vlp.types import UserError
 
 # Scripts whose words are not set apart by spaces: Thai to Tibetan, Myanmar, Khmer, kana, Chinese characters.
 _UNSPACED = re.compile(r"[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
@@ -151,8 +151,11 @@ class CaptionLayers:
         Raises:
             UserError: a layer file that is of other samples, or cannot be read.
         """
-        if defects := self.defects(shard):
-            raise UserError(f"data.captions: {defects[0].kind} {defects[0].where}: write it again (vlp data layers)")
+        for reader in self._readers.values():
+            if defect := reader.defect_of(shard):
+                raise UserError(
+                    f"data.captions: {defect.kind} {defect.where}: write it again, or remove it to go on without it"
+                )
         texts = {}
         for source, (layer, column) in self._columns.items():
             value = self._readers[layer].columns_of(shard)[column][row]
@@ -180,11 +183,6 @@ class CaptionLayers:
                 f"data.captions: '{min(missing)}' has no text for any shard of data.train, so it would have no effect: "
                 "look at it with vlp data layers, or remove this source"
             )
-
-    def defects(self, shard: Shard) -> list[Skipped]:
-        """The layer files of this shard that could not be used, so that their texts are missing."""
-        found = (reader.defect_of(shard) for reader in self._readers.values())
-        return [defect for defect in found if defect]
 
 
 def _present(texts: SampleTexts, source: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vlp.data.shards import Shard
+from vlp.data.shards import LOCAL as STORE
+from vlp.data.shards import Shard, folder
+from vlp.data.shards import stem as shard_stem
 from vlp.data.store import Store, is_remote
 from vlp.types import UserError
 
@@ -31,36 +32,14 @@ ARROW = {
 _PROBED_REMOTE = 100  # shards asked for a layer where each question is a request
 
 
-STORE = Store()  # for layers that are read where nobody gives a store of his own
-
-
-def shard_stem(shard_path: str) -> str:
-    """``s3://bucket/train/00000.tar`` -> ``00000``; of a pipe, the last .tar that its command names."""
-    if shard_path.startswith("pipe:"):
-        named = re.findall(r"[^\s/'\"=?]+(?=\.tar\b)", shard_path)
-        if not named:
-            raise UserError(f"data.train: no .tar is named in {shard_path}, so its layers have no name: name one")
-        return named[-1]
-    return _without_query(shard_path).rpartition("/")[2].removesuffix(".tar")
-
-
 def layers_root(shard_path: str, root: str | Path | None = None) -> str:
     """The folder or URL that holds a folder a layer: ``root``, or ``layers`` beside the shard."""
-    if root is not None:
-        return str(root).rstrip("/") or "/"
-    if shard_path.startswith("pipe:"):
-        raise UserError(f"data.train: {shard_path} has no folder to look for layers in: name their folder yourself")
-    folder, slash, _ = _without_query(shard_path).rpartition("/")
-    return f"{folder}{slash}layers"
+    return f"{folder(shard_path)}/layers" if root is None else str(root).rstrip("/")
 
 
 def layer_path(shard_path: str, name: str, root: str | Path | None = None) -> str:
     """The Parquet file of layer ``name`` for a shard."""
     return f"{layers_root(shard_path, root)}/{name}/{shard_stem(shard_path)}.parquet"
-
-
-def _without_query(path: str) -> str:
-    return path.partition("?")[0] if "://" in path else path
 
 
 def check_file_names(shard_paths: Sequence[str], root: str | Path | None = None) -> None:
