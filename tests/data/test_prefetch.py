@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from vlp.data.prefetch import to_device
+from vlp.types import Batch, Skipped
+
+
+def batch(number: int, rows: int = 4) -> Batch:
+    pictures = torch.full((rows, 3, 64, 64), number, dtype=torch.uint8)
+    return Batch(
+        pictures.contiguous(memory_format=torch.channels_last),
+        torch.full((rows, 8), number),
+        tuple(f"{number}-{row}" for row in range(rows)),
+        ("caption",) * rows,
+        (Skipped("truncated picture", f"{number}"),),
+    )
+
+
+def test_batches_arrive_whole_and_in_order() -> None:
+    arrived = list(to_device(map(batch, range(5)), "cpu"))
+    for number, one in enumerate(arrived):
+        assert torch.equal(one.image_NCHW, batch(number).image_NCHW)
+        assert torch.equal(one.text_NL, batch(number).text_NL)
+        assert (one.keys, one.captions, one.skipped) == (
+            batch(number).keys,
+            batch(number).captions,
+            batch(number).skipped,
+        )
+    assert len(arrived) == 5
+
+
+def test_nothing_is_read_ahead_and_errors_pass_through() -> None:
+    read = []
+
+    def batches() -> Iterator[Batch]:
+        for number in range(3):
+            read.append(number)
+            yield batch(number)
+        raise ValueError("the shard ended")
+
+    arriving = to_device(batches(), torch.device("cpu"))
+    assert read == []
+    for number in range(3):
+        next(arriving)
+        assert read == list(range(number + 1))
+    with pytest.raises(ValueError, match="the shard ended"):
+        next(arriving)
+
+
+def test_the_source_is_closed_with_it() -> None:
+    closed = []
+
+    def batches() -> Iterator[Batch]:
+        try:
+            yield batch(0)
+        finally:
+            closed.append(True)
+
+    arriving = to_device(batches(), "cpu")
+    next(arriving)
+    arriving.close()  # type: ignore[attr-defined]
+    assert closed
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_copies_on_a_stream_of_their_own_are_complete_when_used() -> None:
+    """Work is queued between the batches, and freed memory would be given to later ones too early."""
+    pinned = []
+    for number in range(30):
+        one = batch(number, rows=256)
+        pinned.append(Batch(one.image_NCHW.pin_memory(), one.text_NL.pin_memory(), one.keys, one.captions))
+    heavy = torch.randn(2048, 2048, device="cuda")
+    sums = []
+    for one in to_device(iter(pinned), "cuda"):
+        assert one.image_NCHW.is_cuda
+        assert one.text_NL.is_cuda
+        for _ in range(5):
+            heavy = heavy @ heavy / 2048
+        sums.append((one.image_NCHW.float().mean(), one.text_NL.float().mean()))
+        del one
+    for number, (picture, text) in enumerate(sums):
+        assert picture.item() == number
+        assert text.item() == number
