@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,14 @@ from PIL import Image
 from data_tools._filter_pictures import perceptual_hash
 from data_tools._filter_text import grams, hash64, normalise, words
 from vlp.data.captions import SampleTexts
+from vlp.data.read_ahead import ReadAhead, Request
 from vlp.data.samples import IMAGE_EXTENSIONS, BadSample, decode_image
 from vlp.data.shards import Shard
+from vlp.data.store import is_remote
 
 _UNREADABLE = "unreadable shard"
+_AHEAD = 32 << 20  # bytes of a remote shard on their way, a worker
+_CONNECTIONS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +82,8 @@ def load_all(path: Path) -> Fingerprints:
 
 def shard_signature(shard: Shard, caption: str) -> int:
     """64 bits that change when the shard is written anew or its captions are taken from elsewhere."""
-    arrays = (shard.keys, shard.first, shard.extension, shard.offset, shard.size)
-    return hash64(b"\0".join([caption.encode(), *(array.tobytes() for array in arrays)]))
+    names = "\0".join((caption, *shard.extensions)).encode()
+    return hash64(b"\0".join([names, *(array.tobytes() for array in (shard.keys, shard.offset, shard.size))]))
 
 
 def is_done(place: Path, signature: int) -> bool:
@@ -103,9 +109,10 @@ def fingerprints(shard: Shard, caption: str) -> Fingerprints:
     table: dict[str, int] = {}
     occurrences: list[int] = []
     first_gram = np.zeros(rows + 1, dtype=np.int64)
-    for row in range(rows):
+    wanted = (*IMAGE_EXTENSIONS, caption.partition(".")[0])
+    for row, read in enumerate(_reads(shard, wanted)):
         try:
-            image, text = _sample(shard, row, caption)
+            image, text = _sample(read(), caption)
             size[:, row] = image.size
             hashes[:, row] = perceptual_hash(image), hash64(text.encode("utf-8"))
             unigrams = words(text)
@@ -129,9 +136,26 @@ def fingerprints(shard: Shard, caption: str) -> Fingerprints:
     )
 
 
-def _sample(shard: Shard, row: int, source: str) -> tuple[Image.Image, str]:
+def _reads(shard: Shard, wanted: Collection[str]) -> Iterator[Callable[[], dict[str, bytes]]]:
+    """For each sample, in order, what brings its ``wanted`` members; remote ones are on their way by then."""
+    if not is_remote(shard.path):
+        for row in range(len(shard)):
+            yield partial(shard.read, row, wanted)
+        return
+    requests = [Request(row, shard.path, shard.extents(row, wanted)) for row in range(len(shard))]
+    with ReadAhead(shard.store, iter(requests), _AHEAD, _CONNECTIONS) as ahead:
+        for row, request in enumerate(requests):
+            yield partial(_taken, shard, row, wanted, ahead, [offset for offset, _ in request.ranges])
+
+
+def _taken(
+    shard: Shard, row: int, wanted: Collection[str], ahead: ReadAhead, offsets: Sequence[int]
+) -> dict[str, bytes]:
+    return shard.members(row, wanted, dict(zip(offsets, ahead.take(row), strict=True)))
+
+
+def _sample(members: Mapping[str, bytes], source: str) -> tuple[Image.Image, str]:
     """(picture, normalised caption). Raises BadSample."""
-    members = shard.read(row, (*IMAGE_EXTENSIONS, source.partition(".")[0]))
     picture = next(members[extension] for extension in IMAGE_EXTENSIONS if extension in members)
     image = decode_image(picture)
     caption = normalise(next(iter(SampleTexts(members).of(source)), ""))

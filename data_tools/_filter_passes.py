@@ -15,9 +15,9 @@ from data_tools._filter_corpus import Corpus, different_partners, first_samples,
 from data_tools._filter_fingerprints import Fingerprints, fingerprints, is_done, load_all, shard_signature
 from data_tools._filter_rules import Decisions, FilterRules, decide
 from data_tools._filter_text import hash64
+from vlp.data.index import open_shard
 from vlp.data.layer_files import layer_path, shard_stem
 from vlp.data.layers import LayerWriter
-from vlp.data.shards import index_shard
 from vlp.types import Skipped, UserError
 
 NUM_EXAMPLES = 3
@@ -63,7 +63,7 @@ class Counted:
 
 def count_shard(path: str, places: Places, caption: str) -> Counted:
     """Pass one: leave the fingerprints of the samples in the work folder, unless they lie there."""
-    shard, defects = index_shard(path)
+    shard, defects = open_shard(path)
     signature = shard_signature(shard, caption)
     file = places.fingerprints(path)
     if not is_done(file, signature):
@@ -118,7 +118,7 @@ class Decided:
 def write_decisions(path: str, places: Places, corpus: Path, rules: FilterRules, origin: dict[str, Any]) -> Decided:
     """Pass two: write the layer of one shard, unless it lies there."""
     found, _, decisions = _decided(path, places, corpus, rules)
-    shard, _ = index_shard(path)
+    shard, _ = open_shard(path)
     if shard_signature(shard, origin["caption"]) != int(found.signature):
         raise UserError(f"{path} was changed while the filter was at work: start it again when the shards are whole")
     writer = LayerWriter(places.root, places.name, origin, COLUMNS)
