@@ -3,11 +3,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import pickle
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -31,6 +27,7 @@ from vlp.data.layer_files import (
 )
 from vlp.data.layers import LayerReader, LayerWriter, check_layer
 from vlp.data.shards import Shard, find_shards
+from vlp.data.store import Store
 from vlp.types import UserError
 
 PROVENANCE = {"tool": "test", "options": {"threshold": 3}}
@@ -342,37 +339,38 @@ def test_the_digest_knows_the_order_and_the_bounds_of_keys(write_tar: Any) -> No
     assert len(digests) == 3
 
 
-@pytest.fixture
-def serve() -> Iterator[Any]:
-    servers = []
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    def start(directory: Path) -> str:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(directory)))
-        Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def test_layers_of_another_machine(shards: list[Shard], tmp_path: Path, serve: Any) -> None:
-    writer = LayerWriter(tmp_path / "layers", "x", {})
+def test_layers_behind_http(shards: list[Shard], tmp_path: Path, web: Any) -> None:
     keys = keys_of(shards[0])
-    writer.write(shards[0], keys, {"v": [key.upper() for key in keys]})
-    root = serve(tmp_path / "layers")
-    paths = [shard.path for shard in shards]
+    path = LayerWriter(tmp_path, "x", {}).write(shards[0], keys, {"v": [f"of {key}" for key in keys]})
+    web.files["layers/x/00000.parquet"] = Path(path).read_bytes()
+    root, paths = web.url("layers"), [shard.path for shard in shards]
     assert layer_columns("x", paths, root) == {"v": "text"}
     reader = LayerReader(root, "x", {"v": "text"})
-    assert reader.columns_of(shards[0])["v"].tolist() == keys
+    assert reader.columns_of(shards[0])["v"].tolist() == [f"of {key}" for key in keys]
     assert reader.columns_of(shards[1])["v"].tolist() == [None] * len(shards[1])
     assert layer_columns("y", paths, root) is None
     assert list_layers(paths, root) == []
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match=r"cannot (be written|write)"):
         LayerWriter(root, "y", {}).write(shards[0], [], {"v": []})
+
+
+def test_layers_in_a_bucket(shards: list[Shard], s3: Any) -> None:
+    """The default root of a shard in a bucket, and another one, written and read there."""
+    for shard in shards:
+        Store().write(f"s3://shards/train/{Path(shard.path).name}", Path(shard.path).read_bytes())
+    there = [open_shard(path)[0] for path in find_shards("s3://shards/train")]
+    writer = LayerWriter(None, "x", PROVENANCE)
+    keys = keys_of(there[1])
+    assert not writer.has(there[1])
+    assert writer.write(there[1], keys, {"v": [float(key) for key in keys]}) == (
+        "s3://shards/train/layers/x/00001.parquet"
+    )
+    assert writer.has(there[1])
+    paths = [shard.path for shard in there]
+    assert list_layers(paths) == ["x"]
+    assert layer_columns("x", paths) == {"v": "float"}
+    assert LayerReader(None, "x", {"v": "float"}).columns_of(there[1])["v"].tolist() == [float(key) for key in keys]
+    with pytest.raises(UserError, match="remove it or choose another name"):
+        LayerWriter(None, "x", {}, {"w": "text"}).write(there[0], [], {"w": []})
+    LayerWriter("s3://shards/other/", "y", {}).write(there[0], [], {"v": []})
+    assert list_layers(paths, "s3://shards/other") == ["y"]
