@@ -93,7 +93,9 @@ def with_duplicates(corpus: Corpus, passing: Iterable[tuple[np.ndarray, np.ndarr
     return Corpus(**(vars(corpus) | {"repeated": repeated, "first_sample": first}))
 
 
-def provenance(rules: FilterRules, caption: str, signatures: Sequence[int], evaluation: np.ndarray) -> dict[str, Any]:
+def provenance(
+    rules: FilterRules, caption: str, signatures: Sequence[int], against: Sequence[str], evaluation: np.ndarray
+) -> dict[str, Any]:
     """What the decisions follow from; only which duplicate is kept depends on the order of the shards."""
     order = signatures if rules.duplicates else sorted(signatures)
     corpus = hash64(np.array(order, dtype=np.uint64).tobytes() + b"against" + evaluation.tobytes())
@@ -102,6 +104,7 @@ def provenance(rules: FilterRules, caption: str, signatures: Sequence[int], eval
         "version": vlp.__version__,
         "caption": caption,
         "rules": asdict(rules),
+        "against": sorted(Path(directory).name for directory in against),
         "corpus": f"{corpus:016x}",
     }
 

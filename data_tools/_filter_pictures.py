@@ -37,7 +37,7 @@ def perceptual_hash(image: Image.Image) -> int:
     try:
         from imagehash import phash
     except ModuleNotFoundError as error:
-        raise UserError("vlp data filter needs the package ImageHash: pip install 'vlp[filter]'") from error
+        raise UserError("perceptual hashes need the package ImageHash: pip install 'vlp[filter]'") from error
     return int.from_bytes(np.packbits(phash(image).hash).tobytes(), "big")
 
 

@@ -58,6 +58,8 @@ def map_shards(
     """
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers} must be at least 1")
+    if not paths:
+        return
     if ray is not None:
         results = _on_ray(function, paths, workers, ray)
     else:

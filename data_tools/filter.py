@@ -235,7 +235,8 @@ def write_filter(options: FilterOptions) -> FilterReport:
         passing = partial(passes.passing_pictures, places=places, corpus=tables, rules=rules)
         with_first = passes.with_duplicates(corpus, (found for _, found in over(passing, paths, "comparing pictures")))
         with_first.save(tables)
-    origin = passes.provenance(rules, options.caption, [found.signature for found in counted], evaluation)
+    signatures = [found.signature for found in counted]
+    origin = passes.provenance(rules, options.caption, signatures, options.against, evaluation)
     write = partial(passes.write_decisions, places=places, corpus=tables, rules=rules, origin=origin)
     for _, decided in over(write, paths, "writing decisions"):
         report.add(decided)
