@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,3 +52,47 @@ def write_tar(tmp_path: Path) -> WriteTar:
         return tmp_path / name
 
     return write
+
+
+def _servers() -> ModuleType:
+    """``store_servers.py``, which no import statement reaches: tests are no package."""
+    spec = importlib.util.spec_from_file_location("store_servers", Path(__file__).with_name("store_servers.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def web() -> Iterator[Any]:
+    """A WebServer on loopback, with switches that make it misbehave."""
+    server = _servers().WebServer()
+    yield server
+    server.die()
+
+
+@pytest.fixture(scope="session")
+def _s3_port() -> Iterator[int]:
+    pytest.importorskip("moto.server")
+    with _servers().s3_server() as port:
+        yield port
+
+
+@pytest.fixture
+def s3(_s3_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The Proxy before an S3 server with an empty bucket, ``s3://shards``; the environment leads to it."""
+    import boto3
+
+    proxy = _servers().Proxy(_s3_port)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    bucket = boto3.resource("s3").Bucket("shards")
+    bucket.create()
+    yield proxy
+    proxy.cuts, proxy.bytes_per_second, proxy.is_dead = [], 0, False
+    bucket.objects.all().delete()
+    bucket.delete()
+    proxy.close()

@@ -42,83 +42,88 @@ class CacheOptions(BaseModel, frozen=True, extra="forbid"):
 class Cache:
     """Whole remote files as local ones. Without a folder they lie in a temporary one that goes when the process ends.
 
-    Beside a copy lies ``NAME.json``: of what it is a copy, and the room it takes. The holder of ``locks/NAME`` may
-    write or remove it, the holder of ``locks/room`` may grant room.
+    The name of a copy holds the address and the version, so a file never changes under those who read it. Beside it
+    lies ``NAME.json``: of what it is a copy, and the room it takes. The holder of ``locks/NAME`` may write or remove
+    it, the holder of ``locks/room`` may grant room.
     """
 
     def __init__(self, options: CacheOptions) -> None:
         self.is_lasting = options.folder is not None
         self._folder = Path(os.path.expanduser(options.folder) if options.folder else _temporary_folder())
         self._limit = int(options.gigabytes * 1e9)
-        self._marked: dict[tuple[int, str], float] = {}  # (process, path) -> when its use was marked last
+        self._known: dict[tuple[int, str], tuple[Path, float]] = {}  # (process, path) -> copy, when its use was marked
 
     def local_copy(self, path: str, remote: Remote) -> str:
         """The local file with the bytes of ``path``, which is downloaded if need be.
 
-        Once in each process, the remote file is asked for its length and ETag or date: a copy of another version is
-        replaced. (A command has none of these: its copy in a lasting folder is taken for good.) Another process
-        may remove the copy at any time; who has it open reads on.
+        Once in each process, the remote file is asked for its length and its ETag or date: a copy of another version
+        does not serve. (A command has none of these: its copy in a lasting folder is taken for good.) Another
+        process may remove the copy at any time; who has it open reads on.
 
         Raises:
             ReadError: the remote file cannot be read.
             UserError: it is larger than the whole cache, or the disk is full.
         """
-        copy = self._folder / _name(path)
         now = time.monotonic()
-        marked = self._marked.get((os.getpid(), path), -math.inf)
-        if marked == -math.inf or not copy.exists():
-            self._bring(path, copy, remote)
-            marked = -math.inf
+        copy, marked = self._known.get((os.getpid(), path), (None, -math.inf))
+        if copy is None or not copy.exists():
+            copy, marked = self._bring(path, remote), -math.inf
         if now - marked > _TOUCH:
-            self._marked[os.getpid(), path] = now
             with contextlib.suppress(FileNotFoundError):
                 os.utime(copy)
+            self._known[os.getpid(), path] = copy, now
         return str(copy)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_marked": {}}
+    def forget(self, path: str) -> None:
+        """Ask again which version of ``path`` is the one, before its copy is used next."""
+        self._known.pop((os.getpid(), path), None)
 
-    def _bring(self, path: str, copy: Path, remote: Remote) -> None:
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_known": {}}
+
+    def _bring(self, path: str, remote: Remote) -> Path:
         identity = remote.identity(path)
         asked = time.time()
+        copy = self._folder / _name(path, identity)
         try:
             (self._folder / "locks").mkdir(parents=True, exist_ok=True)
             with FileLock(self._lock(copy)):
                 note = _read_note(copy)
                 if note.get("failed", 0.0) >= asked:  # others waited for the same server: it need not die for each anew
                     raise ReadError(errno.EIO, note["reason"], path)
-                if not copy.exists() or _version(note) != identity:
+                if not copy.exists():
                     self._download(path, copy, identity, remote)
         except ReadError:
             raise
         except OSError as error:
             raise UserError(f"cache.folder {self._folder} cannot keep {path}: {error.strerror or error}") from error
+        return copy
 
     def _download(self, path: str, copy: Path, identity: Identity, remote: Remote) -> None:
-        copy.unlink(missing_ok=True)
         partial = _partial(copy)
-        if not identity.tag or _version(_read_note(copy)) != identity:
-            partial.unlink(missing_ok=True)  # of another version, or of one that cannot be told
+        if not identity.tag:
+            partial.unlink(missing_ok=True)  # nothing says that the rest would be of the same version
         is_known = identity.length is not None
-        room = self._take_room(path, copy, identity, identity.length or 0, wait=True)
+        room = self._take_room(path, copy, identity.length or 0, wait=True)
         try:
             with open(partial, "ab") as file:
                 for piece in remote.stream(path, file.tell(), identity):
                     if file.tell() + len(piece) > room:
                         needed = file.tell() + len(piece) + (0 if is_known else _STEP)
-                        room = self._take_room(path, copy, identity, needed, wait=False)
+                        room = self._take_room(path, copy, needed, wait=False)
                     file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
-            if identity.length not in (None, partial.stat().st_size):
-                raise ReadError(errno.EIO, f"sent {partial.stat().st_size} of {identity.length} bytes", path)
+            size = partial.stat().st_size
+            if identity.length not in (None, size):
+                raise ReadError(errno.EIO, f"sent {size} of {identity.length} bytes", path)
         except ReadError as error:
-            _write_note(copy, path, identity, partial.stat().st_size, failed=time.time(), reason=error.strerror)
+            _write_note(copy, path=path, failed=time.time(), reason=error.strerror)
             raise
-        _write_note(copy, path, identity, partial.stat().st_size)
+        _write_note(copy, path=path)
         os.replace(partial, copy)
 
-    def _take_room(self, path: str, copy: Path, identity: Identity, size: int, wait: bool) -> int:
+    def _take_room(self, path: str, copy: Path, size: int, wait: bool) -> int:
         """Reserve ``size`` bytes for ``copy``.
 
         With ``wait``, as soon as the downloads of others leave them. Who holds room already must not wait for
@@ -130,7 +135,7 @@ class Cache:
         while True:
             with FileLock(self._lock(None)):
                 if self._make_room(copy, size):
-                    _write_note(copy, path, identity, size)
+                    _write_note(copy, path=path, room=size)
                     _partial(copy).touch()
                     return size
             if not wait:
@@ -165,10 +170,10 @@ class Cache:
         return str(self._folder / "locks" / (copy.name if copy else "room"))
 
 
-def _name(path: str) -> str:
-    """Readable where possible, and another one for each path."""
-    stem = os.path.basename(path.partition("?")[0]) if not path.startswith("pipe:") else "pipe"
-    return f"{hashlib.sha256(path.encode()).hexdigest()[:20]}-{stem[-80:]}"
+def _name(path: str, identity: Identity) -> str:
+    """Readable where possible, and another one for each path and version."""
+    stem = "pipe" if path.startswith("pipe:") else os.path.basename(path.partition("?")[0])[-80:]
+    return f"{hashlib.sha256(repr((path, *identity)).encode()).hexdigest()[:20]}-{stem}"
 
 
 def _partial(copy: Path) -> Path:
@@ -186,13 +191,8 @@ def _read_note(copy: Path) -> dict:
         return {}
 
 
-def _write_note(copy: Path, path: str, identity: Identity, room: int, **more: object) -> None:
-    note = {"path": path, "length": identity.length, "tag": identity.tag, "room": room, **more}
+def _write_note(copy: Path, **note: object) -> None:
     _note(copy).write_text(json.dumps(note), encoding="utf-8")
-
-
-def _version(note: dict) -> Identity | None:
-    return Identity(note["length"], note["tag"]) if "tag" in note else None
 
 
 _temporary: dict[int, str] = {}

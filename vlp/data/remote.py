@@ -125,7 +125,8 @@ class Remote:
         hopeless = path in self._given_up or _host(path) in self._given_up
         if failures > self._retries or hopeless:
             self._given_up |= {path, _host(path)}
-            raise ReadError(errno.EIO, f"{error} ({failures} attempts)", path) from error
+            tried = f" (gave up after {failures} attempts)" if failures > 1 else ""
+            raise ReadError(errno.EIO, f"{error}{tried}", path) from error
         wait = min(self._first_wait * 2 ** (failures - 1), _LONGEST_WAIT)
         time.sleep(wait * _jitter.uniform(0.75, 1.25))
 

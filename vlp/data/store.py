@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
@@ -108,14 +109,15 @@ class Store:
         return data
 
     def read_all(self, path: str) -> bytes:
-        """The whole file.
+        """The whole file, as it is now and never from the cache.
 
         Raises:
             UserError: it is not there or cannot be read.
         """
         try:
-            with self.open_stream(path) as stream:
-                return stream.read()
+            if is_remote(path):
+                return b"".join(self._remote.stream(path))
+            return Path(path).read_bytes()
         except OSError as error:
             raise _unreadable(error) from error
 
@@ -131,6 +133,7 @@ class Store:
         if not is_remote(path):
             return open(path, "rb")
         if self._cache.is_lasting:
+            self._cache.forget(path)
             return self._on_copy(path, lambda copy: open(copy, "rb"))
         return cast(BinaryIO, RemoteStream(self._remote.stream(path)))
 
@@ -190,12 +193,25 @@ class Store:
 
     @property
     def _remote(self) -> Remote:
-        if self._connected is None or self._connected[0] != os.getpid():
-            self._connected = os.getpid(), Remote(*self._patience)
-        return self._connected[1]
+        with _connecting:
+            if self._connected is None or self._connected[0] != os.getpid():
+                self._connected = os.getpid(), Remote(*self._patience)
+            return self._connected[1]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_connected": None}
+
+
+_connecting = threading.Lock()
+
+
+def _renew_lock() -> None:
+    """Another thread of the parent may have held it at the moment of the fork."""
+    global _connecting
+    _connecting = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def forget(path: str) -> None:

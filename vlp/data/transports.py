@@ -9,6 +9,7 @@ import re
 import selectors
 import signal
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from vlp.types import UserError
 _PIECE = 256 << 10
 _BLOCK = 4 << 20  # what a cut of an fsspec store can cost
 _SLOWEST = 1024  # bytes a second; a server below that is as good as dead
+_SLOW = 64 << 10  # bytes a second; the same where a cut costs the block
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _VERSIONS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
 
@@ -105,6 +107,8 @@ class Http(Transport):
     def identity(self, path: str) -> Identity:
         response = self._get(path, 0, 1)  # not HEAD: signed addresses allow one method only
         try:
+            if response.status == 206:
+                response.drain_conn()  # its one byte, so that the connection can be kept
             return _identity(response)
         finally:
             response.close()
@@ -213,6 +217,7 @@ class Fsspec(Transport):
         super().__init__()
         self._timeout = timeout
         self._systems: dict[str, fsspec.AbstractFileSystem] = {}
+        self._lock = threading.Lock()
 
     def identity(self, path: str) -> Identity:
         self._system(path).invalidate_cache()
@@ -231,7 +236,7 @@ class Fsspec(Transport):
             stop = identity.length
         for at in range(start, stop, _BLOCK):
             end = min(at + _BLOCK, stop)
-            block = self._call("cat_file", path, start=at, end=end)
+            block = self._call("cat_file", path, start=at, end=end, size=end - at)
             if len(block) != end - at:
                 self._explain_short(path, end, len(block))
             yield block
@@ -239,7 +244,7 @@ class Fsspec(Transport):
             self._check_version(path, self.identity(path))
 
     def write(self, path: str, data: bytes) -> None:
-        self._call("pipe_file", path, data)
+        self._call("pipe_file", path, data, size=len(data))
 
     def list(self, path: str, pattern: str) -> list[str]:
         """What ``pattern`` matches in the folder or behind the glob ``path``; full paths, sorted."""
@@ -258,14 +263,14 @@ class Fsspec(Transport):
             raise ReadError(errno.EIO, f"has only {length} bytes", path)
         raise TransientError(f"sent a block of {received} bytes")
 
-    def _call(self, method: str, path: str, *args: Any, **options: Any) -> Any:
+    def _call(self, method: str, path: str, *args: Any, size: int = 0, **options: Any) -> Any:
         system = self._system(path)
         inner = system._strip_protocol(path)
         try:
             if not system.async_impl:
                 return getattr(system, method)(inner, *args, **options)
             # The store's own limits count the silence between two packets; this one ends what trickles.
-            limit = self._timeout + (len(args[0]) if args else _BLOCK) / (100 << 10)
+            limit = self._timeout + size / _SLOW
             return sync(system.loop, getattr(system, "_" + method), inner, *args, timeout=limit, **options)
         except FileNotFoundError as error:
             raise NotFoundError(errno.ENOENT, "is not there", path) from error
@@ -278,24 +283,28 @@ class Fsspec(Transport):
 
     def _system(self, path: str) -> fsspec.AbstractFileSystem:
         place = "/".join(path.split("/", 3)[:3])  # protocol and host
-        if place not in self._systems:
-            protocol = path.partition("://")[0]
-            try:
-                system, _ = fsspec.core.url_to_fs(path, skip_instance_cache=True, **self._options(protocol))
-            except ImportError as error:
-                cure = f"vlp[{_EXTRAS[protocol]}]" if protocol in _EXTRAS else f"what fsspec names ({error})"
-                raise UserError(f"{path}: reading {protocol}:// needs a package: pip install {cure}") from error
-            except ValueError as error:
-                raise UserError(f"{path} cannot be read: {error}") from error
-            if protocol in ("s3", "s3a"):
-                system.retries = 1
-            self._systems[place] = system
-        return self._systems[place]
+        with self._lock:
+            if place not in self._systems:
+                self._systems[place] = self._connect(path)
+            return self._systems[place]
 
-    def _options(self, protocol: str) -> dict[str, Any]:
-        """One attempt each, and a limit to silence: the stores' own retries would multiply with ours."""
-        if protocol not in ("s3", "s3a"):
-            return {}
+    def _connect(self, path: str) -> fsspec.AbstractFileSystem:
+        protocol = path.partition("://")[0]
+        is_s3 = protocol in ("s3", "s3a")
+        try:
+            system, _ = fsspec.core.url_to_fs(path, skip_instance_cache=True, **(self._s3_options() if is_s3 else {}))
+            if is_s3:
+                system.retries = 1
+                system.connect()  # or each thread would, at its first read
+        except ImportError as error:
+            cure = f"vlp[{_EXTRAS[protocol]}]" if protocol in _EXTRAS else f"what fsspec names ({error})"
+            raise UserError(f"{path}: reading {protocol}:// needs a package: pip install {cure}") from error
+        except ValueError as error:
+            raise UserError(f"{path} cannot be read: {error}") from error
+        return system
+
+    def _s3_options(self) -> dict[str, Any]:
+        """One attempt each, and a limit to silence: the store's own retries would multiply with ours."""
         limits = {"connect_timeout": self._timeout, "read_timeout": self._timeout, "retries": {"max_attempts": 0}}
         return {"config_kwargs": {**limits, "max_pool_connections": 64}}
 
