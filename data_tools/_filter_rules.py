@@ -60,15 +60,15 @@ def option(name: str) -> str:
 
 
 REASONS = {
-    "small picture": "min_side",
-    "elongated picture": "max_aspect",
-    "picture with many captions": "max_picture_captions",
-    "near evaluation picture": "against",
-    "few words": "min_words",
-    "many words": "max_words",
-    "caption of many pictures": "max_caption_pictures",
-    "rare words": "vocabulary",
-    "duplicate picture": "duplicates",
+    "small picture": "--min-side",
+    "elongated picture": "--max-aspect",
+    "picture with many captions": "--max-picture-captions",
+    "near evaluation picture": "--against",
+    "few words": "--min-words",
+    "many words": "--max-words",
+    "caption of many pictures": "--max-caption-pictures",
+    "rare words": "--vocabulary or --min-count",
+    "duplicate picture": "--duplicates",
 }
 """Reason -> the option behind it, in the order in which the rules are asked."""
 

@@ -91,11 +91,10 @@ class FilterReport:
             shown = ", ".join(places[:NUM_EXAMPLES]) + (" ..." if len(places) > NUM_EXAMPLES else "")
             print(f"  not samples: {len(places):,} x {kind}: {shown}")
         for reason, count in self.dropped.items():
-            if count > LOUD_SHARE * self.num_samples:
-                print(
-                    f"WARNING: {count / self.num_samples:.0%} of the corpus is dropped as '{reason}': {_cure(reason)}"
-                )
-        print(f'train with data.filter: "{name}.keep"')
+            if (share := count / self.num_samples) > LOUD_SHARE:
+                print(f"WARNING: {share:.0%} of the corpus is dropped as '{reason}': {_cure(reason)}")
+        if self.num_kept:
+            print(f'train with data.filter: "{name}.keep"')
 
 
 def _by_kind(defects: Iterable[Skipped]) -> dict[str, list[str]]:
@@ -107,7 +106,7 @@ def _by_kind(defects: Iterable[Skipped]) -> dict[str, list[str]]:
 
 def _cure(reason: str) -> str:
     if reason in REASONS:
-        return f"look at the examples; is {option(REASONS[reason])} meant for this corpus?"
+        return f"look at the examples; is {REASONS[reason]} meant for this corpus?"
     return "look at the examples, or run vlp data verify"
 
 
