@@ -43,7 +43,7 @@ PATHS = [f"shard-{i}" for i in range(9)]
 def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     (tmp_path / "shard_jobs.py").write_text(JOBS)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     import shard_jobs  # type: ignore[import-not-found]
 
     yield shard_jobs
