@@ -8,6 +8,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from PIL import Image
@@ -15,9 +16,11 @@ from PIL import Image
 from data_tools._filter_pictures import perceptual_hash
 from data_tools._stats_figures import Digests, Figures
 from data_tools._verify_sample import SampleCheck, check_sample
-from data_tools.verify import Defect, of_skipped
+from data_tools._verify_shard import num_bytes, of_skipped, scanned
+from data_tools.verify import Defect
 from vlp.data.samples import BadSample
-from vlp.data.shards import Shard, index_shard
+from vlp.data.shards import Shard
+from vlp.types import Skipped, UserError
 
 SURE = 0.5  # a language counts from this probability on
 UNSURE = "unsure"
@@ -33,13 +36,22 @@ class ShardFigures:
     pictures: Digests
     looks: Digests | None
     captions: Digests
-    num_rows: int
 
 
 def survey(path: str, captions: Sequence[str]) -> ShardFigures:
     """Read one shard in full."""
-    shard, skipped = index_shard(path)
-    figures = Figures(len(shard), int(shard.size.sum()))
+    try:
+        with scanned(path) as (shard, skipped):
+            return _survey(shard, skipped, captions)
+    except (UserError, BadSample) as error:  # a server that has died: the other shards go on
+        figures = Figures()
+        _note(figures, Defect("unreadable shard", path, detail=str(error)))
+        return ShardFigures(figures, Digests.of(()), Digests.of(()), Digests.of(()))
+
+
+def _survey(shard: Shard, skipped: Sequence[Skipped], captions: Sequence[str]) -> ShardFigures:
+    path = shard.path
+    figures = Figures(len(shard), num_bytes(shard))
     for one in skipped:
         _note(figures, of_skipped(path, one.kind, one.where))
     language, look = language_detector(), look_of()
@@ -61,20 +73,15 @@ def survey(path: str, captions: Sequence[str]) -> ShardFigures:
             figures.count("json", (name, json_type(value)))
         if check.image is not None:
             data = members[check.extension]
-            _count_picture(figures, data, check)
+            _count_picture(figures, data, check.image)
             pictures.append((row, digest(data)))
             if look is not None:
                 looks.append((row, look(check.image)))
         for caption in check.captions:
             _count_caption(figures, caption, language)
             texts.append((row, digest(caption.encode("utf-8", "surrogatepass"))))
-    return ShardFigures(
-        figures,
-        Digests.of(pictures),
-        Digests.of(looks) if look is not None else None,
-        Digests.of(texts),
-        len(shard),
-    )
+    found = Digests.of(looks) if look is not None else None
+    return ShardFigures(figures, Digests.of(pictures), found, Digests.of(texts))
 
 
 def read_sample(shard: Shard, row: int, captions: Sequence[str]) -> SampleCheck:
@@ -103,9 +110,8 @@ def _note(figures: Figures, defect: Defect) -> None:
     figures.examples.setdefault(defect.kind, str(defect))
 
 
-def _count_picture(figures: Figures, data: bytes, check: SampleCheck) -> None:
-    assert check.image is not None
-    width, height = check.image.size
+def _count_picture(figures: Figures, data: bytes, image: Image.Image) -> None:
+    width, height = image.size
     figures.add("width", width)
     figures.add("height", height)
     figures.add("aspect", width / height)
@@ -135,17 +141,23 @@ def _count_caption(figures: Figures, caption: str, language: Callable[[str], str
 
 def language_detector() -> Callable[[str], str] | None:
     """caption -> ISO 639 code or "unsure"; None without py3langid."""
-    try:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
-    except ModuleNotFoundError:
+    if importlib.util.find_spec("py3langid") is None:
         return None
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier = _language_model()
 
     def detect(caption: str) -> str:
         code, probability = identifier.classify(caption)
         return str(code) if probability >= SURE else UNSURE
 
     return detect
+
+
+@cache
+def _language_model() -> Any:
+    """Loaded once in a process: that takes as long as reading a thousand small samples."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def look_of() -> Callable[[Image.Image], int] | None:

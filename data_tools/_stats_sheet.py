@@ -15,8 +15,9 @@ from PIL import Image
 from data_tools._stats_figures import Digests, Figures, Repeats, ordered, repeats
 from data_tools._stats_shard import SURE, UNSURE, ShardFigures, read_sample
 from data_tools._verify_sample import SampleCheck
+from vlp.data.index import open_shard
 from vlp.data.layer_files import STORE, layer_path, list_layers
-from vlp.data.shards import Shard, index_shard
+from vlp.data.shards import Shard
 
 KIND, VERSION = "vlp data sheet", 1
 NUM_CAPTIONS = 20  # most frequent ones shown
@@ -37,13 +38,11 @@ class DataSet:
     pictures: list[Digests] = field(default_factory=list)
     looks: list[Digests] | None = field(default_factory=list)
     captions: list[Digests] = field(default_factory=list)
-    num_rows: list[int] = field(default_factory=list)
 
     def add(self, shard: ShardFigures) -> None:
         self.figures += shard.figures
         self.pictures.append(shard.pictures)
         self.captions.append(shard.captions)
-        self.num_rows.append(shard.num_rows)
         if shard.looks is None or self.looks is None:
             self.looks = None  # a machine of the cluster without ImageHash: no count is better than a part of one
         else:
@@ -51,8 +50,8 @@ class DataSet:
 
     def name(self, number: int, key: str) -> str:
         """How the sheet names a sample: the path goes as far as shards differ."""
-        folder = os.path.commonpath([os.path.dirname(path) for path in self.paths])
-        return f"{os.path.relpath(self.paths[number], folder) if folder else self.paths[number]}: {key}"
+        folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in self.paths])
+        return f"{os.path.relpath(self.paths[number], folder)}: {key}"
 
 
 def data_sheet(data: DataSet, name: str, num_shown: int, seed: int) -> dict[str, Any]:
@@ -204,7 +203,7 @@ class _Shown:
 
     def _read(self, number: int, row: int) -> tuple[Shard, SampleCheck]:
         if self._open is None or self._open[0] != number:
-            self._open = number, index_shard(self._data.paths[number])[0]
+            self._open = number, open_shard(self._data.paths[number])[0]
         shard = self._open[1]
         return shard, read_sample(shard, row, self._data.captions_from)
 

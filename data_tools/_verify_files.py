@@ -8,31 +8,12 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import braceexpand
-
 from data_tools.verify import Defect
+from vlp.data.counts import known_counts
 from vlp.data.layer_files import STORE
+from vlp.types import UserError
 
 _STATS, _PARQUET = "_stats.json", ".parquet"
-
-
-def split_missing(sources: Sequence[str]) -> tuple[list[str], list[Defect]]:
-    """``sources`` without the local files that a brace pattern names and that are not there, and those as defects."""
-    there: list[str] = []
-    missing: list[Defect] = []
-    for source in sources:
-        is_pattern = "{" in source and "://" not in source and not source.startswith("pipe:")
-        try:
-            names = [os.path.expanduser(n) for n in braceexpand.braceexpand(source)] if is_pattern else []
-        except ValueError:  # find_shards says what is wrong with the braces
-            names = []
-        found = [name for name in names if os.path.exists(name)]
-        if not found or os.path.exists(source):
-            there.append(source)
-            continue
-        there += found
-        missing += [Defect("missing shard", name, detail=f"named by {source}") for name in names if name not in found]
-    return there, missing
 
 
 def count_defects(path: str, num_samples: int) -> list[Defect]:
@@ -83,8 +64,24 @@ def _rows(content: bytes) -> int:
     return int(pc.sum(pc.equal(status, "success")).as_py() or 0)
 
 
+def listed_defects(paths: Sequence[str], counts: Sequence[int]) -> list[Defect]:
+    """Where ``sizes.json`` or a wids file, which list the shards of a folder, say another number than was found."""
+    try:
+        known = known_counts(paths)
+    except UserError as error:
+        has_been_named = _STATS in str(error) or "run vlp data index" in str(error)
+        return [] if has_been_named else [Defect("unreadable counts", os.path.dirname(paths[0]), detail=str(error))]
+    defects = []
+    for path, count in zip(paths, counts, strict=True):
+        expected, origin = known.get(path, (count, ""))
+        if expected != count and origin not in ("index", _STATS):
+            detail = f"{count:,} samples in the tar, {expected:,} in {origin}"
+            defects.append(Defect(f"count differs from {origin}", path, detail=detail))
+    return defects
+
+
 def folder_defects(paths: Sequence[str]) -> list[Defect]:
-    """Leftovers, shards of which only the files beside them are there, and what ``sizes.json`` says otherwise.
+    """Leftovers, and shards of which only the files beside them are there.
 
     Only local folders are looked at of which every tar is among ``paths``: other shards are not asked about.
     """
@@ -105,7 +102,7 @@ def _folder(folder: Path, known: set[str]) -> Iterable[Defect]:
     begun = {name.partition(".tar.")[0] for name in partial if ".tar." in name}
     with_stats = {name.removesuffix(_STATS) for name in names if name.endswith(_STATS)}
     for stem in sorted(with_stats - begun):
-        if stem + ".tar" not in tars:
+        if stem + ".tar" not in tars and str(folder / f"{stem}.tar") not in known:
             yield Defect("missing shard", str(folder / f"{stem}.tar"), detail=f"{stem}{_STATS} is there")
     for name in sorted(tars):
         if with_stats and name.removesuffix(".tar") not in with_stats:

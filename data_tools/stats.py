@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools._map_shards import add_engine_arguments, map_shards
-from data_tools.verify import add_caption_argument, caption_sources
+from data_tools.verify import add_caption_argument, caption_sources, check_output, printable
 from vlp.types import UserError
 
 
@@ -34,21 +34,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    for path in filter(None, (arguments.out, arguments.html)):
-        if path.is_dir():
-            raise UserError(f"{path} is a directory: name a file to write the sheet to")
+    check_output("--out", arguments.out)
+    check_output("--html", arguments.html)
     sources = caption_sources(arguments.captions)
     sheet = stats(
         arguments.shards, sources, arguments.sample, arguments.seed, workers=arguments.workers, ray=arguments.ray
     )
     if arguments.out:
         text = json.dumps(sheet, indent=1, ensure_ascii=False) + "\n"
-        arguments.out.write_text(text, encoding="utf-8", errors="replace")
+        arguments.out.write_text(text, encoding="utf-8", errors="backslashreplace")
     if arguments.html:
         from vlp.evaluation.report.data_sheet import write_page
 
         write_page(sheet, arguments.html)
-    print(summary(sheet))
+    print(printable(summary(sheet)))
 
 
 def stats(

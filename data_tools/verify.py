@@ -12,7 +12,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -62,16 +62,6 @@ class Verification:
         }
 
 
-@dataclass(frozen=True)
-class ShardCheck:
-    """What one shard holds; ``keys`` are 64-bit digests of the keys of its samples, in their order."""
-
-    num_samples: int
-    num_bytes: int
-    keys: np.ndarray
-    defects: list[Defect]
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Exit code: 0 without a defect, 1 with defects, 2 if the shards cannot be found."
     parser.add_argument("shards", nargs="+", metavar="SHARDS", help="tars, directories of tars, globs, brace patterns")
@@ -93,14 +83,32 @@ def add_caption_argument(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     sources = caption_sources(arguments.captions)
+    check_output("--json", arguments.json)
     found = verify(arguments.shards, sources, arguments.workers, arguments.ray)
     if arguments.json:
         text = json.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n"
-        arguments.json.write_text(text, encoding="utf-8", errors="surrogateescape")
+        arguments.json.write_text(text, encoding="utf-8", errors="backslashreplace")
     print(f"{found.num_shards:,} shards, {found.num_samples:,} samples, {found.num_bytes:,} bytes read")
-    print(table(found.defects))
+    print(printable(table(found.defects)))
     if found.defects:
         sys.exit(1)
+
+
+def check_output(option: str, path: Path | None) -> None:
+    """Refuse a file that could not be written after hours of reading.
+
+    Raises:
+        UserError: it is a directory, or lies in none.
+    """
+    if path is not None and path.is_dir():
+        raise UserError(f"{option} {path} is a directory: name a file")
+    if path is not None and not path.parent.is_dir():
+        raise UserError(f"{option} {path}: there is no directory {path.parent}: make it first")
+
+
+def printable(text: str) -> str:
+    """``text`` with the bytes of names that are not UTF-8 written out, as JSON does."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def caption_sources(given: Sequence[str] | None) -> tuple[str, ...]:
@@ -125,84 +133,23 @@ def verify(
     Raises:
         UserError: ``sources`` name no shard at all.
     """
-    from data_tools._verify_files import folder_defects, split_missing
+    from data_tools._verify_files import folder_defects, listed_defects
+    from data_tools._verify_shard import check_shard, keys_in_two_shards
     from vlp.data.shards import find_shards
 
-    there, missing = split_missing(sources)
-    paths = find_shards(there)
-    result = Verification(num_shards=len(paths), defects=missing)
+    paths = find_shards(list(sources))
+    result = Verification(num_shards=len(paths))
     keys: list[np.ndarray] = []
+    counts: list[int] = []
     check = partial(check_shard, captions=tuple(captions))
     for _, one in map_shards(check, paths, "verifying", workers, ray):
         result.num_samples += one.num_samples
         result.num_bytes += one.num_bytes
         result.defects += one.defects
         keys.append(one.keys)
-    result.defects += keys_in_two_shards(paths, keys) + folder_defects(paths)
+        counts.append(one.num_samples)
+    result.defects += keys_in_two_shards(paths, keys) + listed_defects(paths, counts) + folder_defects(paths)
     return result
-
-
-def check_shard(path: str, captions: Sequence[str]) -> ShardCheck:
-    """Read one shard; nothing in it raises."""
-    from data_tools._verify_files import count_defects, expected_samples
-    from data_tools._verify_sample import check_sample
-    from vlp.data.samples import BadSample
-    from vlp.data.shards import index_shard
-
-    shard, skipped = index_shard(path)
-    defects = [of_skipped(path, one.kind, one.where) for one in skipped]
-    for row in range(len(shard)):
-        try:
-            found = check_sample(shard.read(row, shard.extensions), captions).defects
-        except BadSample as bad:
-            found = [(bad.kind, bad.detail)]
-        defects += [Defect(kind, path, shard.key(row), detail) for kind, detail in found]
-    num_samples = len(shard) + sum(one.kind == "no picture" for one in skipped)
-    kinds = {one.kind for one in skipped}
-    if "truncated shard" in kinds:
-        expected = expected_samples(path)
-        detail = f"{num_samples:,} of {expected:,} samples are whole" if expected else f"{num_samples:,} whole samples"
-        defects = [Defect(d.kind, path, detail=detail) if d.kind == "truncated shard" else d for d in defects]
-    elif not kinds & {"not a tar", "missing shard"}:
-        defects += count_defects(path, num_samples)
-    return ShardCheck(num_samples, int(shard.size.sum()), key_digests(shard.keys.tolist()), defects)
-
-
-def of_skipped(path: str, kind: str, where: str) -> Defect:
-    """What the index of ``path`` left out: ``where`` is ``PATH``, ``PATH: KEY`` or ``PATH (DETAIL)``."""
-    rest = where.removeprefix(path)
-    if rest.startswith(": "):
-        return Defect(kind, path, rest[2:])
-    return Defect(kind, path, detail=rest.strip().removeprefix("(").removesuffix(")"))
-
-
-def key_digests(keys: Iterable[bytes]) -> np.ndarray:
-    """64 bits of each key: enough to find candidates, which are then compared in full."""
-    import hashlib
-
-    import numpy as np
-
-    return np.frombuffer(b"".join(hashlib.blake2b(key, digest_size=8).digest() for key in keys), dtype=np.uint64)
-
-
-def keys_in_two_shards(paths: Sequence[str], digests: Sequence[np.ndarray]) -> list[Defect]:
-    """Each further shard of a key that more than one has."""
-    import numpy as np
-
-    from vlp.data.shards import index_shard
-
-    sorted_digests = np.sort(np.concatenate(digests))
-    twice = np.unique(sorted_digests[1:][sorted_digests[1:] == sorted_digests[:-1]])
-    defects = []
-    first: dict[str, str] = {}
-    for path, own in zip(paths, digests, strict=True):
-        rows = np.flatnonzero(np.isin(own, twice)) if len(twice) else ()
-        if len(rows):
-            shard, _ = index_shard(path)
-            for key in (shard.key(int(row)) for row in rows):
-                if first.setdefault(key, path) != path:
-                    defects.append(Defect("key in two shards", path, key, f"also in {first[key]}"))
-    return defects
 
 
 def table(defects: Sequence[Defect]) -> str:

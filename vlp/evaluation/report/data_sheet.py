@@ -80,10 +80,7 @@ class DataSheetView:
 
     def lead(self) -> str:
         shards, size = self.content["shards"], self.content["bytes"]
-        return (
-            f"{self.samples:,} pictures with their texts in {_shards(shards)}, {_size(size)}. "
-            "All of them were read; nothing here is an estimate."
-        )
+        return f"{self.samples:,} pictures with their texts in {_shards(shards)}, {_size(size)}. All of them were read."
 
     def tiles(self) -> list[Tile]:
         pictures, captions, found = self.content["pictures"], self.content["captions"], []
@@ -240,7 +237,7 @@ def _write(view: DataSheetView, path: Path) -> Path:
     page = template.render(data=view, percent=partial(format_value, unit="percent"))
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".partial")
-    unfinished.write_text(page, encoding="utf-8", errors="replace")
+    unfinished.write_text(page, encoding="utf-8", errors="backslashreplace")
     os.replace(unfinished, path)
     return path
 
