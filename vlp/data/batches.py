@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from vlp.data.bad_samples import BadSamples
 from vlp.data.cache import CacheOptions
 from vlp.data.captions import CaptionLayers, CaptionSource, check_sources, draw
-from vlp.data.layer_files import layer_columns
+from vlp.data.layer_files import check_file_names, layer_columns
 from vlp.data.read_ahead import ReadAhead, Request
 from vlp.data.samples import IMAGE_EXTENSIONS, BadSample
 from vlp.data.shards import Shard
@@ -345,7 +345,13 @@ def _caption_layers(captions: Sequence[CaptionSource], sources: Sources) -> dict
     root, of_root = next(iter(paths.items()))
     nowhere = [s for s in captions if s.layer and not any(s in found for found in there.values())]
     CaptionLayers(nowhere, of_root, root, sources.store)  # says which layers there are
-    return {root: CaptionLayers(there[root], of_root, root, sources.store) for root, of_root in paths.items()}
+    layers = {root: CaptionLayers(there[root], of_root, root, sources.store) for root, of_root in paths.items()}
+    if len(sources.entries) <= _PROBED_SHARDS:
+        for root, found in layers.items():
+            if root is not None:
+                check_file_names(paths[root], root)
+            found.check(sources.shard(i) for i, entry in enumerate(sources.entries) if entry.source.layers == root)
+    return layers
 
 
 def _unchanged(rows: Any) -> Any:
