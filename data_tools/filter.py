@@ -211,7 +211,7 @@ def write_filter(options: FilterOptions) -> FilterReport:
     from vlp.data.shards import find_shards
 
     rules = options.rules
-    paths = find_shards(options.shards)
+    paths = find_shards(options.shards, named="SHARDS")
     check_file_names(paths, options.root)
     LayerWriter(options.root, options.name, {})  # refuses a name that cannot be used
     places = passes.Places(options.root, options.name)

@@ -55,7 +55,7 @@ def write_index(
     from vlp.data.index import SUMMARY, index_root
     from vlp.data.shards import LOCAL, find_shards, stem
 
-    paths = find_shards(list(shards), LOCAL)
+    paths = find_shards(list(shards), LOCAL, "SHARDS")
     _check_names(paths, to)
     summaries: dict[str, dict[str, Any]] = defaultdict(dict)
     defects: list[Skipped] = []

@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from vlp.data.shards import find_shards
 
-    paths = find_shards(arguments.shards)
+    paths = find_shards(arguments.shards, named="SHARDS")
     summaries = check_layers(paths, arguments.root, arguments.name, arguments.workers, arguments.ray)
     show(summaries)
     if arguments.preview:

@@ -72,7 +72,7 @@ def stats(
 
     if sample < 0:
         raise UserError(f"--sample {sample} must not be negative")
-    paths = find_shards(list(sources))
+    paths = find_shards(list(sources), named="SHARDS")
     data = DataSet(paths, captions)
     for _, shard in map_shards(partial(survey, captions=tuple(captions)), paths, "reading shards", workers, ray):
         data.add(shard)

@@ -137,7 +137,7 @@ def verify(
     from data_tools._verify_shard import check_shard, keys_in_two_shards
     from vlp.data.shards import find_shards
 
-    paths = find_shards(list(sources))
+    paths = find_shards(list(sources), named="SHARDS")
     result = Verification(num_shards=len(paths))
     keys: list[np.ndarray] = []
     counts: list[int] = []

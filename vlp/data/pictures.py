@@ -10,7 +10,7 @@ import io
 import re
 
 import numpy as np
-import simplejpeg  # type: ignore[import-untyped]
+import simplejpeg
 from PIL import Image
 
 from vlp.data.samples import MAX_PIXELS, WHITE, BadSample, decode_image, orientation

@@ -99,63 +99,63 @@ def folder(path: str) -> str:
     return path.partition("?")[0].rpartition("/")[0] or ("/" if path.startswith("/") else ".")
 
 
-def find_shards(sources: str | Sequence[str], store: Store = LOCAL) -> list[str]:
+def find_shards(sources: str | Sequence[str], store: Store = LOCAL, named: str = "data.train") -> list[str]:
     """The tar files that ``sources`` name, in order.
 
     A source is a tar, a directory (its ``*.tar``, sorted), a glob or a brace pattern (``{000..009}.tar``), local or
     behind any ``protocol://`` that the store knows; or ``pipe:COMMAND`` that prints a tar. A file that only a
-    brace pattern names may be missing: it is counted when it is opened.
+    brace pattern names may be missing: it is counted when it is opened. ``named``: what errors call the sources.
 
     Raises:
         UserError: something named is missing, is no tar, or is named twice.
     """
     sources = [sources] if isinstance(sources, str) else list(sources)
     if not all(sources) or not sources:
-        raise UserError("data.train is empty: name a tar, a directory of tars or a pattern")
-    paths = [path for source in sources for path in _expand(source, store)]
+        raise UserError(f"{named} is empty: name a tar, a directory of tars or a pattern")
+    paths = [path for source in sources for path in _expand(source, store, named)]
     twice = {path for path in paths if paths.count(path) > 1} if len(set(paths)) < len(paths) else set()
     if twice:
-        raise UserError(f"data.train names {min(twice)} twice: its samples would count double, remove one")
+        raise UserError(f"{named} names {min(twice)} twice: its samples would count double, remove one")
     return paths
 
 
-def _expand(source: str, store: Store) -> Iterator[str]:
+def _expand(source: str, store: Store, named: str) -> Iterator[str]:
     has_braces = "{" in source and not os.path.exists(source)
     try:
-        named = list(braceexpand.braceexpand(source)) if has_braces else [source]
+        names = list(braceexpand.braceexpand(source)) if has_braces else [source]
     except ValueError as error:
-        raise UserError(f"data.train: the braces of {source} do not match: write {{00000..00099}}.tar") from error
+        raise UserError(f"{named}: the braces of {source} do not match: write {{00000..00099}}.tar") from error
     missing = []
-    for name in named:
+    for name in names:
         if is_remote(name):
             yield from store.expand(name)
         else:
             name = os.path.expanduser(name)
-            found = list(_expand_local(name))
+            found = list(_expand_local(name, named))
             if not found:
                 missing.append(name)
             yield from found or [name]
-    if missing and (len(missing) == len(named) or not all(name.endswith(".tar") for name in missing)):
-        raise UserError(f"data.train: {missing[0]} does not exist: check the path")
+    if missing and (len(missing) == len(names) or not all(name.endswith(".tar") for name in missing)):
+        raise UserError(f"{named}: {missing[0]} does not exist: check the path")
 
 
-def _expand_local(name: str) -> Iterator[str]:
+def _expand_local(name: str, named: str) -> Iterator[str]:
     """The tars that one local name stands for; none if there is no such file."""
     if os.path.isdir(name):
         found = sorted(str(path) for path in Path(name).glob("*.tar"))
         if not found:
-            raise UserError(f"data.train: no .tar file in the directory {name}: name the directory of the shards")
+            raise UserError(f"{named}: no .tar file in the directory {name}: name the directory of the shards")
         yield from found
     elif os.path.exists(name):
-        yield _with_tar_extension(name)
+        yield _with_tar_extension(name, named)
     elif glob.has_magic(name):
         found = sorted(glob.glob(name, recursive=True))
         if not found:
-            raise UserError(f"data.train: no file matches {name}: check the pattern")
-        yield from map(_with_tar_extension, found)
+            raise UserError(f"{named}: no file matches {name}: check the pattern")
+        yield from (_with_tar_extension(path, named) for path in found)
 
 
-def _with_tar_extension(path: str) -> str:
+def _with_tar_extension(path: str, named: str) -> str:
     if not path.endswith(".tar"):
-        raise UserError(f"data.train: {path} is not a .tar file: name plain WebDataset tar shards")
+        raise UserError(f"{named}: {path} is not a .tar file: name plain WebDataset tar shards")
     return path

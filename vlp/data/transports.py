@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import fsspec  # type: ignore[import-untyped]
+import fsspec
 import urllib3
-from fsspec.asyn import sync  # type: ignore[import-untyped]
+from fsspec.asyn import sync
 
 from vlp.types import UserError
 
