@@ -60,8 +60,8 @@ def stats(
 ) -> dict[str, Any]:
     """The data sheet of all shards that ``sources`` name, ready for ``json.dumps``.
 
-    Memory: 36 bytes a picture or caption for the search for duplicates (a million take some 70 MB), counts of
-    at most a few ten thousand values a quantity, and one sample a worker.
+    Memory: some 100 bytes a sample for the search for duplicates (10 GB for a hundred million), counts of at most
+    a few ten thousand values a quantity, and one shard's headers and one sample a worker.
 
     Raises:
         UserError: ``sources`` name no shard, or no sample could be used.

@@ -128,7 +128,7 @@ def verify(
 ) -> Verification:
     """Read all shards that ``sources`` name and compare keys across them.
 
-    Memory: 16 bytes a sample, and one shard's headers and one sample a worker.
+    Memory: some 30 bytes a sample, and one shard's headers and one sample a worker.
 
     Raises:
         UserError: ``sources`` name no shard at all.
