@@ -143,7 +143,7 @@ def test_a_truncated_jpeg_is_never_a_picture(name: str) -> None:
         assert isinstance(verdict(data[:end], 2), str)
 
 
-@pytest.mark.parametrize("name", ["4:2:0", "4:4:4", "restart markers", "grey"])
+@pytest.mark.parametrize("name", ["4:2:0", "4:4:4", "restart markers", "grey", "CMYK"])
 def test_nor_is_one_that_was_closed_after_the_cut(name: str) -> None:
     """Here Pillow paints the rest grey."""
     data = JPEGS[name]

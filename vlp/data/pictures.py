@@ -66,18 +66,23 @@ class Picture:
     def _decode(self, reduction: int) -> np.ndarray:
         if self._for_turbo:
             try:
-                pixels = simplejpeg.decode_jpeg(
-                    self._data,
-                    min_height=-(-self._raw_height // reduction),
-                    min_width=-(-self._raw_width // reduction),
-                    min_factor=reduction,
-                )
-                return _TURNS[self._orientation](pixels)
-            except ValueError as error:
-                if _MISSING_DATA.search(str(error)):
-                    raise BadSample("truncated picture", str(error)) from error
+                size = (-(-self._raw_height // reduction), -(-self._raw_width // reduction))
+                return _TURNS[self._orientation](_turbo(self._data, "RGB", size, reduction))
+            except ValueError:
                 self._for_turbo = False
         return np.array(decode_image(self._data, self._ground))
+
+
+def _turbo(data: bytes, colours: str, size: tuple[int, int], reduction: int) -> np.ndarray:
+    """Decode to ``size`` (height, width). What libjpeg-turbo objects to, though Pillow may not, is a ValueError."""
+    try:
+        return simplejpeg.decode_jpeg(
+            data, colours, min_height=size[0], min_width=size[1], min_factor=reduction, strict=True
+        )
+    except ValueError as error:
+        if _MISSING_DATA.search(str(error)):
+            raise BadSample("truncated picture", str(error)) from error
+        raise
 
 
 def _jpeg_header(data: bytes) -> tuple[int, int, int] | None:
@@ -86,14 +91,16 @@ def _jpeg_header(data: bytes) -> tuple[int, int, int] | None:
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if width * height > MAX_PIXELS:
+            raise BadSample("huge picture", f"{width}x{height}")
         if colours not in _COLOURS:
+            _turbo(data, "CMYK", (1, 1), 8)  # only to learn whether all of it is there
             return None
-        turned = orientation(Image.open(io.BytesIO(data))) if _may_be_turned(data) else 1
+        return width, height, orientation(Image.open(io.BytesIO(data))) if _may_be_turned(data) else 1
+    except BadSample:
+        raise
     except Exception:  # a header that either of the two does not understand: Pillow's verdict counts
         return None
-    if width * height > MAX_PIXELS:
-        raise BadSample("huge picture", f"{width}x{height}")
-    return width, height, turned
 
 
 def _may_be_turned(data: bytes) -> bool:
