@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ in `recipes/`; `vlp inspect` says what it would run, and an unknown key is refus
 - Numbers and words are YAML 1.2: `1e-3` is a number, `on` and `no` are words.
 
 The resolved recipe, every default written out, lies in the run as `recipe.yaml`. A run goes on with the same recipe
-only; `run_dir`, `track`, `checkpoint`, `evaluate`, `data.workers` and `data.max_bad_fraction` may change on the way.
+only; `run_dir`, `track`, `checkpoint`, `evaluate`, `data.workers`, `data.cache`, `data.read_ahead_mb` and
+`data.max_bad_fraction` may change on the way.
 
 This page is written by `make docs` from the options in the code.
 """
@@ -59,7 +61,8 @@ def _section(key: str, model: type[BaseModel], title: str, docstring: str = "") 
         if path == "objectives":
             continue
         if part is not None:
-            inner.append((f"{path}.N" if field.get("type") == "array" else path, part))
+            is_list = "items" in field or any("items" in option for option in field.get("anyOf", ()))
+            inner.append((f"{path}.N" if is_list else path, part))
         if part is None or "description" in field:
             required = name in schema.get("required", ())
             rows.append(f"| `{path}` | {_type(field)} | {_default(field, required)} | {field.get('description', '')} |")
@@ -80,11 +83,14 @@ def _objectives() -> Iterator[str]:
 
 def _model_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
     """The options class of a field, or of the entries of its list."""
-    annotation = model.model_fields[name].annotation
-    for candidate in (annotation, *getattr(annotation, "__args__", ())):
-        if inspect.isclass(candidate) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
+    return _model_in(model.model_fields[name].annotation)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_model_in(argument) for argument in typing.get_args(annotation))
+    return next((model for model in found if model is not None), None)
 
 
 def _docstring(model: type[BaseModel]) -> str:
@@ -93,6 +99,8 @@ def _docstring(model: type[BaseModel]) -> str:
 
 def _type(schema: dict[str, Any]) -> str:
     """What a value may be, in words."""
+    if "$ref" in schema:
+        return "mapping"
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if "anyOf" in schema:

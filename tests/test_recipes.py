@@ -26,6 +26,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         cli.main(["data", "scenes", "data/smoke", "--num-train", "256", "--num-eval", "32"])
+        cli.main(["data", "filter", "data/smoke/train", "--workers", "1"])
         yield home
 
 

@@ -117,7 +117,8 @@ def load(path: str, root: str | None = None, store: Store = LOCAL) -> tuple[Shar
     if not store.exists(name):
         return None
     try:
-        table = pq.read_table(io.BytesIO(store.read_all(name)))
+        # No threads: a forked worker has none of its parent's, and a short program may end before they do.
+        table = pq.ParquetFile(io.BytesIO(store.read_all(name))).read(use_threads=False)
         record = json.loads(table.schema.metadata[_METADATA])
         extensions = tuple(c.removesuffix(".size") for c in table.column_names if c.endswith(".size"))
         keys = np.array(table["key"].to_pylist(), dtype=np.bytes_)

@@ -182,7 +182,7 @@ def _unify_parquet(directory: Path, schemas: list[Any]) -> None:
         if schema == pa.schema(fields):
             continue
         path = directory / f"{number:05d}.parquet"
-        table = pq.read_table(path)
+        table = pq.read_table(path, use_threads=False, pre_buffer=False)
         columns = {
             f.name: table[f.name].cast(f.type) if f.name in schema.names else pa.nulls(len(table), f.type)
             for f in fields
