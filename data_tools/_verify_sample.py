@@ -9,7 +9,8 @@ from typing import Any
 from PIL import Image
 
 from vlp.data.captions import SampleTexts
-from vlp.data.samples import IMAGE_EXTENSIONS, BadSample, decode_image, decode_text
+from vlp.data.pictures import Picture
+from vlp.data.samples import IMAGE_EXTENSIONS, BadSample, decode_text
 
 
 @dataclass
@@ -29,7 +30,7 @@ def check_sample(members: Mapping[str, bytes], sources: Sequence[str]) -> Sample
     check = SampleCheck(pictures[0])
     for extension in pictures:
         try:
-            image = decode_image(members[extension])
+            image = Image.fromarray(Picture(members[extension]).pixels()[0])
         except BadSample as bad:
             check.defects.append((bad.kind, f"{extension}: {bad.detail}"))
         else:
