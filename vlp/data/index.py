@@ -1,8 +1,8 @@
 """The index of a shard: what it holds and where, found by a scan of its headers or read from a small file.
 
 ``vlp data index`` writes the files: ``index/00000.parquet`` beside the shards (or under another root), a row a sample
-with its key and the offset and size of each member, and ``index/shards.json`` with the samples and bytes of every shard.
-With them a run starts, or goes on, without looking at a tar.
+with its key and the offset and size of each member, and ``index/shards.json`` with the samples and bytes of every
+shard. With them a run starts, or goes on, without looking at a tar.
 """
 
 from __future__ import annotations

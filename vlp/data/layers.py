@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import keyword
 import re
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,7 +79,7 @@ class LayerReader:
         root: where the layers lie, see `layers_root`; None for beside each shard.
         columns: column -> kind, as `layer_columns` tells, or a part of that.
 
-    The files last used stay in memory (some 100,000 rows); pickling leaves them behind.
+    The files last used stay in memory (some 100,000 rows); pickling leaves them behind. Threads may share it.
     """
 
     def __init__(self, root: str | Path | None, name: str, columns: Mapping[str, str], store: Store = STORE) -> None:
@@ -86,9 +87,13 @@ class LayerReader:
         self._store = store
         self._cache: OrderedDict[str, _Joined] = OrderedDict()
         self._num_cached = 0
+        self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_cache": OrderedDict(), "_num_cached": 0}
+        return {**self.__dict__, "_cache": OrderedDict(), "_num_cached": 0, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
     def columns_of(self, shard: Shard) -> dict[str, Column]:
         """Column -> the value of each sample of ``shard``, in the order of its rows.
@@ -107,15 +112,19 @@ class LayerReader:
         return self._joined(shard).defect
 
     def _joined(self, shard: Shard) -> _Joined:
-        if shard.path not in self._cache:
-            joined = self._read(shard)
+        with self._lock:
+            if shard.path in self._cache:
+                self._cache.move_to_end(shard.path)
+                return self._cache[shard.path]
+        joined = self._read(shard)
+        with self._lock:
             while self._cache and self._num_cached + len(shard) > _CACHED_ROWS:
                 _, old = self._cache.popitem(last=False)
                 self._num_cached -= len(next(iter(old.columns.values()), ()))
-            self._cache[shard.path] = joined
-            self._num_cached += len(shard)
-        self._cache.move_to_end(shard.path)
-        return self._cache[shard.path]
+            if shard.path not in self._cache:  # another thread may have read it meanwhile
+                self._cache[shard.path] = joined
+                self._num_cached += len(shard)
+        return joined
 
     def _read(self, shard: Shard) -> _Joined:
         path = layer_path(shard.path, self.name, self.root)

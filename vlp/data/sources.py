@@ -24,6 +24,7 @@ from vlp.data.stream import Mixture, Order, Resampled, SampleOrder
 from vlp.types import Skipped, UserError
 
 _THREADS = 8  # a scan is one small read after another, so threads hide the latency of network file systems
+_MANY = 200  # shards that take a while to look at
 _KEPT_TABLES = 128  # of an indexed shard, in each process: some 600 KB for ten thousand samples
 _SMALLEST_SHARE = 1e-5  # a block of a mixture is long enough for two samples of the rarest source
 _LOST_SAMPLES = frozenset({"missing shard", "not a tar", "truncated shard"})
@@ -77,11 +78,31 @@ class Sources:
         """Shards whose tables were opened in this process because samples of them were needed."""
         return [self.entries[number].path for number in self._tables]
 
-    def digest(self) -> str:
-        """Of all that the order depends on: another one means that a run cannot go on where it was."""
-        counts = [(entry.used, entry.count, entry.source.weight, entry.source.replacement) for entry in self.entries]
+    def digest(self) -> dict[str, Any]:
+        """Of all that the order depends on, by what it is: where one differs, a run cannot go on where it was.
+
+        Folders do not count, so that shards may be moved; ``bytes`` are the lengths of shards from all over, which tell
+        other data of the same names and counts.
+        """
+        groups = zip(self._firsts(), self._sizes, strict=True)
+        mixed = [(self.entries[first].source, size) for first, size in groups]
+        weights = [(source.weight, source.replacement, source.weight and size) for source, size in mixed]
         rows = [entry.rows.tobytes() for entry in self.entries if entry.rows is not None]
-        return hashlib.blake2b(repr(counts).encode() + b"".join(rows), digest_size=8).hexdigest()
+        with ThreadPoolExecutor(_THREADS) as pool:
+            lengths = list(pool.map(self._length, self.entries[:: math.ceil(len(self.entries) / _WEIGHED_SHARDS)]))
+        return {
+            "names": _hash(repr([stem(entry.path) for entry in self.entries]).encode()),
+            "counts": _hash(repr([(entry.used, entry.count) for entry in self.entries]).encode()),
+            "weights": _hash(repr(weights).encode()),
+            "filtered": _hash(*rows),
+            "bytes": _hash(repr(lengths).encode()),
+        }
+
+    def _length(self, entry: _Entry) -> int | None:
+        try:
+            return None if entry.path.startswith("pipe:") else self.store.length(entry.path)
+        except UserError:  # gone: its samples are counted when they come
+            return None
 
     def order(self, seed: int, window: int, streams: int) -> SampleOrder:
         """Every sample once an epoch, or a mixture where the sources have weights."""
@@ -164,17 +185,17 @@ def open_sources(sources: Sequence[Source], expression: str | None, store: Store
         entries += [_Entry(path, source, *_known(known, path)) for path in paths]
         sizes.append(len(paths))
     _check_distinct([entry.path for entry in entries])
-    notes = _notes(entries)
-    tables = _tables([e for e in entries if expression is not None or e.origin == "scan"], store)
+    notes = _notes(entries, expression)
+    filters = _filters(expression, entries, store)
+    found = _look([e for e in entries if expression is not None or e.origin == "scan"], filters, store)
     defects: list[Skipped] = []
     for entry in entries:
-        if entry.path in tables:
-            table, found = tables[entry.path]
-            defects += found
-            entry.count = len(table)
-            entry.table = table if entry.origin == "scan" else None
+        if entry.path in found:
+            seen = found[entry.path]
+            entry.count, entry.table, entry.rows = seen.count, seen.table, seen.rows
+            defects += seen.defects
     if expression is not None:
-        notes.append(_apply(expression, entries, tables, store))
+        notes.append(_kept(entries, sum(seen.lacking for seen in found.values())))
     defects = _weighed(defects, entries)
     used, sizes = _used(entries, sizes)
     opened = Sources(used, store, defects, notes, sizes)
@@ -226,8 +247,8 @@ def _check_distinct(paths: Sequence[str]) -> None:
         raise UserError(f"data.train names {twice} twice: its samples would count double, remove one")
 
 
-def _notes(entries: Sequence[_Entry]) -> list[str]:
-    """What people should know of how the samples were counted."""
+def _notes(entries: Sequence[_Entry], expression: str | None) -> list[str]:
+    """What people should know of how the samples were counted; said at once if it takes a while."""
     scanned = sum(entry.origin == "scan" for entry in entries)
     unindexed = sum(entry.origin != "index" for entry in entries)
     notes = []
@@ -242,44 +263,60 @@ def _notes(entries: Sequence[_Entry]) -> list[str]:
             f"{unindexed:,} of {len(entries):,} shards have no index (counted by {origins}) and are scanned when they "
             "come; `vlp data index` would make resuming instant"
         )
-    if scanned >= 100:
-        distributed.say(notes[0])  # at once: it takes a while
+    if scanned >= _MANY:
+        distributed.say(notes[0])
+    if expression is not None and len(entries) >= _MANY:
+        distributed.say(f"data.filter: reading the layers of {len(entries):,} shards")
     return notes
 
 
-def _tables(entries: Sequence[_Entry], store: Store) -> dict[str, tuple[Shard, list[Skipped]]]:
-    """Open shards, each by one of the ranks."""
+def _filters(expression: str | None, entries: Sequence[_Entry], store: Store) -> dict[str | None, LayerFilter]:
+    """``data.filter`` for each folder of layers."""
+    if expression is None:
+        return {}
+    roots = dict.fromkeys(entry.source.layers for entry in entries)
+    paths = {root: [entry.path for entry in entries if entry.source.layers == root] for root in roots}
+    return {root: LayerFilter(expression, paths[root], root, store) for root in roots}
 
-    def opened(entry: _Entry) -> tuple[str, tuple[Shard, list[Skipped]]]:
-        return entry.path, open_shard(entry.path, entry.source.index, store)
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the start has to know of a shard that it looked at."""
+
+    count: int
+    table: Shard | None
+    rows: np.ndarray | None
+    lacking: int
+    defects: list[Skipped]
+
+
+def _look(entries: Sequence[_Entry], filters: dict[str | None, LayerFilter], store: Store) -> dict[str, _Seen]:
+    """Open shards, each by one of the ranks, and apply the filter. Scanned tables are kept: others open quickly."""
+
+    def seen(entry: _Entry) -> _Seen:
+        table, defects = open_shard(entry.path, entry.source.index, store)
+        rows, lacking = None, 0
+        if filters:
+            mask, lacking, unusable = filters[entry.source.layers].mask(table)
+            if unusable:
+                raise UserError(
+                    f"data.filter: {unusable[0].kind} {unusable[0].where}: write it again (vlp data layers)"
+                )
+            rows = np.flatnonzero(mask).astype(np.int32)
+        return _Seen(len(table), table if entry.origin == "scan" else None, rows, lacking, defects)
 
     mine = entries[distributed.rank() :: distributed.world_size()]
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = dict(pool.map(opened, mine))
-    return {path: table for part in distributed.from_all_ranks(found) for path, table in part.items()}
+        found = dict(zip((entry.path for entry in mine), pool.map(seen, mine), strict=True))
+    return {path: one for part in distributed.from_all_ranks(found) for path, one in part.items()}
 
 
-def _apply(
-    expression: str,
-    entries: Sequence[_Entry],
-    tables: dict[str, tuple[Shard, list[Skipped]]],
-    store: Store,
-) -> str:
-    """Mark the rows of each shard that pass ``data.filter``; says how many did."""
-    kept = total = missing = 0
-    for root in dict.fromkeys(entry.source.layers for entry in entries):
-        of_root = [entry for entry in entries if entry.source.layers == root]
-        condition = LayerFilter(expression, [entry.path for entry in of_root], root, store)
-        for entry in of_root:
-            shard = tables[entry.path][0]
-            mask, lacking, found = condition.mask(shard)
-            entry.rows = np.flatnonzero(mask).astype(np.int32)
-            kept, total, missing = kept + len(entry.rows), total + len(shard), missing + lacking
-            if found:
-                raise UserError(f"data.filter: {found[0].kind} {found[0].where}: write it again (vlp data layers)")
+def _kept(entries: Sequence[_Entry], lacking: int) -> str:
+    """How many samples pass the filter."""
+    kept, total = sum(entry.used for entry in entries), sum(entry.count for entry in entries)
     note = f"data.filter keeps {kept:,} of {total:,} samples"
-    if missing:
-        note += f"; {missing:,} are left out because a layer lacks them"
+    if lacking:
+        note += f"; {lacking:,} are left out because a layer lacks them"
     if not kept:
         raise UserError(f"{note}: check the expression and the layers (vlp data layers)")
     return note
