@@ -1,4 +1,4 @@
-"""Bytes from anywhere, from real servers that die, stall, cut and change under the reader."""
+"""Bytes from anywhere: the disk, a web server, S3 and other stores, commands. Faults of servers: test_remote."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import pickle
 import sys
 import tarfile
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vlp.data.remote import _PROGRESS
 from vlp.data.samples import BadSample
 from vlp.data.store import Store, forget, is_remote
-from vlp.data.transports import _BLOCK, ReadError
+from vlp.data.transports import ReadError
+from vlp.data.transports.stores import BLOCK
 from vlp.types import UserError
 
 
@@ -144,165 +143,6 @@ def test_a_stream_skips_forward(web: Any, shard: bytes) -> None:
         assert stream.read(1) == b""
 
 
-def test_a_stream_that_is_cut_goes_on_at_the_byte_reached(web: Any, shard: bytes) -> None:
-    web.cuts = [150_000] * 5
-    assert quick(retries=1).read_all(web.url("a.tar")) == shard  # each cut came after progress: none counts twice
-    assert web.sent == len(shard)
-    assert [wanted for _, wanted in web.ranges] == [f"bytes={150_000 * i}-" for i in range(6)]
-
-
-def test_a_read_that_is_cut_goes_on_at_the_byte_reached(web: Any, shard: bytes) -> None:
-    web.cuts = [0, 100, 1]
-    assert quick().read_at(web.url("a.tar"), 500, 1000) == shard[500:1500]
-    assert web.sent == 1000
-    assert [wanted for _, wanted in web.ranges] == [f"bytes={start}-1499" for start in (500, 500, 600, 601)]
-
-
-def test_without_progress_the_attempts_are_counted(web: Any, shard: bytes) -> None:
-    web.cuts = [100] * 4
-    with pytest.raises(BadSample, match=r"a\.tar: .*gave up after 4 attempts"):
-        quick().read_at(web.url("a.tar"), 0, 1000)
-    assert _PROGRESS > 100
-
-
-@pytest.mark.parametrize("status", [500, 503, 429])
-def test_server_errors_are_retried(web: Any, shard: bytes, status: int) -> None:
-    web.errors = [status] * 3
-    assert quick().read_at(web.url("a.tar"), 0, 10) == shard[:10]
-    web.errors = [status] * 4
-    with pytest.raises(BadSample, match=f"HTTP {status}"):
-        quick().read_at(web.url("a.tar"), 0, 10)
-
-
-@pytest.mark.parametrize("status", [404, 403, 401, 400])
-def test_refusals_are_not_retried(web: Any, shard: bytes, status: int) -> None:
-    web.errors = [status]
-    with pytest.raises(BadSample, match=f"HTTP {status}"):
-        quick().read_at(web.url("a.tar"), 0, 10)
-    assert len(web.ranges) == 1
-
-
-def test_whether_a_file_exists_is_not_guessed(web: Any, shard: bytes) -> None:
-    web.errors = [403]
-    with pytest.raises(UserError, match=r"a\.tar cannot be read: the server refuses"):
-        quick().exists(web.url("a.tar"))
-
-
-def test_a_stalled_connection_is_left(web: Any, shard: bytes) -> None:
-    web.stalls, web.stall_seconds = [300_000, 300_000], 10.0
-    began = time.monotonic()
-    assert quick(timeout=0.3).read_all(web.url("a.tar")) == shard
-    assert time.monotonic() - began < 8
-    assert web.ranges[1:] == [("a.tar", "bytes=300000-"), ("a.tar", "bytes=600000-")]
-
-
-def test_a_trickle_counts_as_a_stall(web: Any, shard: bytes) -> None:
-    web.trickle = True
-    with pytest.raises(BadSample, match="bytes in"):
-        quick(timeout=0.3, retries=1).read_at(web.url("a.tar"), 0, 1000)
-
-
-def test_a_slow_reader_is_no_stall(web: Any, shard: bytes) -> None:
-    with quick(timeout=0.2, retries=0).open_stream(web.url("a.tar")) as stream:
-        read = stream.read(10)
-        time.sleep(0.6)
-        assert read + stream.read() == shard
-
-
-def test_a_dead_server_costs_the_time_of_all_retries_once(web: Any, shard: bytes) -> None:
-    store, url = quick(first_wait=0.1), web.url("a.tar")
-    assert store.read_at(url, 0, 10) == shard[:10]
-    web.die()
-    began = time.monotonic()
-    with pytest.raises(BadSample, match="gave up after 4 attempts"):
-        store.read_at(url, 0, 10)
-    assert 0.5 < time.monotonic() - began < 5  # 0.1 + 0.2 + 0.4 seconds, more or less
-    began = time.monotonic()
-    for name in ("a.tar", "b.tar"):
-        for _ in range(10):
-            with pytest.raises(BadSample, match="refused"):
-                store.read_at(web.url(name), 0, 10)
-    assert time.monotonic() - began < 5  # twenty reads with all retries would take a quarter of a minute
-    web.come_back()
-    assert store.read_at(url, 0, 10) == shard[:10]
-    web.errors = [500, 500]
-    assert store.read_at(url, 0, 10) == shard[:10]  # patient again
-
-
-def test_a_server_that_comes_back_in_time(web: Any, shard: bytes) -> None:
-    store, url = quick(retries=8, first_wait=0.05), web.url("a.tar")
-    with store.open_stream(url) as stream:
-        start = stream.read(100_000)
-        web.die()
-        threading.Timer(0.3, web.come_back).start()
-        assert start + stream.read() == shard
-
-
-def test_by_default_a_dead_server_is_given_up_after_about_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
-    monkeypatch.setattr(time, "sleep", waits.append)
-    with pytest.raises(BadSample, match="gave up after 7 attempts"):
-        Store().read_at("http://127.0.0.1:1/a.tar", 0, 10)
-    assert 30 < sum(waits) < 60
-
-
-@pytest.mark.parametrize("etags", [True, False])
-def test_a_file_that_changes_while_it_is_read_is_an_error(web: Any, shard: bytes, etags: bool) -> None:
-    web.etags = etags
-    web.cuts = [300_000]
-    with quick().open_stream(web.url("a.tar")) as stream:
-        stream.read(10)
-        web.files["a.tar"] = noise(len(shard) if etags else len(shard) + 1, 1)
-        with pytest.raises(ReadError, match=r"a\.tar: changed while it was being read"):
-            stream.read()
-
-
-def test_a_shard_that_changes_between_two_reads_is_an_error(web: Any, shard: bytes) -> None:
-    store, url = quick(), web.url("a.tar")
-    store.read_at(url, 0, 10)
-    web.files["a.tar"] = noise(len(shard), 1)
-    with pytest.raises(BadSample, match="changed"):
-        store.read_at(url, 0, 10)
-    assert store.read_all(url) == web.files["a.tar"]  # opened anew, it is another file
-    assert store.read_at(url, 0, 10) == web.files["a.tar"][:10]
-
-
-def test_a_shard_shorter_than_its_index(web: Any, shard: bytes) -> None:
-    for offset in (len(shard) - 5, len(shard) + 5):
-        with pytest.raises(BadSample, match="has only 1000000 bytes"):
-            quick().read_at(web.url("a.tar"), offset, 10)
-    assert len(web.ranges) == 2  # nothing to retry
-
-
-@pytest.mark.parametrize("has_lengths", [True, False])
-def test_a_server_without_ranges(web: Any, shard: bytes, has_lengths: bool) -> None:
-    web.has_ranges, web.has_lengths = False, has_lengths
-    store, url = quick(), web.url("a.tar")
-    for offset in (0, 5000, 400_000):
-        assert store.read_at(url, offset, 100) == shard[offset : offset + 100]
-    assert len(web.ranges) == 3  # the first read, the question for the version, the copy
-    with pytest.raises(BadSample, match="shorter"):
-        store.read_at(url, len(shard) - 5, 10)
-    assert store.length(url) == len(shard)
-    web.sent, web.cuts = 0, [400_000] if has_lengths else []
-    assert store.read_all(url) == shard
-
-
-def test_no_listing_and_no_writing_on_the_web(web: Any) -> None:
-    store = quick()
-    assert store.expand("http://[::1]/a.tar?key=*"[:20]) == ["http://[::1]/a.tar?k"]
-    for pattern in ("http://x/*.tar", "http://x/folder/"):
-        with pytest.raises(UserError, match="braces"):
-            store.expand(pattern)
-    with pytest.raises(UserError, match="cannot be written"):
-        store.write("http://x/a.tar", b"")
-
-
-def test_an_address_that_is_none() -> None:
-    with pytest.raises(UserError, match="cannot be read"):
-        quick().read_all("http://:x/a.tar")
-
-
 # Processes
 
 
@@ -381,7 +221,7 @@ def test_s3(s3: Any) -> None:
 
 
 def test_s3_cut_and_slow_in_the_middle_of_a_shard(s3: Any) -> None:
-    store, data = quick(), noise(2 * _BLOCK + 1_000_000)
+    store, data = quick(), noise(2 * BLOCK + 1_000_000)
     store.write("s3://shards/a.tar", data)
     s3.passed, s3.bytes_per_second = 0, 60e6
     s3.cuts = [1_000_000, 500_000, 2_000_000]
@@ -414,16 +254,16 @@ def test_s3_that_stalls(s3: Any) -> None:
 
 def test_an_s3_shard_that_changes_while_it_is_read(s3: Any) -> None:
     store = quick()
-    store.write("s3://shards/a.tar", noise(_BLOCK + 1000))
+    store.write("s3://shards/a.tar", noise(BLOCK + 1000))
     with store.open_stream("s3://shards/a.tar") as stream:
         stream.read(10)
-        store.write("s3://shards/a.tar", noise(_BLOCK + 1000, 1))
+        store.write("s3://shards/a.tar", noise(BLOCK + 1000, 1))
         with pytest.raises(ReadError, match="changed"):
             stream.read()
 
 
 def test_any_fsspec_protocol() -> None:
-    store, data = quick(), noise(_BLOCK + 1000)
+    store, data = quick(), noise(BLOCK + 1000)
     store.write("memory://shards/a.tar", data)
     assert store.read_all("memory://shards/a.tar") == data
     assert store.read_at("memory://shards/a.tar", 5, 10) == data[5:15]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import random
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from vlp.data.transports import Fsspec, Http, Identity, Pipe, ReadError, TransientError, Transport
+from vlp.data.transports import Identity, ReadError, TransientError, Transport
+from vlp.data.transports.commands import Pipe
+from vlp.data.transports.stores import Fsspec
+from vlp.data.transports.web import Http
 from vlp.types import UserError
 
 Result = TypeVar("Result")
@@ -32,12 +36,13 @@ class Remote:
     """
 
     def __init__(self, retries: int, timeout: float, first_wait: float = _FIRST_WAIT) -> None:
-        self._retries = retries
-        self._first_wait = first_wait
+        self.retries = retries
+        self.first_wait = first_wait
         self._http = Http(timeout)
         self._stores = Fsspec(timeout)
         self._pipe = Pipe(timeout * (retries + 1))
-        self._given_up: set[str] = set()
+        self.given_up: set[str] = set()  # files and servers that each get one attempt until they answer
+        self.answered_at: dict[str, float] = {}
 
     def identity(self, path: str) -> Identity:
         """Which version of the file lies there now: its length and tag.
@@ -91,43 +96,56 @@ class Remote:
 
     def _pieces(self, path: str, start: int, stop: int | None, skip: bool) -> Iterator[bytes]:
         transport = self._transport(path)
-        failures, good = 0, start
+        patience, good = _Patience(self, path), start
         while True:
             try:
                 for piece in transport.pieces(path, start, stop, skip):
                     start += len(piece)
                     yield piece
-                return self._answered(path)
+                return self.answered(path)
             except TransientError as error:
                 if start - good >= _PROGRESS:
-                    failures, good = 0, start
-                    self._answered(path)
-                failures += 1
-                self._wait(path, failures, error)
+                    self.answered(path)
+                    patience, good = _Patience(self, path), start
+                patience.wait(error)
 
     def _retried(self, path: str, attempt: Callable[[], Result]) -> Result:
-        failures = 0
+        patience = _Patience(self, path)
         while True:
             try:
                 result = attempt()
-                self._answered(path)
+                self.answered(path)
                 return result
             except TransientError as error:
-                failures += 1
-                self._wait(path, failures, error)
+                patience.wait(error)
 
-    def _answered(self, path: str) -> None:
-        if self._given_up:
-            self._given_up -= {path, _host(path)}
+    def answered(self, path: str) -> None:
+        """The file has come, so neither it nor its server is dead."""
+        self.answered_at[_host(path)] = time.monotonic()
+        if self.given_up:
+            self.given_up -= {path, _host(path)}
 
-    def _wait(self, path: str, failures: int, error: TransientError) -> None:
+
+class _Patience:
+    """The attempts at one read, since the last that brought something."""
+
+    def __init__(self, remote: Remote, path: str) -> None:
+        self._remote = remote
+        self._path = path
+        self._began = time.monotonic()
+        self._failures = 0
+
+    def wait(self, error: TransientError) -> None:
         """Sleep before the next attempt, or give up."""
-        hopeless = path in self._given_up or _host(path) in self._given_up
-        if failures > self._retries or hopeless:
-            self._given_up |= {path, _host(path)}
-            tried = f" (gave up after {failures} attempts)" if failures > 1 else ""
+        remote, path, host = self._remote, self._path, _host(self._path)
+        self._failures += 1
+        if self._failures > remote.retries or not remote.given_up.isdisjoint({path, host}):
+            remote.given_up.add(path)
+            if remote.answered_at.get(host, -math.inf) < self._began:  # or it is this file alone
+                remote.given_up.add(host)
+            tried = f" (gave up after {self._failures} attempts)" if self._failures > 1 else ""
             raise ReadError(errno.EIO, f"{error}{tried}", path) from error
-        wait = min(self._first_wait * 2 ** (failures - 1), _LONGEST_WAIT)
+        wait = min(remote.first_wait * 2 ** (self._failures - 1), _LONGEST_WAIT)
         time.sleep(wait * _jitter.uniform(0.75, 1.25))
 
 
