@@ -165,13 +165,23 @@ def test_a_users_mistake_reaches_the_taker() -> None:
         ahead.take(0)
 
 
-def test_a_sample_out_of_order_is_our_mistake() -> None:
-    with ReadAhead(LocalStore(), iter(requests([(0, 1), (1, 1)]))) as ahead:
-        with pytest.raises(AssertionError, match="out of order"):
-            ahead.take(1)
-        ahead.take(1)
-        with pytest.raises(AssertionError, match="never requested"):
-            ahead.take(2)
+def test_samples_that_are_not_taken_give_their_room_back() -> None:
+    wanted = requests([(i * 100_000, 1000) for i in range(15)])
+    with ReadAhead(LocalStore(), iter(wanted), max_bytes=5_000) as ahead:
+        for key in (0, 3, 4, 8, 11, 14):
+            assert ahead.take(key) == content(wanted[key])
+        settle(lambda: ahead._held == 0)
+
+
+def test_a_sample_that_was_left_out_is_told_and_harms_no_other() -> None:
+    wanted = requests([(i * 100_000, 1000) for i in range(4)])
+    with ReadAhead(LocalStore(), iter(wanted)) as ahead:
+        for absent, present in (("never requested", 0), (0, 2), (1, 3)):  # 0 was taken then, 1 dropped
+            with pytest.raises(KeyError):
+                ahead.take(absent)
+            assert ahead.take(present) == content(wanted[present])
+        with pytest.raises(KeyError):
+            ahead.take(4)
 
 
 def test_threads_end() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from vlp.data.samples import BadSample
-from vlp.data.store import Store, forget, is_remote
+from vlp.data.store import Store, UnreadableError, forget, is_remote
 from vlp.data.transports import ReadError
 from vlp.data.transports.stores import BLOCK
 from vlp.types import UserError
@@ -216,7 +216,7 @@ def test_s3(s3: Any) -> None:
     for missing in ("s3://shards/train/c.tar", "s3://no-such-bucket/c.tar"):
         with pytest.raises(BadSample, match="is not there"):
             store.read_at(missing, 0, 10)
-        with pytest.raises(UserError, match="is not there"):
+        with pytest.raises(UnreadableError, match="is not there"):
             store.read_all(missing)
 
 

@@ -40,7 +40,7 @@ class _Sample(NamedTuple):
 
 
 class ReadAhead:
-    """Takes requests from an iterator and fetches them in order of need; ``take`` hands them out in the same order.
+    """Takes requests from an iterator and fetches them in order of need; they are taken in the same order.
 
     Args:
         requests: samples in the order in which they will be taken; may be endless, as it is asked only as far as
@@ -74,19 +74,18 @@ class ReadAhead:
             thread.start()
 
     def take(self, key: Hashable) -> list[bytes]:
-        """The members of the sample ``key``, which is the next one of the requests; waits for them.
+        """The members of the sample ``key``, in the order of its ranges; waits for them. Samples before it are dropped.
 
         Raises:
             BadSample: "unreadable shard", as ``Store.read_at`` does.
+            KeyError: the requests leave this sample out (or it has been taken or dropped): read it from the store.
         """
         assert not self._closed
         self._ask()
-        assert self._ahead, f"{key} was never requested"
-        sample = self._ahead.popleft()
-        assert sample.request.key == key, f"{key} was taken out of order: {sample.request.key} comes first"
-        with self._news:
-            self._news.wait_for(lambda: all(span.done for span in sample.spans))
-            self._held -= sample.size
+        if all(sample.request.key != key for sample in self._ahead):
+            raise KeyError(key)
+        while (sample := self._next_sample()).request.key != key:
+            pass
         self._ask()
         for span in sample.spans:
             if span.error is not None:
@@ -107,6 +106,13 @@ class ReadAhead:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _next_sample(self) -> _Sample:
+        sample = self._ahead.popleft()
+        with self._news:
+            self._news.wait_for(lambda: all(span.done for span in sample.spans))
+            self._held -= sample.size
+        return sample
 
     def _ask(self) -> None:
         """Queue what the bound allows; whatever is queued may be fetched at any time, so nobody can wait in vain."""

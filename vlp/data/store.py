@@ -23,6 +23,10 @@ Result = TypeVar("Result")
 _ATTEMPTS = 10
 
 
+class UnreadableError(UserError):
+    """A file that is not there or cannot be read: its own class for those who count it instead of ending."""
+
+
 def is_remote(path: str) -> bool:
     """Whether ``path`` is an address or a command and not a local path."""
     return "://" in path or path.startswith("pipe:")
@@ -58,7 +62,7 @@ class Store:
         """Whether there is such a file; a command counts as one.
 
         Raises:
-            UserError: it cannot be told, because the server is dead or refuses.
+            UnreadableError: it cannot be told, because the server is dead or refuses.
         """
         if not is_remote(path):
             return os.path.exists(path)
@@ -74,7 +78,7 @@ class Store:
         """Bytes of the file.
 
         Raises:
-            UserError: it is not there or cannot be read.
+            UnreadableError: it is not there or cannot be read.
         """
         try:
             length = self._remote.identity(path).length if is_remote(path) else None
@@ -112,7 +116,7 @@ class Store:
         """The whole file, as it is now and never from the cache.
 
         Raises:
-            UserError: it is not there or cannot be read.
+            UnreadableError: it is not there or cannot be read.
         """
         try:
             if is_remote(path):
@@ -257,5 +261,5 @@ def _write_local(path: Path, data: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _unreadable(error: OSError) -> UserError:
-    return UserError(f"{error.filename} cannot be read: {error.strerror}: check the address and the server")
+def _unreadable(error: OSError) -> UnreadableError:
+    return UnreadableError(f"{error.filename} cannot be read: {error.strerror}: check the address and the server")
