@@ -6,12 +6,15 @@ import tarfile
 from typing import BinaryIO
 
 _BLOCK = 512
+_PIECE = 1 << 20
+_BROKEN = (ValueError, OverflowError, RecursionError)  # what tarfile raises on numbers and records without sense
 
 
 def members(stream: BinaryIO, seekable: bool) -> tuple[list[tuple[str, int, int]], int, bool]:
     """The regular members of a tar as (name, offset, size), its length, and whether its end mark was reached.
 
-    A member may reach beyond the length: then the tar was cut inside it.
+    A member may reach beyond the length: then the tar was cut inside it. An end mark with more than zeros behind it
+    is none: those were headers once.
 
     Args:
         seekable: False for a stream that can only be read on; contents are then read and dropped.
@@ -23,17 +26,21 @@ def members(stream: BinaryIO, seekable: bool) -> tuple[list[tuple[str, int, int]
     found: list[tuple[str, int, int]] = []
     first = reader.peek()
     if len(first) == _BLOCK and not any(first):  # nothing but the end mark: Python 3.10 trips over it
-        return found, _BLOCK, True
-    tar = tarfile.TarFile(fileobj=reader)  # type: ignore[arg-type]
+        return found, _BLOCK, reader.only_zeros_left()
+    try:
+        tar = tarfile.TarFile(fileobj=reader)  # type: ignore[arg-type]
+    except _BROKEN as error:
+        raise tarfile.ReadError(f"broken first header ({error})") from error
     last, whole = -1, True
     while True:
         try:
             member = tar.next()
-        except (tarfile.TarError, ValueError, OverflowError, RecursionError):
+        except (tarfile.TarError, *_BROKEN):
             whole = False
             break
         if member is None:
-            whole = len(reader.last) == _BLOCK and not any(reader.last)  # tarfile takes a broken header for the end
+            # tarfile takes a broken header for the end.
+            whole = len(reader.last) == _BLOCK and not any(reader.last) and reader.only_zeros_left()
             break
         if member.offset <= last or member.size < 0:  # a broken size pointed backwards
             whole = False
@@ -76,22 +83,28 @@ class _Forward:
             self._peeked = b""
             self._position = position
             return
-        while self._position < position and self.read(min(1 << 20, position - self._position)):
+        while self._position < position and self.read(min(_PIECE, position - self._position)):
             pass
+
+    def only_zeros_left(self) -> bool:
+        while piece := self.read(_PIECE):
+            if piece.count(0) < len(piece):
+                return False
+        return True
 
     def length(self) -> int:
         """Where the stream ends."""
         if self._seekable:
             return self._stream.seek(0, 2)
-        while self.read(1 << 20):
+        while self.read(_PIECE):
             pass
         return self._position
 
 
 def _read(stream: BinaryIO, size: int) -> bytes:
-    """``size`` bytes unless the stream ends: a raw one may give fewer at a time."""
+    """``size`` bytes unless the stream ends: a raw one may give fewer at a time, and a broken size is no memory."""
     parts = []
-    while size and (part := stream.read(size)):
+    while size and (part := stream.read(min(size, _PIECE))):
         parts.append(part)
         size -= len(part)
     return b"".join(parts)
