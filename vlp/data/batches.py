@@ -244,8 +244,12 @@ class _Samples:
     def _read(self, shard: Shard, row: int, position: int, attempt: int) -> dict[str, bytes]:
         if self._ahead is None or attempt or not is_remote(shard.path):
             return shard.read(row, self._wanted)
+        try:
+            data = self._ahead.take(position)
+        except KeyError:  # it could not be asked for when its turn came
+            return shard.read(row, self._wanted)
         starts = [offset for offset, _ in shard.extents(row, self._wanted)]
-        return shard.members(row, self._wanted, dict(zip(starts, self._ahead.take(position), strict=True)))
+        return shard.members(row, self._wanted, dict(zip(starts, data, strict=True)))
 
     def _use(
         self,

@@ -21,6 +21,7 @@ from vlp.data import tar
 from vlp.data.samples import IMAGE_EXTENSIONS
 from vlp.data.shards import LOCAL, Shard, folder, stem
 from vlp.data.store import Store, is_remote
+from vlp.data.transports import ReadError
 from vlp.types import Skipped, UserError
 
 SUMMARY = "shards.json"
@@ -38,12 +39,11 @@ def open_shard(
 ) -> tuple[Shard, list[Skipped]]:
     """What a shard holds: from its index where there is one, else by a scan; also what had to be left out.
 
-    Kinds: "missing shard", "not a tar", "empty shard", "truncated shard" (its whole samples are kept), "duplicate key"
+    Kinds: "missing shard", "unreadable shard", "not a tar", "empty shard", "truncated shard" (its whole samples are kept), "duplicate key"
     (the first is kept), "no picture".
 
     Raises:
-        UserError: the index is of another file than the one that lies there now.
-        BadSample: "unreadable shard".
+        UserError: the index is of another file than the one that lies there now, or the server is dead.
     """
     if indexed and (loaded := load(path, root, store)) is not None:
         return loaded
@@ -57,6 +57,8 @@ def scan(path: str, store: Store = LOCAL) -> tuple[Shard, list[Skipped]]:
     try:
         with store.open_stream(path) as stream:
             members, length, whole = tar.members(stream, seekable=not is_remote(path))
+    except ReadError as error:
+        return _table(path, {}, store), [Skipped("unreadable shard", str(error))]
     except (tarfile.TarError, OSError) as error:
         return _table(path, {}, store), [Skipped("not a tar", f"{path} ({error})")]
     samples: dict[str, dict[str, tuple[int, int]]] = {}
