@@ -17,6 +17,7 @@ from vlp import __version__, cli, resolve
 
 TOOLS = resolve.names("data_tools")
 COMMANDS = {
+    "bench": ["-h", "NAME", "recipe", "key=value", "--json"],
     "data": ["-h", "TOOL"],
     "eval": ["-h", "model", "--on", "--output", "--batch-size"],
     "export": ["-h", "model", "directory", "--to"],

@@ -21,7 +21,7 @@ ROWS = [
     ["vlp.recipe"],
     ["vlp.engine", "vlp.console"],
     ["vlp.trainer"],
-    ["vlp.evaluation.report", "vlp.export", "vlp.inspection"],
+    ["vlp.evaluation.report", "vlp.export", "vlp.inspection", "vlp.bench"],
     ["vlp.quickstart"],
     ["vlp.cli", "vlp.__main__"],
 ]

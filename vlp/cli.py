@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from vlp import __version__, resolve
 from vlp.types import UserError
@@ -84,6 +85,12 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     sub = add("inspect", _inspect, "what a recipe would run, without running it")
     sub.add_argument("recipe", help="a YAML file, or the name of one in recipes/")
     sub.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=overrides)
+
+    sub = add("bench", _bench, "how fast a recipe runs on this machine, beside other libraries")
+    sub.add_argument("name", metavar="NAME", help=f"what is measured: {', '.join(resolve.names('vlp.bench'))}")
+    sub.add_argument("recipe", help="a YAML file, or the name of one in recipes/")
+    sub.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=overrides)
+    sub.add_argument("--json", metavar="FILE", help="write all figures there")
 
     add("recipes", _recipes, "list the recipes")
     add("objectives", _objectives, "list the objectives")
@@ -167,6 +174,18 @@ def _inspect(arguments: argparse.Namespace) -> None:
     from vlp.inspection import inspect
 
     print(inspect(recipe.load(arguments.recipe, arguments.overrides)))
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    _quiet()
+    from vlp import recipe
+
+    benchmark = resolve.module("vlp.bench", arguments.name, "benchmark")
+    if arguments.json:
+        Path(arguments.json).touch()  # a path that cannot be written is told before minutes of measuring
+    figures = benchmark.run(recipe.load(arguments.recipe, arguments.overrides))
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 def _recipes(arguments: argparse.Namespace) -> None:
