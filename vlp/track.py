@@ -106,7 +106,9 @@ def _forget_after(path: Path, step: int) -> None:
     """Drop rows beyond the checkpoint that a run goes on from, or they would stand there twice."""
     if path.exists():
         kept = [row for row in read_metrics(path) if row["step"] <= step]
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        partial.replace(path)  # in one step: a kill must not take the rows
 
 
 def _open_wandb(project: str, run_dir: Path, name: str) -> Any:
