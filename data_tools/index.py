@@ -82,9 +82,9 @@ def _index(path: str, root: str | None) -> tuple[int | None, int, list[Skipped]]
     except UserError:  # stale or broken: it is what this tool is run for
         there = None
     shard, defects = there or index.scan(path)
+    if any(bad.kind in ("missing shard", "not a tar") for bad in defects):
+        return None, 0, defects
     if not there:
-        if any(bad.kind in ("missing shard", "not a tar") for bad in defects):
-            return None, 0, defects
         index.save(shard, defects, root)
     return len(shard), LOCAL.length(path), defects
 

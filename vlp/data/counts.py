@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from vlp.data.index import SUMMARY, index_root
 from vlp.data.shards import LOCAL, folder, stem
 from vlp.data.store import Store, is_remote
 from vlp.types import UserError
+
+Result = TypeVar("Result")
 
 _THREADS = 16  # small files, one after another: threads hide the latency
 _WIDS = ("index.json", "wids.json", "shardindex.json")
@@ -42,17 +44,18 @@ def known_counts(paths: Sequence[str], root: str | None = None, store: Store = L
 
 def _from_index(paths: Sequence[str], root: str | None, store: Store) -> dict[str, tuple[int, str]]:
     name = f"{index_root(paths[0], root)}/{SUMMARY}"
-    summary = _json(name, store) or {}
+    summary = _read(name, store, _indexed) or {}
     counts = {}
     for path in paths:
-        if (entry := summary.get(stem(path))) is None:
+        if stem(path) not in summary:
             continue
-        if not is_remote(path) and os.path.exists(path) and os.path.getsize(path) != entry["bytes"]:
+        samples, length = summary[stem(path)]
+        if not is_remote(path) and os.path.exists(path) and os.path.getsize(path) != length:
             raise UserError(
-                f"{name} is stale: {path} has {os.path.getsize(path):,} bytes, but {entry['bytes']:,} when it was "
+                f"{name} is stale: {path} has {os.path.getsize(path):,} bytes, but {length:,} when it was "
                 "indexed: run vlp data index again"
             )
-        counts[path] = int(entry["samples"]), "index"
+        counts[path] = samples, "index"
     return counts
 
 
@@ -60,27 +63,59 @@ def _from_one_file(place: str, paths: Sequence[str], store: Store) -> dict[str, 
     """From the file that lists the shards of a folder: webdataset's, or that of a wids index."""
     if not paths or paths[0].startswith("pipe:"):
         return {}
-    sizes = _json(f"{place}/sizes.json", store)
-    origin = "sizes.json"
-    if sizes is None:
-        for name in _WIDS:
-            listed = _json(f"{place}/{name}", store)
-            if isinstance(listed, dict) and isinstance(listed.get("shardlist"), list):
-                sizes, origin = {str(s["url"]).rpartition("/")[2]: s["nsamples"] for s in listed["shardlist"]}, name
-                break
     by_name = {path.partition("?")[0].rpartition("/")[2]: path for path in paths}
-    return {by_name[name]: (int(count), origin) for name, count in (sizes or {}).items() if name in by_name}
+    for origin in ("sizes.json", *_WIDS):
+        sizes = _read(f"{place}/{origin}", store, _sizes if origin == "sizes.json" else _wids)
+        if sizes is not None:
+            return {by_name[name]: (count, origin) for name, count in sizes.items() if name in by_name}
+    return {}
 
 
 def _successes(path: str, store: Store) -> int | None:
-    stats = _json(f"{folder(path)}/{stem(path)}_stats.json", store)
-    return None if stats is None or "successes" not in stats else int(stats["successes"])
+    return _read(f"{folder(path)}/{stem(path)}_stats.json", store, _stats)
 
 
-def _json(name: str, store: Store) -> Any:
+def _read(name: str, store: Store, parse: Callable[[Any], Result]) -> Result | None:
+    """What ``parse`` finds in a JSON file; None if there is no such file."""
     if not store.exists(name):
         return None
     try:
-        return json.loads(store.read_all(name))
-    except ValueError as error:
+        tree = json.loads(store.read_all(name))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{name} is not JSON ({error}): mend or remove it") from error
+    try:
+        return parse(tree)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{name} does not count the samples of shards ({reason}): mend or remove it") from error
+
+
+def _indexed(tree: Any) -> dict[str, tuple[int, int]]:
+    return {name: (_count(entry["samples"]), _count(entry["bytes"])) for name, entry in _table(tree).items()}
+
+
+def _sizes(tree: Any) -> dict[str, int]:
+    return {name: _count(count) for name, count in _table(tree).items()}
+
+
+def _wids(tree: Any) -> dict[str, int] | None:
+    """None for another file of this name."""
+    if not isinstance(tree, dict) or not isinstance(tree.get("shardlist"), list):
+        return None
+    return {str(shard["url"]).rpartition("/")[2]: _count(shard["nsamples"]) for shard in tree["shardlist"]}
+
+
+def _stats(tree: Any) -> int | None:
+    return _count(tree["successes"]) if "successes" in _table(tree) else None
+
+
+def _table(tree: Any) -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        raise TypeError(f"{str(tree)[:20]!r} is no table")
+    return tree
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"{value!r} is no count")
+    return value

@@ -7,9 +7,11 @@ shard. With them a run starts, or goes on, without looking at a tar.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,7 +27,7 @@ from vlp.data.transports import ReadError
 from vlp.types import Skipped, UserError
 
 SUMMARY = "shards.json"
-_VERSION = 1
+_VERSION = 2
 _METADATA = b"vlp"
 
 
@@ -63,7 +65,7 @@ def scan(path: str, store: Store = LOCAL) -> tuple[Shard, list[Skipped]]:
         return _table(path, {}, store), [Skipped("not a tar", f"{path} ({error})")]
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     last_key, cut_key = "", ""
-    duplicates: set[str] = set()
+    copies: dict[str, Counter[str]] = defaultdict(Counter)  # key -> further members of an extension
     for name, offset, size in members:
         key, extension = _split(name)
         if offset + size > length:
@@ -71,7 +73,7 @@ def scan(path: str, store: Store = LOCAL) -> tuple[Shard, list[Skipped]]:
         elif extension:
             sample = samples.setdefault(key, {})
             if extension in sample:
-                duplicates.add(key)
+                copies[key][extension] += 1
             else:
                 sample[extension] = (offset, size)
                 last_key = key
@@ -85,7 +87,7 @@ def scan(path: str, store: Store = LOCAL) -> tuple[Shard, list[Skipped]]:
         samples.pop(cut_key, None)
     elif not samples:
         defects.append(Skipped("empty shard", path))
-    defects += [Skipped("duplicate key", f"{path}: {key}") for key in sorted(duplicates)]
+    defects += [Skipped("duplicate key", f"{path}: {key}", max(copies[key].values())) for key in sorted(copies)]
     pictured = {key: members for key, members in samples.items() if not members.keys().isdisjoint(IMAGE_EXTENSIONS)}
     defects += [Skipped("no picture", f"{path}: {key}") for key in samples if key not in pictured]
     return _table(path, pictured, store), defects
@@ -101,7 +103,8 @@ def save(shard: Shard, defects: Iterable[Skipped], root: str | None = None) -> N
     record = {
         "version": _VERSION,
         "bytes": shard.store.length(shard.path),
-        "defects": [[d.kind, d.where.removeprefix(shard.path)] for d in defects],
+        "defects": [[d.kind, d.where.removeprefix(shard.path), d.samples] for d in defects],
+        "digest": _digest(shard.keys, shard.extensions, shard.offset, shard.size),
     }
     table = pa.table(columns).replace_schema_metadata({_METADATA: json.dumps(record).encode()})
     buffer = io.BytesIO()
@@ -113,7 +116,7 @@ def load(path: str, root: str | None = None, store: Store = LOCAL) -> tuple[Shar
     """The index of the shard ``path``, or None if there is none.
 
     Raises:
-        UserError: it cannot be read, or the shard has another length now.
+        UserError: it cannot be read or was damaged, or the shard has another length now.
     """
     name = f"{index_root(path, root)}/{stem(path)}.parquet"
     if not store.exists(name):
@@ -125,15 +128,33 @@ def load(path: str, root: str | None = None, store: Store = LOCAL) -> tuple[Shar
         extensions = tuple(c.removesuffix(".size") for c in table.column_names if c.endswith(".size"))
         keys = np.array(table["key"].to_pylist(), dtype=np.bytes_)
         offset, size = (_matrix(table, extensions, field) for field in ("offset", "size"))
-    except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{name} is no index of a shard ({error}): remove it, or run vlp data index again") from error
-    if not path.startswith("pipe:") and (length := store.length(path)) != record["bytes"]:
+        length = int(record["bytes"])
+        defects = [Skipped(kind, f"{path}{where}", samples) for kind, where, samples in record["defects"]]
+        if record["digest"] != _digest(keys, extensions, offset, size):
+            raise ValueError("its values have changed since it was written")
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{name} is no index of a shard ({reason}): remove it, or run vlp data index again") from error
+    if path.startswith("pipe:"):
+        return Shard(path, keys, extensions, offset, size, store), defects
+    try:
+        length_now = store.length(path)
+    except UserError:
+        if store.exists(path):
+            raise
+        return _table(path, {}, store), [Skipped("missing shard", path)]
+    if length_now != length:
         raise UserError(
-            f"{name} is stale: {path} has {length:,} bytes, but {record['bytes']:,} when it was indexed: "
+            f"{name} is stale: {path} has {length_now:,} bytes, but {length:,} when it was indexed: "
             "run vlp data index again"
         )
-    defects = [Skipped(kind, f"{path}{where}") for kind, where in record["defects"]]
     return Shard(path, keys, extensions, offset, size, store), defects
+
+
+def _digest(keys: np.ndarray, extensions: tuple[str, ...], offset: np.ndarray, size: np.ndarray) -> str:
+    """Damage to an index would give pictures the captions of others."""
+    parts = repr(extensions).encode(), b"\0".join(keys.tolist()), offset.tobytes(), size.tobytes()
+    return hashlib.blake2b(b"\0".join(parts), digest_size=16).hexdigest()
 
 
 def _matrix(table: Any, extensions: tuple[str, ...], field: str) -> np.ndarray:
