@@ -41,8 +41,8 @@ def open_shard(
 ) -> tuple[Shard, list[Skipped]]:
     """What a shard holds: from its index where there is one, else by a scan; also what had to be left out.
 
-    Kinds: "missing shard", "unreadable shard", "not a tar", "empty shard", "truncated shard" (its whole samples are kept), "duplicate key"
-    (the first is kept), "no picture".
+    Kinds: "missing shard", "unreadable shard", "not a tar", "empty shard", "truncated shard" (its whole samples are
+    kept), "duplicate key" (the first is kept), "no picture".
 
     Raises:
         UserError: the index is of another file than the one that lies there now, or the server is dead.
@@ -121,9 +121,10 @@ def load(path: str, root: str | None = None, store: Store = LOCAL) -> tuple[Shar
     name = f"{index_root(path, root)}/{stem(path)}.parquet"
     if not store.exists(name):
         return None
+    content = store.read_all(name)
     try:
         # No threads: a forked worker has none of its parent's, and a short program may end before they do.
-        table = pq.ParquetFile(io.BytesIO(store.read_all(name))).read(use_threads=False)
+        table = pq.ParquetFile(io.BytesIO(content)).read(use_threads=False)
         record = json.loads(table.schema.metadata[_METADATA])
         extensions = tuple(c.removesuffix(".size") for c in table.column_names if c.endswith(".size"))
         keys = np.array(table["key"].to_pylist(), dtype=np.bytes_)

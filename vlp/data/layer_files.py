@@ -29,6 +29,7 @@ ARROW = {
     "int": pa.int64(),
     "bool": pa.bool_(),
 }
+UNREADABLE = (OSError, UnicodeError, pa.ArrowException)  # what broken Parquet files raise
 _PROBED_REMOTE = 100  # shards asked for a layer where each question is a request
 
 
@@ -56,6 +57,15 @@ def check_file_names(shard_paths: Sequence[str], root: str | Path | None = None)
                 f"{other} and {path} would share the layer files {shard_stem(path)}.parquet of one root: "
                 "keep the layers beside the shards, or give the shards different names"
             )
+
+
+def parquet_file(content: bytes) -> pq.ParquetFile:
+    """A layer's file, whose pages are held against their checksums when they are read.
+
+    Raises:
+        UNREADABLE: now or then, it is no Parquet file, or a damaged one.
+    """
+    return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
 
 
 def keys_digest(shard: Shard) -> str:
@@ -119,8 +129,8 @@ def layer_columns(
         file = layer_path(path, name, root)
         try:
             if store.exists(file):
-                return kinds_of(pq.ParquetFile(pa.BufferReader(store.read_all(file))).schema_arrow)
-        except (OSError, pa.ArrowException):  # counted when it is read for its samples
+                return kinds_of(parquet_file(store.read_all(file)).schema_arrow)
+        except UNREADABLE:  # counted when it is read for its samples
             continue
     return None
 

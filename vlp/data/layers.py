@@ -31,6 +31,7 @@ from vlp.data.layer_files import (
     FORMAT,
     METADATA,
     STORE,
+    UNREADABLE,
     byte_keys,
     find_keys,
     is_stale,
@@ -38,6 +39,7 @@ from vlp.data.layer_files import (
     kind_of,
     kinds_of,
     layer_path,
+    parquet_file,
     record_of,
     shard_stem,
 )
@@ -131,7 +133,7 @@ class LayerReader:
         defect = None
         try:
             if self._store.exists(path):
-                file = pq.ParquetFile(pa.BufferReader(self._store.read_all(path)))
+                file = parquet_file(self._store.read_all(path))
                 absent = [name for name in ("key", *self.columns) if name not in file.schema_arrow.names]
                 if absent:
                     defect = Skipped("unreadable layer", f"{path} (no column '{absent[0]}')")
@@ -141,7 +143,7 @@ class LayerReader:
                     # No threads: a forked worker has none of its parent's.
                     table = file.read(["key", *self.columns], use_threads=False)
                     return _Joined(self._align(table, shard), None)
-        except (OSError, pa.ArrowException) as error:
+        except UNREADABLE as error:
             defect = Skipped("unreadable layer", f"{path} ({_first_line(error)})")
         nothing = pa.nulls(len(shard))
         return _Joined({name: _values(nothing, kind) for name, kind in self.columns.items()}, defect)
@@ -176,9 +178,9 @@ def check_layer(shard: Shard, name: str, root: str | Path | None = None, store: 
     if not store.exists(path):
         return None
     try:
-        file = pq.ParquetFile(pa.BufferReader(store.read_all(path)))
+        file = parquet_file(store.read_all(path))
         keys = byte_keys(file.read(["key"], use_threads=False)["key"])
-    except (OSError, KeyError, pa.ArrowException) as error:
+    except (KeyError, *UNREADABLE) as error:
         return LayerCheck(path, len(shard), unreadable=_first_line(error))
     _, known = find_keys(keys, shard.keys)
     unknown = keys[~known]
@@ -201,10 +203,10 @@ def _first_line(error: BaseException) -> str:
 
 
 def _values(array: pa.Array, kind: str) -> Column:
-    if kind == "texts":
-        return TextLists(array.cast(ARROW[kind]))
-    if kind == "text":
-        return array.cast(ARROW[kind]).to_numpy(zero_copy_only=False)
+    if kind in ("text", "texts"):
+        array = array.cast(ARROW[kind])
+        array.validate(full=True)  # Parquet does not say whether text is UTF-8
+        return TextLists(array) if kind == "texts" else array.to_numpy(zero_copy_only=False)
     return array.cast(pa.float64()).to_numpy(zero_copy_only=False)
 
 
@@ -246,7 +248,7 @@ class LayerWriter:
         path = self.path(shard)
         try:
             record = record_of(_schema(path, self._store)) if self._store.exists(path) else None
-        except (OSError, pa.ArrowException):
+        except UNREADABLE:
             return False
         return record is not None and not is_stale(record, shard) and record.get("provenance") == self.provenance
 
@@ -277,7 +279,8 @@ class LayerWriter:
         }
         text = json.dumps(record, ensure_ascii=False, sort_keys=True)
         buffer = pa.BufferOutputStream()
-        pq.write_table(pa.table(table).replace_schema_metadata({METADATA: text}), buffer, compression="zstd")
+        content = pa.table(table).replace_schema_metadata({METADATA: text})
+        pq.write_table(content, buffer, compression="zstd", write_page_checksum=True)
         self._store.write(path, buffer.getvalue().to_pybytes())
         return path
 
@@ -370,6 +373,6 @@ def _kinds_of_another(path: str, store: Store) -> dict[str, str] | None:
         if other.rpartition("/")[2] != path.rpartition("/")[2]:
             try:
                 return kinds_of(_schema(other, store))
-            except (OSError, pa.ArrowException):
+            except UNREADABLE:
                 continue
     return None
