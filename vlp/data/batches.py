@@ -261,7 +261,9 @@ class _Samples:
     ) -> str:
         generator = sample_generator(self._seed, position, attempt)
         caption = draw(members, self._captions, generator, layered)
-        picture = next(members[extension] for extension in IMAGE_EXTENSIONS if extension in members)
+        picture = next((members[extension] for extension in IMAGE_EXTENSIONS if extension in members), None)
+        if picture is None:
+            raise BadSample("no picture")
         self._transform(picture, generator, len(out), out)
         return caption
 

@@ -21,6 +21,7 @@ from vlp.types import UserError
 
 # Scripts whose words are not set apart by spaces: Thai to Tibetan, Myanmar, Khmer, kana, Chinese characters.
 _UNSPACED = re.compile(r"[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
+_HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")  # in JSON; of characters beyond 16 bits both halves
 _NO_LAYERS: Mapping[str, list[str]] = MappingProxyType({})
 
 
@@ -71,9 +72,12 @@ class SampleTexts:
     def record(self) -> dict:
         """The JSON object of the sample."""
         if self._record is None:
+            data = self._members.get("json", b"{}")
             try:
-                record = json.loads(self._members.get("json", b"{}"))
-            except ValueError as error:
+                record = json.loads(data)
+                if _HALF_PAIR.search(data):
+                    json.dumps(record, ensure_ascii=False).encode()  # a half alone is no text
+            except (ValueError, RecursionError) as error:
                 raise BadSample("broken JSON", str(error)) from error
             self._record = record if isinstance(record, dict) else {}
         return self._record
