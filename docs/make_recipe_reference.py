@@ -32,7 +32,7 @@ in `recipes/`; `vlp inspect` says what it would run, and an unknown key is refus
 
 The resolved recipe, every default written out, lies in the run as `recipe.yaml`. A run goes on with the same recipe
 only; `run_dir`, `track`, `checkpoint`, `evaluate`, `data.workers`, `data.cache`, `data.read_ahead_mb` and
-`data.max_bad_fraction` may change on the way.
+`data.max_bad_fraction` may change on the way, and so may the paths in `data.train` that lead to the same shards.
 
 This page is written by `make docs` from the options in the code.
 """

@@ -1,9 +1,15 @@
-"""The engine under a run: Accelerate, checked against what was asked for, and the signals that stop it."""
+"""The engine under a run: Accelerate, checked against what was asked for, the signals that stop it, its directory."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -80,3 +86,33 @@ class Signals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def alone_in(run_dir: Path) -> Iterator[None]:
+    """Create ``run_dir`` and keep other runs out of it: ranks whose torchrun was killed, for one, train on.
+
+    The lock is one of POSIX: it ends with the process, however that ends, and its forks do not inherit it.
+
+    Raises:
+        UserError: another process trains there.
+    """
+    file, occupant = None, ""
+    if distributed.rank() == 0:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        file = (run_dir / ".lock").open("a+", encoding="utf-8")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.truncate(0)
+            print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):  # others come from file systems without locks
+                file.seek(0)
+                occupant = file.read().strip() or "another process"
+    try:
+        if found := distributed.from_all_ranks(occupant)[0]:
+            raise UserError(f"{run_dir} is being trained in by {found}: stop that first, or choose another run_dir")
+        yield
+    finally:
+        if file is not None:
+            file.close()

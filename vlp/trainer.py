@@ -23,7 +23,7 @@ from vlp.encoders import batch_norm
 from vlp.encoders.openclip import build
 from vlp.encoders.source import latest_checkpoint
 from vlp.encoders.two_tower import TwoTower
-from vlp.engine import Signals, accelerator_for, check_batch_statistics
+from vlp.engine import Signals, accelerator_for, alone_in, check_batch_statistics
 from vlp.evaluation import run as evaluation
 from vlp.evaluation.tasks.base import Task
 from vlp.objectives.base import check_needs, combined_loss, image_views
@@ -36,7 +36,15 @@ from vlp.types import Batch, Embeddings, Loss, UserError
 FREE_TO_CHANGE = (
     *("run_dir", "track.", "checkpoint.", "evaluate."),
     *("data.workers", "data.max_bad_fraction", "data.cache", "data.read_ahead_mb"),
+    "data.train",  # the same shards may have another path; that they are the same, their digest tells
 )
+# Of the digest of the data: what people call it.
+_OF_THE_ORDER = {
+    "names": "names of shards",
+    "counts": "numbers of samples in its shards",
+    "weights": "weights or kinds of draws of its sources",
+    "filter": "samples that pass data.filter",
+}
 
 
 @dataclass(frozen=True)
@@ -58,78 +66,84 @@ def train(recipe: Recipe) -> Outcome:
     with Signals() as signals:
         # ---- World: one process, or those that torchrun or accelerate started
         accelerator = accelerator_for(recipe.train)
-        rank, world = distributed.rank(), distributed.world_size()
+        with alone_in(Path(recipe.run_dir)):
+            return _train(recipe, accelerator, signals)
 
-        # ---- Run directory: new, or the one to go on with
-        run_dir = Path(recipe.run_dir)
-        resumed = _open_run(run_dir, recipe)
 
-        # ---- Model and data
-        check_needs(recipe.objectives, recipe.provides())
-        tasks = evaluation.open_tasks(recipe.evaluate)
-        model = build(recipe.model, recipe.seed, recipe.starts())
-        batch_norm.synchronise(model.clip)
-        data = TrainingData(
-            recipe.data,
-            model.picture_format,
-            model.tokenizer,
-            recipe.train.global_batch_size,
-            recipe.seed,
-            rank,
-            world,
-            image_views(recipe.objectives),
-        )
-        span = recipe.span(data.num_samples)
-        rows = recipe.train.global_batch_size // world
-        micro_batch_size = min(recipe.train.micro_batch_size or rows, rows)
-        check_batch_statistics(model, cached=micro_batch_size < rows)
+def _train(recipe: Recipe, accelerator: Accelerator, signals: Signals) -> Outcome:
+    rank, world = distributed.rank(), distributed.world_size()
 
-        # ---- Optimiser, average, what an earlier call left
-        if recipe.train.gradient_checkpointing:
-            model.use_gradient_checkpointing()
-        model.to(accelerator.device)
-        optimizer = adamw(model, recipe.train)
-        ema = EMA(model.clip, recipe.train.ema_decay) if recipe.train.ema_decay else None
-        bad_samples = BadSamples(recipe.data.max_bad_fraction, data.num_samples)
-        earlier: list[dict[str, Any]] = []
-        first_step = 0
-        if resumed is not None:
-            state = checkpoint.restore(resumed, model, optimizer, ema)
-            first_step = state["step"]
-            _check_same_data(data, state)
-            earlier.append(state["bad_samples"])
-            if accelerator.scaler is not None:
-                accelerator.scaler.load_state_dict(state["scaler"])
-        wrapped, engine_optimizer = accelerator.prepare(model, optimizer)
+    # ---- Run directory: new, or the one to go on with
+    run_dir = Path(recipe.run_dir)
+    resumed = _resumed(run_dir, recipe)
 
-        # ---- Steps
-        run = _Run(
-            recipe,
-            run_dir,
-            accelerator,
-            wrapped,
-            model,
-            optimizer,
-            engine_optimizer,
-            ema,
-            bad_samples,
-            earlier,
-            span,
-            micro_batch_size,
-            data.digest,
-        )
-        if rank == 0:
-            run.tracker = Tracker(recipe.track, run_dir, recipe.name, span.total_steps, first_step)
-            device = str(accelerator.device)
-            for line in decisions(recipe, model, data, span, world, micro_batch_size, device):
-                run.tracker.say(line)
-            if first_step:
-                run.tracker.say(f"going on from step {first_step}")
-        try:
-            return _steps(run, data, tasks, signals, first_step)
-        finally:
-            if run.tracker is not None:
-                run.tracker.close()
+    # ---- Model and data
+    check_needs(recipe.objectives, recipe.provides())
+    tasks = evaluation.open_tasks(recipe.evaluate)
+    model = build(recipe.model, recipe.seed, recipe.starts())
+    batch_norm.synchronise(model.clip)
+    data = TrainingData(
+        recipe.data,
+        model.picture_format,
+        model.tokenizer,
+        recipe.train.global_batch_size,
+        recipe.seed,
+        rank,
+        world,
+        image_views(recipe.objectives),
+    )
+    span = recipe.span(data.num_samples)
+    rows = recipe.train.global_batch_size // world
+    micro_batch_size = min(recipe.train.micro_batch_size or rows, rows)
+    check_batch_statistics(model, cached=micro_batch_size < rows)
+
+    # ---- Optimiser, average, what an earlier call left
+    if recipe.train.gradient_checkpointing:
+        model.use_gradient_checkpointing()
+    model.to(accelerator.device)
+    optimizer = adamw(model, recipe.train)
+    ema = EMA(model.clip, recipe.train.ema_decay) if recipe.train.ema_decay else None
+    bad_samples = BadSamples(recipe.data.max_bad_fraction, data.num_samples)
+    earlier: list[dict[str, Any]] = []
+    first_step = 0
+    if resumed is not None:
+        state = checkpoint.restore(resumed, model, optimizer, ema)
+        first_step = state["step"]
+        _check_same_data(data, state)
+        earlier.append(state["bad_samples"])
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(state["scaler"])
+    wrapped, engine_optimizer = accelerator.prepare(model, optimizer)
+    _write_recipe(run_dir, recipe)
+
+    # ---- Steps
+    run = _Run(
+        recipe,
+        run_dir,
+        accelerator,
+        wrapped,
+        model,
+        optimizer,
+        engine_optimizer,
+        ema,
+        bad_samples,
+        earlier,
+        span,
+        micro_batch_size,
+        data.digest,
+    )
+    if rank == 0:
+        run.tracker = Tracker(recipe.track, run_dir, recipe.name, span.total_steps, first_step)
+        device = str(accelerator.device)
+        for line in decisions(recipe, model, data, span, world, micro_batch_size, device):
+            run.tracker.say(line)
+        if first_step:
+            run.tracker.say(f"going on from step {first_step}")
+    try:
+        return _steps(run, data, tasks, signals, first_step)
+    finally:
+        if run.tracker is not None:
+            run.tracker.close()
 
 
 @dataclass
@@ -148,7 +162,7 @@ class _Run:
     earlier_bad_samples: list[dict[str, Any]]
     span: Span
     micro_batch_size: int
-    data_digest: str
+    data_digest: dict[str, Any]
     tracker: Tracker | None = None
 
     def samples(self, step: int) -> int:
@@ -284,37 +298,48 @@ def _save(run: _Run, step: int) -> None:
     distributed.barrier()
 
 
-def _open_run(run_dir: Path, recipe: Recipe) -> Path | None:
-    """Write the resolved recipe into a new run, or find the checkpoint of the one that lies there."""
+def _resumed(run_dir: Path, recipe: Recipe) -> Path | None:
+    """The checkpoint to go on from, of the run that lies in ``run_dir``."""
     stored = run_dir / "recipe.yaml"
-    resolved = recipe.to_yaml()
     resumed = latest_checkpoint(run_dir)
     if stored.exists() and resumed is not None:
-        changed = [k for k in difference(stored, resolved) if not k.startswith(FREE_TO_CHANGE)]
+        changed = [k for k in difference(stored, recipe.to_yaml()) if not k.startswith(FREE_TO_CHANGE)]
         if changed:
             raise UserError(
                 f"{run_dir} holds a run of another recipe (different: {', '.join(changed[:5])}): "
                 "choose another run_dir, or remove that one"
             )
-    distributed.barrier()
+    return resumed
+
+
+def _write_recipe(run_dir: Path, recipe: Recipe) -> None:
+    """Not before all checks: a run keeps the recipe that it was trained with."""
+    distributed.barrier()  # the others may still be comparing with the one that lies there
     if distributed.rank() == 0:
-        run_dir.mkdir(parents=True, exist_ok=True)
+        stored = run_dir / "recipe.yaml"
         partial = stored.with_suffix(".partial")
-        partial.write_text(resolved, encoding="utf-8")
+        partial.write_text(recipe.to_yaml(), encoding="utf-8")
         partial.replace(stored)
     distributed.barrier()
-    return resumed
 
 
 def _check_same_data(data: TrainingData, state: dict[str, Any]) -> None:
     """Other shards mean another order: what was seen would come again, and some would never come."""
-    if data.digest != state["data"]:
-        now, before = data.num_samples, state["num_samples"]
-        counts = f"{now:,} samples now, but {before:,}" if now != before else "other samples in its shards than"
-        raise UserError(
-            f"data.train has {counts} when this run was saved: "
-            "bring the shards and layers back, or choose another run_dir"
-        )
+    now, before = data.digest, state["data"]
+    changed = [what for key, what in _OF_THE_ORDER.items() if now[key] != before[key]]
+    lengths = [name for name, length in now["bytes"].items() if before["bytes"].get(name, length) != length]
+    if data.num_samples != state["num_samples"]:
+        difference = f"has {data.num_samples:,} samples now, but {state['num_samples']:,}"
+    elif changed:
+        difference = f"has other {' and '.join(changed)} now than"
+    elif lengths:
+        name = lengths[0]
+        difference = f"has a {name}.tar of {now['bytes'][name]:,} bytes now, but of {before['bytes'][name]:,}"
+    else:
+        return
+    raise UserError(
+        f"data.train {difference} when this run was saved: bring the shards and layers back, or choose another run_dir"
+    )
 
 
 def _check_finite(value: float, what: str, step: int) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from statistics import median
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -16,9 +18,9 @@ from pydantic import BaseModel, Field
 from vlp import distributed
 from vlp.data.counts import known_counts
 from vlp.data.expression import LayerFilter
-from vlp.data.index import open_shard
+from vlp.data.index import load, open_shard, scan
 from vlp.data.samples import BadSample
-from vlp.data.shards import Shard, find_shards
+from vlp.data.shards import Shard, find_shards, stem
 from vlp.data.store import Store
 from vlp.data.stream import Mixture, Order, Resampled, SampleOrder
 from vlp.types import Skipped, UserError
@@ -26,6 +28,7 @@ from vlp.types import Skipped, UserError
 _THREADS = 8  # a scan is one small read after another, so threads hide the latency of network file systems
 _MANY = 200  # shards that take a while to look at
 _KEPT_TABLES = 128  # of an indexed shard, in each process: some 600 KB for ten thousand samples
+_MEASURED_SHARDS = 16  # whose lengths tell that the data is the same
 _SMALLEST_SHARE = 1e-5  # a block of a mixture is long enough for two samples of the rarest source
 _LOST_SAMPLES = frozenset({"missing shard", "not a tar", "truncated shard"})
 
@@ -68,6 +71,7 @@ class Sources:
     notes: list[str]
     _sizes: list[int] = field(default_factory=list)
     _tables: OrderedDict[int, Shard] = field(default_factory=OrderedDict)
+    _lost: dict[int, list[Skipped]] = field(default_factory=dict)  # what opened shards lack of their counts
 
     @property
     def num_samples(self) -> int:
@@ -81,21 +85,21 @@ class Sources:
     def digest(self) -> dict[str, Any]:
         """Of all that the order depends on, by what it is: where one differs, a run cannot go on where it was.
 
-        Folders do not count, so that shards may be moved; ``bytes`` are the lengths of shards from all over, which tell
-        other data of the same names and counts.
+        Folders do not count, so that shards can be moved. ``bytes`` are the lengths of some shards from all over, by
+        name: they tell other data that has the same names and counts.
         """
-        groups = zip(self._firsts(), self._sizes, strict=True)
-        mixed = [(self.entries[first].source, size) for first, size in groups]
-        weights = [(source.weight, source.replacement, source.weight and size) for source, size in mixed]
-        rows = [entry.rows.tobytes() for entry in self.entries if entry.rows is not None]
+        mixed = [(self.entries[first].source, size) for first, size in zip(self._firsts(), self._sizes, strict=True)]
+        weights = [(source.weight, source.replacement, size) for source, size in mixed if source.weight]
+        rows = [b"" if entry.rows is None else entry.rows.tobytes() for entry in self.entries]
+        some = self.entries[:: math.ceil(len(self.entries) / _MEASURED_SHARDS)]
         with ThreadPoolExecutor(_THREADS) as pool:
-            lengths = list(pool.map(self._length, self.entries[:: math.ceil(len(self.entries) / _WEIGHED_SHARDS)]))
+            lengths = zip(some, pool.map(self._length, some), strict=True)
         return {
             "names": _hash(repr([stem(entry.path) for entry in self.entries]).encode()),
-            "counts": _hash(repr([(entry.used, entry.count) for entry in self.entries]).encode()),
-            "weights": _hash(repr(weights).encode()),
-            "filtered": _hash(*rows),
-            "bytes": _hash(repr(lengths).encode()),
+            "counts": _hash(repr([entry.count for entry in self.entries]).encode()),
+            "weights": _hash(repr(weights or mixed[0][0].replacement).encode()),
+            "filter": _hash(b"".join(rows)),
+            "bytes": {stem(entry.path): length for entry, length in lengths if length is not None},
         }
 
     def _length(self, entry: _Entry) -> int | None:
@@ -133,17 +137,23 @@ class Sources:
         if number not in self._tables:
             if len(self._tables) >= _KEPT_TABLES:
                 self._tables.popitem(last=False)
-            self._tables[number] = self._open(entry)
+            self._tables[number] = self._open(number)
         self._tables.move_to_end(number)
         return self._tables[number]
 
-    def _open(self, entry: _Entry) -> Shard:
-        table, _ = open_shard(entry.path, entry.source.index, self.store)
+    def _open(self, number: int) -> Shard:
+        entry = self.entries[number]
+        if (opened := load(entry.path, entry.source.index, self.store)) is None:
+            self.store.keep_copy(entry.path)  # or each process would fetch all of it only to scan it
+            opened = scan(entry.path, self.store)
+        table, defects = opened
         if len(table) > entry.count:
             raise UserError(
                 f"{entry.path} holds {len(table):,} samples, but {entry.origin} counts {entry.count:,}, so some would "
                 "never be seen: correct that file, or run vlp data index"
             )
+        defects = sorted(defects, key=lambda bad: bad.kind in _LOST_SAMPLES)  # what is lost may be any number
+        self._lost[number] = [bad for bad in defects for _ in range(bad.samples)]
         return table
 
     def row(self, number: int, row: int) -> tuple[Shard, int]:
@@ -157,16 +167,23 @@ class Sources:
         if entry.rows is not None:
             row = int(entry.rows[row])
         if row >= len(shard):
-            raise BadSample("missing sample", f"{len(shard)} of {entry.count} are there")
+            lost = self._missing(number, row - len(shard))
+            raise BadSample(lost.kind, f"{len(shard)} of {entry.count} are there")
         return shard, row
+
+    def _missing(self, number: int, place: int) -> Skipped:
+        """Why the ``place``-th of the samples that a shard lacks is not there."""
+        lost = self._lost.get(number) or [Skipped("missing sample", self.entries[number].path)]
+        return lost[min(place, len(lost) - 1)]
 
     def where(self, number: int, row: int) -> str:
         """How logs name a sample."""
-        try:
-            shard, row = self.row(number, row)
-        except BadSample:
-            return f"{self.entries[number].path}: sample {row}"
-        return shard.where(row)
+        entry, shard = self.entries[number], self.shard(number)
+        row = row if entry.rows is None else int(entry.rows[row])
+        if row < len(shard):
+            return shard.where(row)
+        lost = self._missing(number, row - len(shard)).where
+        return lost if lost.startswith(f"{entry.path}: ") else f"{entry.path}: sample {row}"
 
 
 def open_sources(sources: Sequence[Source], expression: str | None, store: Store) -> Sources:
@@ -216,12 +233,13 @@ def _used(entries: Sequence[_Entry], sizes: Sequence[int]) -> tuple[list[_Entry]
     if weighted and not all(groups):
         empty = entries[ends[next(i for i, group in enumerate(groups) if not group)]].source
         raise UserError(f"data.train: the source {empty.shards} has no usable sample: mend or remove it")
-    return [entry for group in groups for entry in group], [len(group) for group in groups]
+    return [entry for group in groups for entry in group], [len(group) for group in groups if group]
 
 
 def _known(known: dict[str, tuple[int, str]], path: str) -> tuple[int, None, None, str]:
-    count, origin = known.get(path, (0, "scan"))
-    return count, None, None, origin
+    count, origin = known.get(path, (0, ""))
+    believed = count or origin == "index"  # what others call empty is soon scanned, if it is
+    return count, None, None, origin if believed else "scan"
 
 
 def _check_weights(sources: Sequence[Source]) -> None:
@@ -332,3 +350,7 @@ def _weighed(defects: Sequence[Skipped], entries: Sequence[_Entry]) -> list[Skip
         else bad
         for bad in defects
     ]
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
