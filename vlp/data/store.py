@@ -55,7 +55,7 @@ class Store:
     ) -> None:
         self._patience = retries, timeout, first_wait
         self._cache = Cache(cache)
-        self._without_ranges: set[str] = set()
+        self._copied: set[str] = set()  # paths that are read from copies, as parts of them cannot or should not be had
         self._connected: tuple[int, Remote] | None = None
 
     def exists(self, path: str) -> bool:
@@ -98,13 +98,13 @@ class Store:
         try:
             if not is_remote(path):
                 data = _read_local(path, offset, size)
-            elif self._cache.is_lasting or path in self._without_ranges:
+            elif self._is_copied(path):
                 data = self._on_copy(path, lambda copy: _read_local(copy, offset, size))
             else:
                 try:
                     data = self._remote.read(path, offset, size)
                 except NoRangesError:
-                    self._without_ranges.add(path)
+                    self.keep_copy(path)
                     data = self._on_copy(path, lambda copy: _read_local(copy, offset, size))
         except OSError as error:
             raise BadSample("unreadable shard", str(error)) from error
@@ -136,10 +136,20 @@ class Store:
         forget(path)
         if not is_remote(path):
             return open(path, "rb")
-        if self._cache.is_lasting:
+        if self._is_copied(path):
             self._cache.forget(path)
             return self._on_copy(path, lambda copy: open(copy, "rb"))
         return cast(BinaryIO, RemoteStream(self._remote.stream(path)))
+
+    def keep_copy(self, path: str) -> None:
+        """From now on read ``path``, if it is remote, from a copy: one for this process and those it forks.
+
+        For what would otherwise be fetched by each of them, to be scanned, and once more in parts.
+        """
+        self._copied.add(path)
+
+    def _is_copied(self, path: str) -> bool:
+        return self._cache.is_lasting or path in self._copied
 
     def local_copy(self, path: str) -> str:
         """A local file with these bytes: ``path`` itself if it is local, else a copy in the cache.
