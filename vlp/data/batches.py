@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections import Counter
@@ -32,6 +33,7 @@ from vlp.types import Batch, Skipped, UserError
 Tokenizer = Callable[[list[str]], torch.Tensor]
 _MAX_ATTEMPTS = 100
 _PROBED_SHARDS = 100
+_PROBED_TABLES = 8
 
 
 class DataOptions(BaseModel, frozen=True, extra="forbid"):
@@ -115,9 +117,8 @@ class TrainingData:
         bad = BadSamples(options.max_bad_fraction, self.num_samples)
         bad.add(self.defects, seen=self.num_samples)
         bad.check()
-        probes = list(_probes(sources))
-        self.columns = sorted({extension for shard, _, _ in probes for extension in shard.extensions})
-        check_sources((members for _, _, members in probes), options.captions)
+        self.columns = _columns(sources)
+        check_sources(_probes(sources), options.captions)
         layers = _caption_layers(options.captions, sources)
         order = sources.order(seed, options.shuffle_window, options.shuffle_streams)
         self._samples = _Samples(sources, order, layers, options, picture_format, seed, image_views)
@@ -200,10 +201,19 @@ class _Samples:
         self._read_ahead_bytes = options.read_ahead_mb << 20
         self._ahead: ReadAhead | None = None
 
-    def empty(self, rows: int) -> torch.Tensor:
-        """Room for the pictures of a batch, uint8 (V, N, C, H, W)."""
-        views, *shape = self._shape
-        return torch.empty((views, rows, *shape), dtype=torch.uint8)
+    def empty(self, rows: int, shared: bool = False) -> torch.Tensor:
+        """Room for the pictures of a batch, uint8 (V, N, C, H, W), channels last in memory as they are resized.
+
+        ``shared`` with other processes: what is written there need not be copied to them.
+        """
+        views, channels, height, width = self._shape
+        shape = (views, rows, height, width, channels)
+        if shared:  # from the start: share_memory_() would copy what is not there yet
+            storage = torch.UntypedStorage._new_shared(math.prod(shape))
+            images = torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
+        else:
+            images = torch.empty(shape, dtype=torch.uint8)
+        return images.permute(0, 1, 4, 2, 3)
 
     def make(self, position: int, out: torch.Tensor) -> tuple[str, str, list[Skipped]]:
         """(caption, key, what had to be replaced by it); the views of its picture go into ``out`` (V, C, H, W)."""
@@ -289,9 +299,7 @@ class _Steps(Dataset):
                 self._reads_ahead = True
                 self._samples.read_ahead(self._to_come(step))
             positions = self._positions(step)
-            images = self._samples.empty(len(positions))
-            if get_worker_info() is not None:
-                images.share_memory_()  # written where the main process reads it: sending costs no copy
+            images = self._samples.empty(len(positions), shared=get_worker_info() is not None)
             made = [self._samples.make(position, images[:, row]) for row, position in enumerate(positions)]
         except UserError as error:
             return str(error)
@@ -327,16 +335,23 @@ def _check_batch_size(global_batch_size: int, num_samples: int, world: int) -> N
         )
 
 
-def _probes(sources: Sources) -> Iterator[tuple[Shard, int, dict[str, bytes]]]:
-    """Some samples of the first shard, then one of each of some others."""
+def _columns(sources: Sources) -> list[str]:
+    """The extensions in some of the shards: opening the tables of all would hold up the start."""
+    columns: set[str] = set()
+    for number in range(min(len(sources.entries), _PROBED_TABLES)):
+        with suppress(BadSample):  # counted when its samples are drawn
+            columns.update(sources.shard(number).extensions)
+    return sorted(columns)
+
+
+def _probes(sources: Sources) -> Iterator[dict[str, bytes]]:
+    """The texts of some samples of the first shard, then of one of each of some others; read when asked for."""
     used = [number for number, entry in enumerate(sources.entries) if entry.used]
     places = [(used[0], row) for row in range(min(sources.entries[used[0]].used, 100))]
     for number, row in places + [(number, 0) for number in used[1:_PROBED_SHARDS]]:
-        try:
+        with suppress(BadSample):
             shard, row_there = sources.row(number, row)
-            yield shard, row_there, shard.read(row_there, {"txt", "json"})
-        except BadSample:  # counted when it is drawn
-            continue
+            yield shard.read(row_there, {"txt", "json"})
 
 
 def _caption_layers(captions: Sequence[CaptionSource], sources: Sources) -> dict[str | None, CaptionLayers]:
