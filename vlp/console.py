@@ -75,6 +75,7 @@ def decisions(
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     yield f"parameters: {parameters}" + (f", of which frozen {frozen:,}" if frozen else "")
     for defect in data.defects[:10]:
-        yield f"skipped: {defect.kind}: {defect.where}"
+        lost = f" ({defect.samples:,} samples)" if defect.samples > 1 else ""
+        yield f"skipped: {defect.kind}: {defect.where}{lost}"
     if len(data.defects) > 10:
         yield f"skipped: {len(data.defects) - 10} more defects; vlp inspect counts them"

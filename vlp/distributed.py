@@ -104,6 +104,16 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     return bool(packed.item())
 
 
+def fail_together(sentence: str, device: torch.device) -> None:
+    """Raise the UserError of any rank on all of them: one that ended alone would leave the others waiting for it.
+
+    Args:
+        sentence: what is wrong on this rank; empty if nothing is.
+    """
+    if any_rank(bool(sentence), device):
+        raise UserError(next(filter(None, from_all_ranks(sentence))))
+
+
 def barrier() -> None:
     """Wait until every rank is here."""
     if world_size() > 1:

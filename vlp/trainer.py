@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,8 @@ def _train(recipe: Recipe, accelerator: Accelerator, signals: Signals) -> Outcom
         if first_step:
             run.tracker.say(f"going on from step {first_step}")
     try:
-        return _steps(run, data, tasks, signals, first_step)
+        with closing(to_device(data.batches(first_step, span.total_steps), accelerator.device)) as batches:
+            return _steps(run, data, batches, tasks, signals, first_step)
     finally:
         if run.tracker is not None:
             run.tracker.close()
@@ -174,18 +176,17 @@ class _Run:
         return self.bad_samples.merged([*self.earlier_bad_samples, *states])
 
 
-def _steps(run: _Run, data: TrainingData, tasks: list[Task], signals: Signals, first_step: int) -> Outcome:
+def _steps(
+    run: _Run, data: TrainingData, batches: Iterator[Batch], tasks: list[Task], signals: Signals, first_step: int
+) -> Outcome:
     recipe, total = run.recipe, run.span.total_steps
     results: list[evaluation.Result] = []
     stopwatch = Stopwatch()
     run.wrapped.train()
-    batches = to_device(data.batches(first_step, total), run.accelerator.device)
     for step in range(first_step + 1, total + 1):
         waiting = time.perf_counter()
-        batch = next(batches)
+        batch = _next(run, batches)
         stopwatch.step(time.perf_counter() - waiting)
-        run.bad_samples.add(batch.skipped, seen=len(batch))
-        run.bad_samples.check()
         figures = _update(run, batch, step - 1)
 
         last = step == total
@@ -213,9 +214,23 @@ def _steps(run: _Run, data: TrainingData, tasks: list[Task], signals: Signals, f
             return Outcome(run.run_dir, step, finished=False)
     if first_step >= total:
         results = _evaluate(run, tasks, total)
-    for line in run.all_bad_samples().summary():
+    for line in [*data.defects_by_kind(), *run.all_bad_samples().summary()]:
         distributed.say(line)
     return Outcome(run.run_dir, total, finished=True, results=results)
+
+
+def _next(run: _Run, batches: Iterator[Batch]) -> Batch:
+    """The next batch of this rank, counted; all ranks end if one has none or too many bad samples."""
+    batch, sentence = None, ""
+    try:
+        batch = next(batches)
+        run.bad_samples.add(batch.skipped, seen=len(batch))
+        run.bad_samples.check()
+    except UserError as error:
+        sentence = str(error)
+    distributed.fail_together(sentence, run.accelerator.device)
+    assert batch is not None
+    return batch
 
 
 def _update(run: _Run, batch: Batch, step: int) -> dict[str, Tensor]:

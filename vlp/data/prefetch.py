@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import torch
 
 from vlp.types import Batch
 
 
-def to_device(batches: Iterator[Batch], device: torch.device | str) -> Iterator[Batch]:
+def to_device(batches: Iterator[Batch], device: torch.device | str) -> Generator[Batch, None, None]:
     """The same batches with their tensors on ``device``, each read only when it is asked for.
 
     On CUDA the copy runs on a stream of its own, so that a batch in pinned memory travels while the GPU still works on
