@@ -1,0 +1,110 @@
+"""Runs the benchmarks of the loader one after another and writes their figures into README.md.
+
+    python benchmarks/speed/run.py [pictures tokenizer loader resume memory]
+
+All of them take some fifteen minutes on two cores, which should have nothing else to do. Each writes
+``results/NAME.json``; the table is made of all the files that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+NAMES = ("pictures", "tokenizer", "loader", "resume", "memory")
+START, END = "<!-- table: written by run.py -->", "<!-- end of table -->"
+PICTURES = {
+    "640x480": {"exact": 2.7, "fast": 5},
+    "1280x960": {"exact": 3.8, "fast": 8},
+    "341x256": {"exact": 3.0, "fast": 4},
+}
+Row = tuple[str, str, str]
+
+
+def spread(ratio: dict[str, float]) -> str:
+    return f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"
+
+
+def pictures(result: dict[str, Any]) -> Iterator[Row]:
+    for size, row in result["rows"].items():
+        for mode in ("exact", "fast"):
+            target = PICTURES.get(size, {}).get(mode)
+            reached = f"{spread(row[mode]['ratio'])}; pixels differ by {row[mode]['mae']:.3f} of 255"
+            yield f"picture of {size}, {mode}: open_clip / vlp", f"≥ {target}" if target else "", reached
+
+
+def tokenizer(result: dict[str, Any]) -> Iterator[Row]:
+    for state in ("warm", "cold"):
+        reached = f"{spread(result[state]['ratio'])}; {result['different_ids']} captions with other ids"
+        yield f"tokenizer, {state}: open_clip / vlp", "≥ 2.5" if state == "warm" else "", reached
+
+
+def loader(result: dict[str, Any]) -> Iterator[Row]:
+    for size, row in result["rows"].items():
+        for pair, ratio in row["ratio"].items():
+            target = "≥ 4" if pair.startswith("open_clip") else "≥ 1.5"
+            reached = f"{spread(ratio['clock'])}; of CPU {spread(ratio['cpu'])}"
+            yield f"tar to batch, {result['workers']} workers, {size}: {pair}", target, reached
+    pixels, rest = ({name: parts[kind] for name, parts in row["bytes"].items()} for kind in ("pixels", "rest"))
+    reached = (
+        f"{pixels['vlp exact'] / pixels['open_clip']:.3f} for pixels; ids, keys and captions {rest['vlp exact']:.0f}"
+    )
+    yield "bytes from a worker to the main process: vlp / open_clip", "≤ 0.25", reached
+
+
+def resume(result: dict[str, Any]) -> Iterator[Row]:
+    for kind, rows in result["seconds"].items():
+        for position, row in rows.items():
+            reached = f"{row['all']:.2f} s ({row['min']:.2f} to {row['max']:.2f})"
+            yield f"first batch at sample {int(position):,}, {kind}", "< 0.5 s" if "index," in kind else "", reached
+    ways = len(result["digests"])
+    yield (
+        f"the same batch there in {ways} ways (1, 2, 4 ranks; 0, 1, 2 workers)",
+        "yes",
+        "yes" if result["same"] else "NO",
+    )
+
+
+def memory(result: dict[str, Any]) -> Iterator[Row]:
+    for name, run in result["runs"].items():
+        first, last = (sum(point["resident"]) for point in (run["points"][0], run["points"][-1]))
+        slope = f"{run['slope']['resident']:+.2f} MiB for each 100,000 samples" if run["slope"] else ""
+        reached = f"{first:,.0f} to {last:,.0f} MiB; second half {slope}"
+        yield f"resident memory over {run['points'][-1]['samples']:,} samples, {name}", "flat", reached
+
+
+def table(results: dict[str, Any]) -> str:
+    """Markdown of all results there are, in the order of ``NAMES``."""
+    makers = {"pictures": pictures, "tokenizer": tokenizer, "loader": loader, "resume": resume, "memory": memory}
+    rows = [row for name in NAMES if name in results for row in makers[name](results[name])]
+    lines = ["| | target | reached |", "|---|---:|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(NAMES)} (default: all)")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(NAMES):
+        parser.error(f"no benchmark {min(unknown)}: there are {', '.join(NAMES)}")
+    folder = HERE / "results"
+    folder.mkdir(exist_ok=True)
+    for name in arguments.names or NAMES:
+        print(f"---- {name}", flush=True)
+        command = [sys.executable, str(HERE / f"{name}.py"), "--json", str(folder / f"{name}.json")]
+        subprocess.run(command, check=True)
+    results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    readme = HERE / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(START)
+    _, _, after = rest.partition(END)
+    readme.write_text(f"{before}{START}\n\n{table(results)}\n\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
