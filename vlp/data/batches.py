@@ -33,7 +33,7 @@ from vlp.types import Batch, Skipped, UserError
 Tokenizer = Callable[[list[str]], torch.Tensor]
 _MAX_ATTEMPTS = 100
 _PROBED_SHARDS = 100
-_PROBED_TABLES = 8
+_PROBED_TABLES = 2  # without an index each is a scan
 
 
 class DataOptions(BaseModel, frozen=True, extra="forbid"):
