@@ -149,17 +149,18 @@ def uninterrupted(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
 
 
 def assert_repeats(cut: Any, whole: Any, bitwise: bool = True) -> None:
-    """Every attempt took the batches of the uninterrupted run, from a checkpoint on, and all came to the same end."""
+    """Every attempt took the batches of the uninterrupted run from the newest checkpoint on, and the end is one."""
     expected = whole.whole_batches(0)
     seen: set[int] = set()
+    starts = []
     for attempt in range(cut.attempts):
-        for rank in cut.taken(attempt):
-            steps = sorted(rank)
-            assert steps == list(range(steps[0], steps[0] + len(steps))) if steps else True
-            assert not steps or steps[0] <= len(seen), "no step is left out"
+        steps_of_ranks = [sorted(rank) for rank in cut.taken(attempt) if rank]
+        assert all(steps == list(range(steps[0], steps[-1] + 1)) for steps in steps_of_ranks)
+        starts += {steps[0] for steps in steps_of_ranks}
         batches = cut.whole_batches(attempt)
         assert all(batches[step] == expected[step] for step in batches)
         seen |= batches.keys()
+    assert starts == sorted(starts), "no checkpoint is lost"
     assert seen == set(range(STEPS))
     (a, a_state, a_losses), (b, b_state, b_losses) = cut.result(), whole.result()
     assert a.keys() == b.keys()
