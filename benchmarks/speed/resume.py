@@ -3,9 +3,10 @@
     python benchmarks/speed/resume.py [--shards 200] [--position 0 1000000 ...] [--repeats 5] [--json FILE]
 
 Two million tiny samples in plain tars. Each measurement is a process of its own, from the construction of
-``TrainingData`` to the first batch in the main process, imports not counted: with an index, with sample counts alone
-(webdataset's ``sizes.json``), and with nothing, where all tars are scanned. The global batch at that place must be the
-same, to the last pixel, for any number of ranks and workers, and when the stream came there from three batches before.
+``TrainingData`` to the first batch in the main process, imports not counted: with an index, and at the last place also
+with sample counts alone (webdataset's ``sizes.json``) and with nothing, where all tars are scanned. The global batch
+there must be the same, to the last pixel, in all these ways, for any number of ranks and workers, and when the stream
+came there from three batches before.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import statistics
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from vlp.data.transforms import PictureFormat
 from vlp.encoders.tokenizer import FastTokenizer
 
 FORMAT = PictureFormat((32, 32), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-WORLDS = (1, 2, 4)
+WORLDS = (1, 2, 4)  # ranks
 WORKERS = (0, 1, 2)
 _BEFORE = 3
 
@@ -80,17 +80,22 @@ def alone(*arguments: Any, **options: Any) -> tuple[dict[str, float], list[bytes
 
 def global_batch(folder: Path, start: int, step: int, batch_size: int, world: int, workers: int) -> str:
     """Digest of the global batch of ``step``, its rows put together from all ranks."""
-    ranks = [alone(folder, start, step, batch_size, rank, world, workers)[1] for rank in range(world)]
+    return digest([alone(folder, start, step, batch_size, rank, world, workers)[1] for rank in range(world)])
+
+
+def digest(ranks: list[list[bytes]]) -> str:
     return hashlib.blake2b(
         b"".join(row for rows in zip(*ranks, strict=True) for row in rows), digest_size=8
     ).hexdigest()
 
 
-def timed(folder: Path, step: int, batch_size: int, workers: int, repeats: int) -> dict[str, Any]:
-    found = [alone(folder, step, step, batch_size, workers=workers)[0] for _ in range(repeats)]
-    row: dict[str, Any] = {part: statistics.median(times[part] for times in found) for part in found[0]}
-    row |= {"min": min(t["all"] for t in found), "max": max(t["all"] for t in found), "repeats": repeats}
-    return row
+def timed(folder: Path, step: int, batch_size: int, workers: int, repeats: int) -> tuple[dict[str, Any], str]:
+    """Medians over processes, and the digest of the batch."""
+    found = [alone(folder, step, step, batch_size, workers=workers) for _ in range(repeats)]
+    times = [seconds for seconds, _ in found]
+    row: dict[str, Any] = {part: statistics.median(seconds[part] for seconds in times) for part in times[0]}
+    row |= {"min": min(t["all"] for t in times), "max": max(t["all"] for t in times), "repeats": repeats}
+    return row, digest([found[-1][1]])
 
 
 def main() -> int:
@@ -112,27 +117,28 @@ def main() -> int:
         indexed = tiny_shards.write(Path(temporary) / "indexed", arguments.shards, arguments.samples_per_shard)
         counted = tiny_shards.without_index(indexed, Path(temporary) / "counted", counted=True)
         bare = tiny_shards.without_index(indexed, Path(temporary) / "bare", counted=False)
-        cases = {
-            **{f"index, {w} workers": partial(timed, indexed, workers=w, repeats=arguments.repeats) for w in WORKERS},
-            "counts, no index": partial(timed, counted, workers=0, repeats=1),
-            "scan": partial(timed, bare, workers=0, repeats=1),
-        }
-        rows = {}
-        for name, case in cases.items():
-            rows[name] = {step * size: case(step=step, batch_size=size) for step in steps}
-            for position, row in rows[name].items():
+        cases = [
+            *((f"index, {workers} workers", indexed, workers, arguments.repeats, steps) for workers in WORKERS),
+            ("counts, no index", counted, 0, 1, steps[-1:]),
+            ("scan", bare, 0, 1, steps[-1:]),
+        ]
+        rows: dict[str, dict[int, Any]] = {}
+        digests = {}
+        for name, folder, workers, repeats, places in cases:
+            rows[name] = {}
+            for step in places:
+                row, digests[name] = timed(folder, step, size, workers, repeats)
+                rows[name][step * size] = row
                 print(
-                    f"{name:<18} at sample {position:>10,}: {row['all']:6.2f} s ({row['min']:.2f}-{row['max']:.2f}), "
-                    f"of which construction {row['construct']:.2f} s"
+                    f"{name:<18} at sample {step * size:>10,}: {row['all']:6.2f} s "
+                    f"({row['min']:.2f}-{row['max']:.2f}), of which construction {row['construct']:.2f} s"
                 )
         step = steps[-1]
-        digests = {
-            f"{world} ranks, {workers} workers": global_batch(indexed, step, step, size, world, workers)
-            for world in WORLDS
-            for workers in WORKERS
-        }
-        digests["from three batches before"] = global_batch(indexed, max(0, step - _BEFORE), step, size, 1, 0)
-        digests["scan"] = global_batch(bare, step, step, size, 1, 0)
+        for world in WORLDS[1:]:
+            for workers in WORKERS:
+                name = f"index, {world} ranks, {workers} workers"
+                digests[name] = global_batch(indexed, step, step, size, world, workers)
+        digests["index, from three batches before"] = global_batch(indexed, max(0, step - _BEFORE), step, size, 1, 0)
     same = len(set(digests.values())) == 1
     print(
         f"the batch at sample {step * size:,} is {'the same in all' if same else 'NOT the same in'} {len(digests)} ways"

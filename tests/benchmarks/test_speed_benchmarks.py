@@ -73,7 +73,7 @@ def test_loader_compares_each_of_ours_with_each_peer(results: dict[str, Any]) ->
 def test_resumed_batches_are_the_same_in_all_ways(results: dict[str, Any]) -> None:
     resume = results["resume"]
     assert resume["same"]
-    assert len(resume["digests"]) == 3 * 3 + 2
+    assert len(resume["digests"]) == 3 * 3 + 3
     assert resume["seconds"].keys() == {
         "index, 0 workers",
         "index, 1 workers",
@@ -81,7 +81,8 @@ def test_resumed_batches_are_the_same_in_all_ways(results: dict[str, Any]) -> No
         "counts, no index",
         "scan",
     }
-    assert all(rows.keys() == {"0", "208"} for rows in resume["seconds"].values())
+    assert all(rows.keys() >= {"208"} for rows in resume["seconds"].values())
+    assert resume["seconds"]["index, 2 workers"].keys() == {"0", "208"}
 
 
 def test_memory_is_of_the_main_process_and_of_both_workers(results: dict[str, Any]) -> None:
@@ -104,7 +105,7 @@ def test_table_has_a_row_for_every_figure(results: dict[str, Any], scripts: dict
     lines = scripts["run"].table(results).splitlines()
     assert all(line.count("|") == 4 for line in lines)
     kinds = Counter(line.split()[1] for line in lines[2:])
-    assert kinds == {"picture": 6, "tokenizer,": 2, "tar": 8, "bytes": 1, "first": 10, "the": 1, "resident": 2}
+    assert kinds == {"picture": 6, "tokenizer,": 2, "tar": 8, "bytes": 1, "first": 8, "the": 1, "resident": 2}
     assert len(scripts["run"].table({"tokenizer": results["tokenizer"]}).splitlines()) == 4
 
 
