@@ -20,7 +20,8 @@ import torch
 from ours import Ours
 from peer import PACKAGES, Peer
 
-from vlp.data.shards import find_shards, index_shards
+from vlp.data.index import open_shard
+from vlp.data.shards import find_shards
 from vlp.types import UserError
 
 RECIPES = ("emoji", "emoji-minilm")
@@ -114,7 +115,7 @@ def check_same_pictures(data: Path, flat: Path) -> int:
         if not split.is_file():
             raise UserError(f"{split} is missing: make the data as README.md says")
         splits.append(split.read_bytes())
-        shards, _ = index_shards(find_shards([str(source) for source in sources(directory)]))
+        shards = [open_shard(path)[0] for path in find_shards([str(source) for source in sources(directory)])]
         samples.append([(shard.key(row), shard.read(row, {"txt"})) for shard in shards for row in range(len(shard))])
     if splits[0] != splits[1] or samples[0] != samples[1]:
         raise UserError(f"{flat} and {data} hold different samples: make both with the same options but --flatten")
