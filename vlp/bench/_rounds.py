@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 Name = TypeVar("Name", bound=str)
 
