@@ -13,8 +13,8 @@ from vlp.types import Skipped, UserError
 class BadSamples:
     """Counts what could not be used, by kind with an example, and says when it is too much.
 
-    The fraction is of the samples seen, but at least of the size of the data set (or of 10,000), so that one
-    bad sample in the first batch does not end a run.
+    The fraction is of all samples drawn, good (``seen``) and bad, but at least of the size of the data set (or of
+    10,000), so that one bad sample in the first batch does not end a run.
     """
 
     def __init__(self, max_fraction: float, num_samples: int) -> None:
@@ -30,10 +30,14 @@ class BadSamples:
 
     @property
     def fraction(self) -> float:
-        return self.total / max(self.seen, self._at_least, 1)
+        return self.total / self.drawn
+
+    @property
+    def drawn(self) -> int:
+        return max(self.seen + self.total, self._at_least, 1)
 
     def add(self, skipped: Iterable[Skipped], seen: int) -> None:
-        """Count ``skipped`` among ``seen`` more samples."""
+        """Count ``skipped`` beside ``seen`` more samples that could be used."""
         for bad in skipped:
             self.kinds[bad.kind] += bad.samples
             self.examples.setdefault(bad.kind, bad.where)
@@ -61,8 +65,8 @@ class BadSamples:
         """Raises UserError once the fraction is above the limit."""
         if self.fraction > self._max_fraction:
             kind, count = self.kinds.most_common(1)[0]
-            most = f"most often '{kind}' ({count} times, such as {self.examples[kind]})"
+            most = f"most often '{kind}' ({count} time{'s' * (count > 1)}, such as {self.examples[kind]})"
             raise UserError(
-                f"data.max_bad_fraction: {self.total} bad samples among {max(self.seen, self._at_least)} "
+                f"data.max_bad_fraction: {self.total} bad samples among {self.drawn} "
                 f"exceed the limit of {self._max_fraction:g}, {most}: mend the shards or raise it"
             )

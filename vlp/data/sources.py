@@ -204,7 +204,8 @@ def open_sources(sources: Sequence[Source], expression: str | None, store: Store
     _check_distinct([entry.path for entry in entries])
     notes = _notes(entries, expression)
     filters = _filters(expression, entries, store)
-    found = _look([e for e in entries if expression is not None or e.origin == "scan"], filters, store)
+    # What is called empty is soon looked at, if it is.
+    found = _look([e for e in entries if expression is not None or not e.count], filters, store)
     defects: list[Skipped] = []
     for entry in entries:
         if entry.path in found:
@@ -237,9 +238,8 @@ def _used(entries: Sequence[_Entry], sizes: Sequence[int]) -> tuple[list[_Entry]
 
 
 def _known(known: dict[str, tuple[int, str]], path: str) -> tuple[int, None, None, str]:
-    count, origin = known.get(path, (0, ""))
-    believed = count or origin == "index"  # what others call empty is soon scanned, if it is
-    return count, None, None, origin if believed else "scan"
+    count, origin = known.get(path, (0, "scan"))
+    return count, None, None, origin
 
 
 def _check_weights(sources: Sequence[Source]) -> None:

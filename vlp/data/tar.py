@@ -7,14 +7,15 @@ from typing import BinaryIO
 
 _BLOCK = 512
 _PIECE = 1 << 20
+_LONGEST_PADDING = 1 << 20  # tar pads to 10 KB, or to a megabyte for tapes
 _BROKEN = (ValueError, OverflowError, RecursionError)  # what tarfile raises on numbers and records without sense
 
 
 def members(stream: BinaryIO, seekable: bool) -> tuple[list[tuple[str, int, int]], int, bool]:
     """The regular members of a tar as (name, offset, size), its length, and whether its end mark was reached.
 
-    A member may reach beyond the length: then the tar was cut inside it. An end mark with more than zeros behind it
-    is none: those were headers once.
+    A member may reach beyond the length: then the tar was cut inside it. An end mark with more than zeros behind it,
+    or with far more zeros than any padding, is none: there were members once.
 
     Args:
         seekable: False for a stream that can only be read on; contents are then read and dropped.
@@ -26,7 +27,7 @@ def members(stream: BinaryIO, seekable: bool) -> tuple[list[tuple[str, int, int]
     found: list[tuple[str, int, int]] = []
     first = reader.peek()
     if len(first) == _BLOCK and not any(first):  # nothing but the end mark: Python 3.10 trips over it
-        return found, _BLOCK, reader.only_zeros_left()
+        return found, _BLOCK, reader.only_padding_left()
     try:
         tar = tarfile.TarFile(fileobj=reader)  # type: ignore[arg-type]
     except _BROKEN as error:
@@ -40,7 +41,7 @@ def members(stream: BinaryIO, seekable: bool) -> tuple[list[tuple[str, int, int]
             break
         if member is None:
             # tarfile takes a broken header for the end.
-            whole = len(reader.last) == _BLOCK and not any(reader.last) and reader.only_zeros_left()
+            whole = len(reader.last) == _BLOCK and not any(reader.last) and reader.only_padding_left()
             break
         if member.offset <= last or member.size < 0:  # a broken size pointed backwards
             whole = False
@@ -86,9 +87,10 @@ class _Forward:
         while self._position < position and self.read(min(_PIECE, position - self._position)):
             pass
 
-    def only_zeros_left(self) -> bool:
+    def only_padding_left(self) -> bool:
+        end = self._position
         while piece := self.read(_PIECE):
-            if piece.count(0) < len(piece):
+            if piece.count(0) < len(piece) or self._position - end > _LONGEST_PADDING:
                 return False
         return True
 
