@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 from vlp import distributed
 from vlp.data.counts import known_counts
 from vlp.data.expression import LayerFilter
-from vlp.data.index import load, open_shard, scan
+from vlp.data.index import load, scan
 from vlp.data.samples import BadSample
 from vlp.data.shards import Shard, find_shards, stem
 from vlp.data.store import Store
@@ -143,10 +143,7 @@ class Sources:
 
     def _open(self, number: int) -> Shard:
         entry = self.entries[number]
-        if (opened := load(entry.path, entry.source.index, self.store)) is None:
-            self.store.keep_copy(entry.path)  # or each process would fetch all of it only to scan it
-            opened = scan(entry.path, self.store)
-        table, defects = opened
+        table, defects = _open_shard(entry, self.store, True)
         if len(table) > entry.count:
             raise UserError(
                 f"{entry.path} holds {len(table):,} samples, but {entry.origin} counts {entry.count:,}, so some would "
@@ -297,6 +294,15 @@ def _filters(expression: str | None, entries: Sequence[_Entry], store: Store) ->
     return {root: LayerFilter(expression, paths[root], root, store) for root in roots}
 
 
+def _open_shard(entry: _Entry, store: Store, keep_copy: bool) -> tuple[Shard, list[Skipped]]:
+    """As `index.open_shard`; ``keep_copy``: a remote shard without an index is fetched once for all that is to come."""
+    if (opened := load(entry.path, entry.source.index, store)) is None:
+        if keep_copy:
+            store.keep_copy(entry.path)
+        opened = scan(entry.path, store)
+    return opened
+
+
 @dataclass(frozen=True)
 class _Seen:
     """What the start has to know of a shard that it looked at."""
@@ -312,7 +318,9 @@ def _look(entries: Sequence[_Entry], filters: dict[str | None, LayerFilter], sto
     """Open shards, each by one of the ranks, and apply the filter. Scanned tables are kept: others open quickly."""
 
     def seen(entry: _Entry) -> _Seen:
-        table, defects = open_shard(entry.path, entry.source.index, store)
+        keeps_table = entry.origin == "scan"
+        # With its table kept a remote shard is read in parts from now on, so that it need not lie here as a whole.
+        table, defects = _open_shard(entry, store, not keeps_table or entry.path.startswith("pipe:"))
         rows, lacking = None, 0
         if filters:
             mask, lacking, unusable = filters[entry.source.layers].mask(table)
@@ -321,12 +329,15 @@ def _look(entries: Sequence[_Entry], filters: dict[str | None, LayerFilter], sto
                     f"data.filter: {unusable[0].kind} {unusable[0].where}: write it again (vlp data layers)"
                 )
             rows = np.flatnonzero(mask).astype(np.int32)
-        return _Seen(len(table), table if entry.origin == "scan" else None, rows, lacking, defects)
+        return _Seen(len(table), table if keeps_table else None, rows, lacking, defects)
 
     mine = entries[distributed.rank() :: distributed.world_size()]
     with ThreadPoolExecutor(_THREADS) as pool:
         found = dict(zip((entry.path for entry in mine), pool.map(seen, mine), strict=True))
-    return {path: one for part in distributed.from_all_ranks(found) for path, one in part.items()}
+    everything = {path: one for part in distributed.from_all_ranks(found) for path, one in part.items()}
+    # Tables of other ranks come with a store of theirs, whose copies lie in a folder that they remove.
+    own = {p: replace(one, table=replace(one.table, store=store)) for p, one in everything.items() if one.table}
+    return {**everything, **own}
 
 
 def _kept(entries: Sequence[_Entry], lacking: int) -> str:
