@@ -397,6 +397,8 @@ def test_a_server_that_stays_away_ends_the_run_with_one_sentence(served: tuple[A
     with pytest.raises(UserError, match="no usable sample in 100 draws, most often 'unreadable shard'") as caught:
         list(taken)
     assert web.url("") in str(caught.value)
+    assert "refused" in str(caught.value)
+    assert str(caught.value).endswith(": check the server or the disk")
     assert "\n" not in str(caught.value)
     assert time.monotonic() - began < 20
     assert multiprocessing.active_children() == []

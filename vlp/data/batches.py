@@ -32,6 +32,7 @@ from vlp.types import Batch, Skipped, UserError
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
 _MAX_ATTEMPTS = 100
+_CURES = {"unreadable shard": "check the server or the disk", "missing shard": "bring the shards back"}
 _PROBED_SHARDS = 100
 _PROBED_TABLES = 2  # without an index each is a scan
 
@@ -218,6 +219,7 @@ class _Samples:
     def make(self, position: int, out: torch.Tensor) -> tuple[str, str, list[Skipped]]:
         """(caption, key, what had to be replaced by it); the views of its picture go into ``out`` (V, C, H, W)."""
         skipped: list[Skipped] = []
+        reasons: dict[str, str] = {}  # of the last of each kind
         for attempt in range(_MAX_ATTEMPTS):
             number, row = self._order.sample(position, attempt)
             try:
@@ -228,10 +230,11 @@ class _Samples:
                 return caption, shard.key(row_there), skipped
             except BadSample as bad:
                 skipped.append(Skipped(bad.kind, self._sources.where(number, row)))
+                reasons[bad.kind] = "; ".join(filter(None, (skipped[-1].where, " ".join(bad.detail.split()))))
         kind, count = Counter(bad.kind for bad in skipped).most_common(1)[0]
         raise UserError(
             f"data.train: no usable sample in {_MAX_ATTEMPTS} draws, most often '{kind}' ({count} times, "
-            f"such as {next(bad.where for bad in skipped if bad.kind == kind)}): mend the shards"
+            f"such as {reasons[kind]}): {_CURES.get(kind, 'mend the shards')}"
         )
 
     def read_ahead(self, positions: Iterator[int]) -> None:
