@@ -357,33 +357,40 @@ def test_a_deleted_shard_that_is_open_is_read_on(tmp_path: Path) -> None:
 # ---- Servers
 
 
-PATIENCE = {"retries": 4, "timeout": 1.0, "first_wait": 0.05}
-SIDE = 200  # pictures of 120 KB, which are not all on their way when the server dies
+SIDE, SERVED = 200, 12  # shards of a megabyte, which are not all on their way when the server dies
 
 
 @pytest.fixture
 def served(web: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, str]:
-    """A server of five shards, some 5 MB, and their address; readers are impatient."""
-    monkeypatch.setattr(batches, "Store", partial(Store, **PATIENCE))
-    for path in write_set(tmp_path / "train", 5, side=SIDE).glob("*.tar"):
+    """A server of shards, and their address; readers are impatient."""
+    monkeypatch.setattr(batches, "Store", partial(Store, retries=4, timeout=1.0, first_wait=0.05))
+    for path in write_set(tmp_path / "train", SERVED, side=SIDE).glob("*.tar"):
         web.files[path.name] = path.read_bytes()
-    return web, web.url("{00000..00004}.tar")
+    return web, web.url(f"{{00000..{SERVED - 1:05d}}}.tar")
+
+
+def serve_counts(web: Any) -> None:
+    web.files["sizes.json"] = json.dumps({f"{shard:05d}.tar": PER_SHARD for shard in range(SERVED)}).encode()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("counted", [False, True])
-def test_a_server_that_dies_and_comes_back_loses_nothing(served: tuple[Any, str], workers: int, counted: bool) -> None:
+def test_a_server_that_dies_and_comes_back_loses_nothing(
+    served: tuple[Any, str], workers: int, counted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     web, address = served
+    monkeypatch.setattr(batches, "Store", partial(Store, retries=9, timeout=5.0, first_wait=0.05))
     if counted:
-        web.files["sizes.json"] = json.dumps({f"{shard:05d}.tar": PER_SHARD for shard in range(5)}).encode()
-    taken = training_data(address, workers, read_ahead_mb=1, shuffle_streams=1).batches(0, 10)
+        serve_counts(web)
+    num_batches = SERVED * PER_SHARD // BATCH
+    taken = training_data(address, workers, read_ahead_mb=1, shuffle_streams=1).batches(0, num_batches)
     seen = [next(taken)]
     web.die()
     asked = len(web.ranges)
     threading.Timer(0.3, web.come_back).start()
     seen += list(taken)
     assert len(web.ranges) > asked
-    assert sorted(key for key, *_ in rows_of(seen)) == sorted(keys_of(5))
+    assert sorted(key for key, *_ in rows_of(seen)) == sorted(keys_of(SERVED))
     assert not any(batch.skipped for batch in seen)
 
 
@@ -408,7 +415,7 @@ def test_a_dead_server_beside_living_shards_is_bounded_by_the_limit(served: tupl
     web, address = served
     local = write_set(tmp_path / "local", 2)
     options = DataOptions(train=[address, str(local)], workers=0, max_bad_fraction=1.0, read_ahead_mb=1)
-    taken = TrainingData(options, FORMAT, tokens, BATCH, SEED).batches(0, 14)
+    taken = TrainingData(options, FORMAT, tokens, BATCH, SEED).batches(0, 28)
     next(taken)
     web.die()
     bad = [bad for batch in taken for bad in batch.skipped]
@@ -420,11 +427,11 @@ def test_a_dead_server_beside_living_shards_is_bounded_by_the_limit(served: tupl
 def test_shards_without_an_index_are_fetched_once_for_all_workers(served: tuple[Any, str], ranges: bool) -> None:
     web, address = served
     web.has_ranges = ranges
-    web.files["sizes.json"] = json.dumps({f"{shard:05d}.tar": PER_SHARD for shard in range(5)}).encode()
-    assert epoch(training_data(address, 2))[0] == keys_of(5)
+    serve_counts(web)
+    assert epoch(training_data(address, 2))[0] == keys_of(SERVED)
     whole = sum(len(data) for name, data in web.files.items() if name.endswith(".tar"))
     fetched = [name for name, span in web.ranges if name.endswith(".tar") and span != "bytes=0-0"]
-    assert sorted(fetched) == [f"{shard:05d}.tar" for shard in range(5)]
+    assert sorted(fetched) == [f"{shard:05d}.tar" for shard in range(SERVED)]
     assert not ranges or web.sent < 1.1 * whole  # without ranges each question for its length begins to send a shard
 
 
