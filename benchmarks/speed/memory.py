@@ -5,7 +5,7 @@
 Tiny pictures in plain tars, 2 workers. First from disk; then a shorter run from an HTTP server on this machine, with
 reading ahead, captions and a filter from a layer. "resident" is what the system counts for a process, shared pages
 included; "own" is what would be free if it ended. The slope is fitted to the second half, as the tables of the
-shards used last are kept (128 of them) and fill up in the first.
+shards in use are kept and fill up in the first.
 """
 
 from __future__ import annotations

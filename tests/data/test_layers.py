@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlp.data import layers
 from vlp.data.index import open_shard
 from vlp.data.layer_files import (
     check_file_names,
@@ -289,13 +288,12 @@ def test_listing_and_errors(shards: list[Shard]) -> None:
             pick_column("w", "x", {"a": "int", "b": "text"}, column, kinds)
 
 
-def test_the_cache_is_bounded_and_stays_home(write_shards: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_bounded_and_stays_home(write_shards: Any) -> None:
     found = shards_of(write_shards(12, 3))
     writer = LayerWriter(None, "x", {})
     for shard in found:
         writer.write(shard, keys_of(shard), {"v": list(range(len(shard)))})
-    monkeypatch.setattr(layers, "_CACHED_ROWS", 7)
-    reader = LayerReader(None, "x", {"v": "int"})
+    reader = LayerReader(None, "x", {"v": "int"}, kept_shards=2)
     for shard in found:
         first = reader.columns_of(shard)["v"]
         assert reader.columns_of(shard)["v"] is first

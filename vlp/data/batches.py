@@ -55,9 +55,9 @@ class DataOptions(BaseModel, frozen=True, extra="forbid"):
     )
     augment: AugmentOptions = AugmentOptions()
     workers: int = Field(default=2, ge=0, description="processes of each rank that decode pictures; 0: none")
-    shuffle_window: int = Field(default=10_000, ge=1, description="neighbouring samples that are shuffled together")
+    shuffle_window: int = Field(default=10_000, ge=1, description="samples that are shuffled together, of all streams")
     shuffle_streams: int = Field(
-        default=16, ge=1, description="places of the data set that a batch mixes, each with a window of its own"
+        default=16, ge=1, description="places of the data set that a batch mixes, each with its share of the window"
     )
     max_bad_fraction: float = Field(
         default=0.01, ge=0, le=1, description="share of unusable samples beyond which the run ends"
@@ -120,8 +120,8 @@ class TrainingData:
         bad.check()
         self.columns = _columns(sources)
         check_sources(_probes(sources), options.captions)
-        layers = _caption_layers(options.captions, sources)
         order = sources.order(seed, options.shuffle_window, options.shuffle_streams)
+        layers = _caption_layers(options.captions, sources)
         self._samples = _Samples(sources, order, layers, options, picture_format, seed, image_views)
         self._steps = partial(_Steps, self._samples, tokenizer, global_batch_size, rank, world)
 
@@ -369,7 +369,10 @@ def _caption_layers(captions: Sequence[CaptionSource], sources: Sources) -> dict
     root, of_root = next(iter(paths.items()))
     nowhere = [s for s in captions if s.layer and not any(s in found for found in there.values())]
     CaptionLayers(nowhere, of_root, root, sources.store)  # says which layers there are
-    layers = {root: CaptionLayers(there[root], of_root, root, sources.store) for root, of_root in paths.items()}
+    layers = {
+        root: CaptionLayers(there[root], of_root, root, sources.store, sources.kept_shards)
+        for root, of_root in paths.items()
+    }
     if len(sources.entries) <= _PROBED_SHARDS:
         for root, found in layers.items():
             if root is not None:

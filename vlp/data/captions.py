@@ -129,6 +129,7 @@ class CaptionLayers:
         shard_paths: Sequence[str],
         root: str | Path | None = None,
         store: Store = STORE,
+        kept_shards: int = 8,
     ) -> None:
         self._columns: dict[str, tuple[str, str]] = {}  # source -> (layer, column)
         kinds: dict[str, dict[str, str]] = {}
@@ -144,7 +145,7 @@ class CaptionLayers:
             picked = pick_column(where, name, columns, column, ("text", "texts"))
             self._columns[source.source] = name, picked
             kinds.setdefault(name, {})[picked] = columns[picked]
-        self._readers = {name: LayerReader(root, name, columns, store) for name, columns in kinds.items()}
+        self._readers = {name: LayerReader(root, name, columns, store, kept_shards) for name, columns in kinds.items()}
 
     @property
     def needed(self) -> dict[str, list[str]]:

@@ -27,7 +27,7 @@ from vlp.types import Skipped, UserError
 
 _THREADS = 8  # a scan is one small read after another, so threads hide the latency of network file systems
 _MANY = 200  # shards that take a while to look at
-_KEPT_TABLES = 128  # of an indexed shard, in each process: some 600 KB for ten thousand samples
+_SPARE_TABLES = 8  # for replacements of bad samples, which come from anywhere
 _MEASURED_SHARDS = 16  # whose lengths tell that the data is the same
 _SMALLEST_SHARE = 1e-5  # a block of a mixture is long enough for two samples of the rarest source
 _LOST_SAMPLES = frozenset({"missing shard", "not a tar", "truncated shard"})
@@ -70,6 +70,8 @@ class Sources:
     defects: list[Skipped]
     notes: list[str]
     _sizes: list[int] = field(default_factory=list)
+    kept_shards: int = _SPARE_TABLES
+    """Tables of indexed shards that each process keeps: some 600 KB for ten thousand samples."""
     _tables: OrderedDict[int, Shard] = field(default_factory=OrderedDict)
     _lost: dict[int, list[Skipped]] = field(default_factory=dict)  # what opened shards lack of their counts
 
@@ -110,6 +112,11 @@ class Sources:
 
     def order(self, seed: int, window: int, streams: int) -> SampleOrder:
         """Every sample once an epoch, or a mixture where the sources have weights."""
+        order = self._order(seed, window, streams)
+        self.kept_shards = order.shards_in_use + _SPARE_TABLES
+        return order
+
+    def _order(self, seed: int, window: int, streams: int) -> SampleOrder:
         groups = [self.entries[start : start + size] for start, size in zip(self._firsts(), self._sizes, strict=True)]
         weights = [group[0].source.weight for group in groups]
         if len(groups) == 1 or weights[0] is None:
@@ -135,7 +142,7 @@ class Sources:
         if entry.table is not None:
             return entry.table
         if number not in self._tables:
-            if len(self._tables) >= _KEPT_TABLES:
+            if len(self._tables) >= self.kept_shards:
                 self._tables.popitem(last=False)
             self._tables[number] = self._open(number)
         self._tables.move_to_end(number)

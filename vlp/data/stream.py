@@ -41,9 +41,13 @@ def batch_positions(step: int, global_batch_size: int, rank: int = 0, world: int
 
 
 class SampleOrder(Protocol):
-    """Position in an endless stream -> (index of the shard, row in it)."""
+    """Position in an endless stream -> (index of the shard, row in it).
+
+    ``shards_in_use`` is about how many shards a stretch of neighbouring positions lies in.
+    """
 
     num_samples: int
+    shards_in_use: int
 
     def sample(self, position: int, attempt: int = 0) -> tuple[int, int]:
         """``attempt`` > 0 gives another sample in its place, for one that cannot be used."""
@@ -54,8 +58,8 @@ class Order:
 
     The shards are permuted and laid end to end on a line of n samples, which is cut into S stretches, the streams;
     place k of the epoch comes from stream k mod S, so that a batch mixes S places of the data set. In each
-    stream samples are permuted inside windows. There are fewer than ``streams`` where a stream would be shorter than a
-    window. O(shards + streams x window) memory; a jump costs a new window of each stream.
+    stream samples are permuted inside windows of its share of ``window``. Data of a few windows has fewer than
+    ``streams``. O(shards + window) memory; a jump costs a new window of each stream.
     """
 
     def __init__(self, samples_per_shard: Sequence[int], seed: int, window: int, streams: int = 1) -> None:
@@ -64,9 +68,11 @@ class Order:
         assert window > 0
         assert streams > 0
         self.seed = seed
-        self.window = window
-        self.streams = max(1, min(streams, self.num_samples // window))
+        self.streams = max(1, min(streams, self.num_samples // window, window))
+        self.window = window // self.streams
         self._lengths = np.asarray(samples_per_shard, dtype=np.int64)
+        of_a_stream = math.ceil(2 * self.window * len(self._lengths) / self.num_samples) + 1
+        self.shards_in_use = min(len(self._lengths), self.streams * of_a_stream)
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._windows: dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray]] = {}
 
@@ -114,6 +120,7 @@ class Resampled:
         self.seed = seed
         self.window = window
         self._lengths = np.asarray(samples_per_shard, dtype=np.int64)
+        self.shards_in_use = min(len(self._lengths), 2 * math.ceil(window / self.run))
         self._ends = np.cumsum(self._lengths)
         self._windows: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -151,6 +158,7 @@ class Mixture:
     ) -> None:
         assert len(orders) == len(weights) == len(first_shards)
         self.num_samples = sum(order.num_samples for order in orders)
+        self.shards_in_use = sum(order.shards_in_use for order in orders)
         self.seed = seed
         self._orders = orders
         self._first_shards = first_shards
