@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,10 @@ def write_index(
             summaries[index_root(path, to)][stem(path)] = {"samples": samples, "bytes": length}
     for folder, summary in summaries.items():
         name = f"{folder}/{SUMMARY}"
-        others = json.loads(LOCAL.read_all(name)) if LOCAL.exists(name) else {}
+        content = LOCAL.read_all(name) if LOCAL.exists(name) else b"{}"
+        others: dict[str, Any] = {}
+        with suppress(ValueError, TypeError):  # a broken one is written anew
+            others = dict(json.loads(content))
         LOCAL.write(name, (json.dumps({**others, **summary}, indent=1, sort_keys=True) + "\n").encode())
     counts = {folder: {name: s["samples"] for name, s in summary.items()} for folder, summary in summaries.items()}
     return counts, defects
