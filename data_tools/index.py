@@ -2,7 +2,7 @@
 
 Writes ``index/00000.parquet`` beside the shards: a row a sample with its key and the offset and size of each
 member, and ``index/shards.json`` with the samples and bytes of every shard. Run it again after shards were added
-or changed: those that have not changed are left as they are.
+or changed. A remote shard of the same length as before is taken for unchanged.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +53,11 @@ def write_index(
     """
     import json
 
+    from filelock import FileLock
+
     from vlp.data.index import SUMMARY, index_root
     from vlp.data.shards import LOCAL, find_shards, stem
+    from vlp.data.store import is_remote
 
     paths = find_shards(list(shards), LOCAL, "SHARDS")
     _check_names(paths, to)
@@ -66,11 +69,13 @@ def write_index(
             summaries[index_root(path, to)][stem(path)] = {"samples": samples, "bytes": length}
     for folder, summary in summaries.items():
         name = f"{folder}/{SUMMARY}"
-        content = LOCAL.read_all(name) if LOCAL.exists(name) else b"{}"
         others: dict[str, Any] = {}
-        with suppress(ValueError, TypeError):  # a broken one is written anew
-            others = dict(json.loads(content))
-        LOCAL.write(name, (json.dumps({**others, **summary}, indent=1, sort_keys=True) + "\n").encode())
+        # Jobs that index parts of a folder at the same time add to one list.
+        with nullcontext() if is_remote(name) else FileLock(f"{name}.lock"):
+            content = LOCAL.read_all(name) if LOCAL.exists(name) else b"{}"
+            with suppress(ValueError, TypeError):  # a broken one is written anew
+                others = dict(json.loads(content))
+            LOCAL.write(name, (json.dumps({**others, **summary}, indent=1, sort_keys=True) + "\n").encode())
     counts = {folder: {name: s["samples"] for name, s in summary.items()} for folder, summary in summaries.items()}
     return counts, defects
 
@@ -79,14 +84,15 @@ def _index(path: str, root: str | None) -> tuple[int | None, int, list[Skipped]]
     """(samples, bytes, defects) of one shard, whose index file lies there afterwards."""
     from vlp.data import index
     from vlp.data.shards import LOCAL
+    from vlp.data.store import is_remote
     from vlp.types import UserError
 
-    try:
-        there = index.load(path, root)
-    except UserError:  # stale or broken: it is what this tool is run for
-        there = None
+    there = None
+    if is_remote(path):  # one on disk is scanned anew: it may have changed without changing its length
+        with suppress(UserError):  # stale or broken: it is what this tool is run for
+            there = index.load(path, root)
     shard, defects = there or index.scan(path)
-    if any(bad.kind in ("missing shard", "not a tar") for bad in defects):
+    if any(bad.kind in ("missing shard", "unreadable shard", "not a tar") for bad in defects):
         return None, 0, defects
     if not there:
         index.save(shard, defects, root)

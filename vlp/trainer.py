@@ -45,6 +45,8 @@ _OF_THE_ORDER = {
     "counts": "numbers of samples in its shards",
     "weights": "weights or kinds of draws of its sources",
     "filter": "samples that pass data.filter",
+    "layers": "folders of layers",
+    "version": "rules of shuffling (those of another version of vlp)",
 }
 
 
@@ -341,7 +343,7 @@ def _write_recipe(run_dir: Path, recipe: Recipe) -> None:
 def _check_same_data(data: TrainingData, state: dict[str, Any]) -> None:
     """Other shards mean another order: what was seen would come again, and some would never come."""
     now, before = data.digest, state["data"]
-    changed = [what for key, what in _OF_THE_ORDER.items() if now[key] != before[key]]
+    changed = [what for key, what in _OF_THE_ORDER.items() if now[key] != before.get(key)]
     lengths = [name for name, length in now["bytes"].items() if before["bytes"].get(name, length) != length]
     if data.num_samples != state["num_samples"]:
         difference = f"has {data.num_samples:,} samples now, but {state['num_samples']:,}"
@@ -353,7 +355,8 @@ def _check_same_data(data: TrainingData, state: dict[str, Any]) -> None:
     else:
         return
     raise UserError(
-        f"data.train {difference} when this run was saved: bring the shards and layers back, or choose another run_dir"
+        f"data.train {difference} when this run was saved: bring the shards and layers back (or take away an index that "
+        "counts them otherwise), or choose another run_dir"
     )
 
 

@@ -174,7 +174,6 @@ def paths_of(shards: list[Shard]) -> list[str]:
 def test_the_texts_of_a_sample_come_from_its_layers(shards: list[Shard]) -> None:
     sources = [TXT, CaptionSource(source="layer.rewrites.long"), CaptionSource(source="layer.rewrites.short")]
     layers = CaptionLayers(sources, paths_of(shards))
-    assert layers.needed == {"rewrites": ["long", "short"]}
     assert layers.of(shards[0], 0) == {
         "layer.rewrites.long": ["rewrite of 000000000", "another one"],
         "layer.rewrites.short": ["000000000"],
@@ -188,7 +187,6 @@ def test_the_texts_of_a_sample_come_from_its_layers(shards: list[Shard]) -> None
 
 def test_without_sources_in_layers_nothing_is_read(shards: list[Shard]) -> None:
     layers = CaptionLayers([TXT, REWRITES], paths_of(shards))
-    assert layers.needed == {}
     assert layers.of(shards[0], 0) == {}
     layers.check(shards)
 

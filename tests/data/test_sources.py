@@ -12,6 +12,7 @@ import torch
 
 from data_tools.index import write_index
 from vlp.data.batches import DataOptions, TrainingData
+from vlp.data.cache import CacheOptions
 from vlp.data.captions import CaptionSource
 from vlp.data.index import open_shard
 from vlp.data.layers import LayerWriter
@@ -71,7 +72,7 @@ def test_tables_are_opened_when_they_are_needed(write_shards: WriteShards) -> No
     sources = opened(folder)
     assert all(entry.table is None for entry in sources.entries)
     keys(sources, 3, window=2)
-    assert len(sources.opened) <= 3
+    assert len(sources._tables) <= 3
 
 
 def test_a_count_that_promises_too_much_costs_only_the_missing_samples(write_shards: WriteShards) -> None:
@@ -258,3 +259,52 @@ def test_views_are_crops_of_the_same_pictures(write_shards: WriteShards) -> None
     assert not torch.equal(three.image_VNCHW[0], three.image_VNCHW[1])
     assert one.captions == three.captions
     assert three.rows(1, 3).image_VNCHW.shape == (3, 2, 3, 8, 8)
+
+
+# ---- Remote shards
+
+
+def test_a_cache_that_is_too_small_is_told(write_shards: WriteShards) -> None:
+    folder = write_shards(40, 4)
+    source = Source(shards=f"pipe:cat {folder}/{{00000..00009}}.tar", index=str(folder / "index"))
+    write_index([str(folder)])
+    sources = opened(source)
+    sources.order(3, 20, 4)
+    assert sources.room(CacheOptions()) == [], "the length of what a command prints is not known"
+    counted = opened(folder)
+    counted.order(3, 20, 4)
+    for entry in counted.entries:
+        entry.path = f"memory://{entry.path}"
+        Store().write(entry.path, b"x" * 10**6)
+    entry.origin = "_stats.json"
+    assert counted.room(CacheOptions()) == []
+    (note,) = counted.room(CacheOptions(folder="anywhere", gigabytes=0.002))
+    assert "data.cache.gigabytes: a batch mixes samples of 10 shards of 0.01 GB together" in note
+
+
+def test_a_mistake_on_any_rank_ends_all_with_its_sentence(write_shards: WriteShards, run_ranks: Any) -> None:
+    folder = write_shards(16, 4)
+    write_layer(folder, "aesthetic", score=float)
+    shutil.copy(folder / "layers/aesthetic/00000.parquet", folder / "layers/aesthetic/00001.parquet")
+    for sentence in run_ranks(_sentence, 2, str(folder)):
+        assert "data.filter: stale layer" in sentence
+
+
+def _sentence(rank: int, world: int, folder: str) -> str:
+    try:
+        open_sources([Source(shards=folder)], "aesthetic > 1", Store())
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def test_ranks_share_the_scan(write_shards: WriteShards, run_ranks: Any) -> None:
+    folder = write_shards(16, 4)
+    for stats in folder.glob("*_stats.json"):
+        stats.unlink()
+    assert run_ranks(_scanned, 2, str(folder)) == [([4, 4, 4, 4], 2), ([4, 4, 4, 4], 2)]
+
+
+def _scanned(rank: int, world: int, folder: str) -> tuple[list[int], int]:
+    sources = open_sources([Source(shards=folder)], None, Store())
+    return [entry.count for entry in sources.entries], sum(entry.table is not None for entry in sources.entries)

@@ -121,6 +121,7 @@ class TrainingData:
         self.columns = _columns(sources)
         check_sources(_probes(sources), options.captions)
         order = sources.order(seed, options.shuffle_window, options.shuffle_streams)
+        self.notes += sources.room(options.cache)
         layers = _caption_layers(options.captions, sources)
         self._samples = _Samples(sources, order, layers, options, picture_format, seed, image_views)
         self._steps = partial(_Steps, self._samples, tokenizer, global_batch_size, rank, world)
@@ -150,7 +151,8 @@ class TrainingData:
             for rows in iterator:
                 if isinstance(rows, str):
                     raise UserError(rows)
-                yield Batch(*rows)
+                # Pinning makes lists of tuples.
+                yield Batch(rows.image_VNCHW, rows.text_NL, tuple(rows.keys), tuple(rows.captions), tuple(rows.skipped))
         except RuntimeError as error:
             if not str(error).startswith("DataLoader worker"):
                 raise

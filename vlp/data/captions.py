@@ -147,11 +147,6 @@ class CaptionLayers:
             kinds.setdefault(name, {})[picked] = columns[picked]
         self._readers = {name: LayerReader(root, name, columns, store, kept_shards) for name, columns in kinds.items()}
 
-    @property
-    def needed(self) -> dict[str, list[str]]:
-        """Layer -> the columns that are read."""
-        return {name: list(reader.columns) for name, reader in self._readers.items()}
-
     def of(self, shard: Shard, row: int) -> dict[str, list[str]]:
         """Source -> the texts of one sample; empty lists where the layer does not cover it.
 

@@ -10,12 +10,12 @@ from vlp.types import Batch
 
 
 def to_device(batches: Iterator[Batch], device: torch.device | str) -> Generator[Batch, None, None]:
-    """The same batches with their tensors on ``device``, each read only when it is asked for.
+    """The same batches with their tensors on ``device``.
 
-    On CUDA the copy runs on a stream of its own, so that a batch in pinned memory travels while the GPU still works on
-    the one before: the host has queued that work and asks for the next batch, as long as it does not wait for
-    a result (``loss.item()``) in between. Pinned memory that is used again must not be overwritten before the copy
-    has ended.
+    On CUDA the copy of a batch in pinned memory runs on a stream of its own and begins before the batch ahead of it is
+    handed out, so that it travels while that one is computed, also where the host waits for results in between.
+    Elsewhere each batch is read only when it is asked for. Pinned memory that is used again must not be overwritten
+    before the copy has ended.
     """
     device = torch.device(device)
     if device.type != "cuda":
@@ -23,13 +23,26 @@ def to_device(batches: Iterator[Batch], device: torch.device | str) -> Generator
             yield batch.to(device)
         return
     copying = torch.cuda.Stream(device)
-    for batch in batches:
+
+    def sent(batch: Batch) -> tuple[Batch, torch.cuda.Event]:
         with torch.cuda.stream(copying):
-            arrived = batch.to(device)
-        computing = torch.cuda.current_stream(device)
-        computing.wait_stream(copying)
-        for value in vars(arrived).values():
-            if isinstance(value, torch.Tensor):
-                # Memory of the copying stream: not to be given out again before the computing stream is done with it.
-                value.record_stream(computing)
-        yield arrived
+            return batch.to(device), copying.record_event()
+
+    on_the_way = None
+    for batch in batches:
+        arrived, on_the_way = on_the_way, sent(batch)
+        if arrived is not None:
+            yield _received(*arrived)
+    if on_the_way is not None:
+        yield _received(*on_the_way)
+
+
+def _received(batch: Batch, event: torch.cuda.Event) -> Batch:
+    """``batch`` for the stream that computes, which waits for its copy only."""
+    computing = torch.cuda.current_stream(batch.text_NL.device)
+    computing.wait_event(event)
+    for value in vars(batch).values():
+        if isinstance(value, torch.Tensor):
+            # Memory of the copying stream: not to be given out again before the computing stream is done with it.
+            value.record_stream(computing)
+    return batch

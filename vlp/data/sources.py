@@ -16,13 +16,14 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from vlp import distributed
+from vlp.data.cache import CacheOptions
 from vlp.data.counts import known_counts
 from vlp.data.expression import LayerFilter
 from vlp.data.index import load, scan
 from vlp.data.samples import BadSample
 from vlp.data.shards import Shard, find_shards, stem
-from vlp.data.store import Store
-from vlp.data.stream import Mixture, Order, Resampled, SampleOrder
+from vlp.data.store import Store, is_remote
+from vlp.data.stream import VERSION, Mixture, Order, Resampled, SampleOrder
 from vlp.types import Skipped, UserError
 
 _THREADS = 8  # a scan is one small read after another, so threads hide the latency of network file systems
@@ -30,7 +31,7 @@ _MANY = 200  # shards that take a while to look at
 _SPARE_TABLES = 8  # for replacements of bad samples, which come from anywhere
 _MEASURED_SHARDS = 16  # whose lengths tell that the data is the same
 _SMALLEST_SHARE = 1e-5  # a block of a mixture is long enough for two samples of the rarest source
-_LOST_SAMPLES = frozenset({"missing shard", "not a tar", "truncated shard"})
+_LOST_SAMPLES = frozenset({"missing shard", "unreadable shard", "not a tar", "truncated shard"})
 
 
 class Source(BaseModel, frozen=True, extra="forbid"):
@@ -79,11 +80,6 @@ class Sources:
     def num_samples(self) -> int:
         return sum(entry.used for entry in self.entries)
 
-    @property
-    def opened(self) -> list[str]:
-        """Shards whose tables were opened in this process because samples of them were needed."""
-        return [self.entries[number].path for number in self._tables]
-
     def digest(self) -> dict[str, Any]:
         """Of all that the order depends on, by what it is: where one differs, a run cannot go on where it was.
 
@@ -97,12 +93,27 @@ class Sources:
         with ThreadPoolExecutor(_THREADS) as pool:
             lengths = zip(some, pool.map(self._length, some), strict=True)
         return {
+            "version": VERSION,
+            "layers": [source.layers for source, _ in mixed],
             "names": _hash(repr([stem(entry.path) for entry in self.entries]).encode()),
             "counts": _hash(repr([entry.count for entry in self.entries]).encode()),
             "weights": _hash(repr(weights or mixed[0][0].replacement).encode()),
             "filter": _hash(b"".join(rows)),
             "bytes": {stem(entry.path): length for entry, length in lengths if length is not None},
         }
+
+    def room(self, cache: CacheOptions) -> list[str]:
+        """A warning if the copies of remote shards that are in use at a time do not fit the cache."""
+        copied = [e for e in self.entries if is_remote(e.path) and (cache.folder or e.origin != "index")]
+        lengths = [length for entry in copied[:_MEASURED_SHARDS] if (length := self._length(entry))]
+        wanted = median(lengths or [0]) * min(self.kept_shards, len(copied)) / 1e9
+        if wanted <= cache.gigabytes:
+            return []
+        return [
+            f"data.cache.gigabytes: a batch mixes samples of {min(self.kept_shards, len(copied))} shards of "
+            f"{wanted:.3g} GB together, more than the {cache.gigabytes:g} GB for their copies, so they are fetched "
+            "again and again: raise it, lower data.shuffle_streams, or index the shards (vlp data index)"
+        ]
 
     def _length(self, entry: _Entry) -> int | None:
         try:
@@ -285,6 +296,13 @@ def _notes(entries: Sequence[_Entry], expression: str | None) -> list[str]:
             f"{unindexed:,} of {len(entries):,} shards have no index (counted by {origins}) and are scanned when they "
             "come; `vlp data index` would make resuming instant"
         )
+    fetched = sum(is_remote(entry.path) and entry.origin not in ("index", "scan") for entry in entries)
+    if expression is not None and fetched:
+        notes.append(
+            f"data.filter: {fetched:,} remote shards without an index are fetched whole to know their keys; "
+            "`vlp data index` would spare that"
+        )
+        distributed.say(notes[-1])
     if scanned >= _MANY:
         distributed.say(notes[0])
     if expression is not None and len(entries) >= _MANY:
@@ -339,9 +357,18 @@ def _look(entries: Sequence[_Entry], filters: dict[str | None, LayerFilter], sto
         return _Seen(len(table), table if keeps_table else None, rows, lacking, defects)
 
     mine = entries[distributed.rank() :: distributed.world_size()]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found = dict(zip((entry.path for entry in mine), pool.map(seen, mine), strict=True))
-    everything = {path: one for part in distributed.from_all_ranks(found) for path, one in part.items()}
+    found, sentence = {}, ""
+    try:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            found = dict(zip((entry.path for entry in mine), pool.map(seen, mine), strict=True))
+    except UserError as error:
+        sentence = str(error)
+    # Tables of local shards stay with the rank that made them: others make them when they need them.
+    told = {path: one if is_remote(path) else replace(one, table=None) for path, one in found.items()}
+    parts = distributed.from_all_ranks((told, sentence))
+    if sentences := [sentence for _, sentence in parts if sentence]:
+        raise UserError(sentences[0])
+    everything = {path: one for part, _ in parts for path, one in part.items()} | found
     # Tables of other ranks come with a store of theirs, whose copies lie in a folder that they remove.
     own = {p: replace(one, table=replace(one.table, store=store)) for p, one in everything.items() if one.table}
     return {**everything, **own}
@@ -363,9 +390,7 @@ def _weighed(defects: Sequence[Skipped], entries: Sequence[_Entry]) -> list[Skip
     whole = {entry.path: entry.count for entry in entries}
     typical = int(median([count for count in whole.values() if count] or [1]))
     return [
-        replace(bad, samples=max(1, typical - whole.get(bad.where.partition(" (")[0], 0)))
-        if bad.kind in _LOST_SAMPLES
-        else bad
+        replace(bad, samples=max(1, typical - whole.get(bad.where, 0))) if bad.kind in _LOST_SAMPLES else bad
         for bad in defects
     ]
 

@@ -12,6 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
+VERSION = 1  # of the orders below: a run that was saved under another one cannot go on where it was
+
 # Purposes that draw: each gets streams of its own, so that none repeats another's numbers.
 _SHARDS, _WINDOW, _REPLACEMENT, _SAMPLE, _RUNS, _BLOCK = range(6)
 
@@ -33,8 +35,8 @@ def sample_generator(seed: int, position: int, attempt: int) -> np.random.Genera
 def batch_positions(step: int, global_batch_size: int, rank: int = 0, world: int = 1) -> range:
     """The stream positions of process ``rank`` of ``world`` at ``step``: every ``world``-th of the global batch.
 
-    Strided, because neighbouring positions lie in different streams of the order (see `Order`): with a stream or more
-    for each process, each reads shards that no other one reads.
+    Strided, because neighbouring positions lie in different streams of the order (see `Order`): where the number of
+    processes divides that of the streams, each reads its own shards, but for those at the cuts.
     """
     start = step * global_batch_size
     return range(start + rank, start + global_batch_size, world)
@@ -108,10 +110,9 @@ class Order:
 class Resampled:
     """Samples with replacement, all equally likely: runs of neighbours from anywhere, permuted in windows.
 
-    Runs, because single samples from anywhere could not be read in one piece. The stream has no epochs.
+    Runs, a sixteenth of a window each, because single samples from anywhere would touch all shards at a time.
+    The stream has no epochs.
     """
-
-    run = 64
 
     def __init__(self, samples_per_shard: Sequence[int], seed: int, window: int) -> None:
         self.num_samples = int(sum(samples_per_shard))
@@ -119,8 +120,10 @@ class Resampled:
         assert window > 0
         self.seed = seed
         self.window = window
+        self.run = min(self.num_samples, math.ceil(window / 16))
         self._lengths = np.asarray(samples_per_shard, dtype=np.int64)
-        self.shards_in_use = min(len(self._lengths), 2 * math.ceil(window / self.run))
+        of_a_run = math.ceil(self.run * len(self._lengths) / self.num_samples) + 1
+        self.shards_in_use = min(len(self._lengths), 2 * math.ceil(window / self.run) * of_a_run)
         self._ends = np.cumsum(self._lengths)
         self._windows: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -138,10 +141,9 @@ class Resampled:
         return int(shards[index]), int(rows[index])
 
     def _drawn_window(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        run = min(self.run, self.num_samples)
-        draws = np.random.Generator(_philox(self.seed, _RUNS, number)).random(math.ceil(self.window / run))
+        draws = np.random.Generator(_philox(self.seed, _RUNS, number)).random(math.ceil(self.window / self.run))
         starts = (draws * self.num_samples).astype(np.int64)
-        places = (starts[:, None] + np.arange(run)).ravel() % self.num_samples
+        places = (starts[:, None] + np.arange(self.run)).ravel() % self.num_samples
         places = places[_permutation(len(places), self.seed, _WINDOW, number)[: self.window]]
         return _on_the_line(places, np.arange(len(self._lengths)), self._ends, self._lengths)
 
