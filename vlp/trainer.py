@@ -355,8 +355,8 @@ def _check_same_data(data: TrainingData, state: dict[str, Any]) -> None:
     else:
         return
     raise UserError(
-        f"data.train {difference} when this run was saved: bring the shards and layers back (or take away an index that "
-        "counts them otherwise), or choose another run_dir"
+        f"data.train {difference} when this run was saved: bring the shards and layers back (or take away an index "
+        "that counts them otherwise), or choose another run_dir"
     )
 
 
