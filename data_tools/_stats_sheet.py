@@ -155,7 +155,9 @@ def _layers(paths: Sequence[str]) -> list[dict[str, Any]]:
     """Layers beside the shards, and how many shards have a file of each."""
     found = []
     for name in list_layers(path for path in paths if not path.startswith("pipe:")):
-        shards = sum(STORE.exists(layer_path(path, name)) for path in paths if not path.startswith("pipe:"))
+        shards = sum(
+            STORE.exists(layer_path(path, name), optional=True) for path in paths if not path.startswith("pipe:")
+        )
         found.append({"name": name, "shards": shards})
     return found
 

@@ -22,7 +22,7 @@ def count_defects(path: str, num_samples: int) -> list[Defect]:
     for suffix, noun, count in ((_STATS, "successes", _successes), (_PARQUET, "successful rows", _rows)):
         beside = _beside(path, suffix)
         try:
-            expected = count(STORE.read_all(beside)) if beside and STORE.exists(beside) else None
+            expected = count(STORE.read_all(beside)) if beside and STORE.exists(beside, optional=True) else None
         except Exception as error:  # whatever the parsers of JSON and Parquet raise on broken bytes
             detail = " ".join(str(error).split()) or type(error).__name__
             defects.append(Defect(f"unreadable {suffix}", path, detail=detail))
@@ -37,7 +37,7 @@ def expected_samples(path: str) -> int | None:
     """How many samples ``_stats.json`` says the shard has; None where it does not say so."""
     beside = _beside(path, _STATS)
     with suppress(Exception):  # count_defects names what is wrong with it
-        return _successes(STORE.read_all(beside)) if beside and STORE.exists(beside) else None
+        return _successes(STORE.read_all(beside)) if beside and STORE.exists(beside, optional=True) else None
     return None
 
 

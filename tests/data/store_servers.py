@@ -19,6 +19,7 @@ class WebServer:
         self.files: dict[str, bytes] = {}
         self.cuts: list[int] = []  # each next body ends after so many bytes, and the connection with it
         self.errors: list[int] = []  # each next request is answered by this status
+        self.absent = 404  # the answer for other names
         self.broken: set[str] = set()  # these files are always answered by 500
         self.stalls: list[int] = []  # each next body pauses for ``stall_seconds`` after so many bytes
         self.stall_seconds = 0.0
@@ -73,7 +74,7 @@ class WebServer:
         name, wanted = handler.path.lstrip("/"), handler.headers.get("Range", "")
         self.ranges.append((name, wanted))
         if self.errors or name in self.broken or name not in self.files:
-            handler.send_response(500 if name in self.broken else self.errors.pop(0) if self.errors else 404)
+            handler.send_response(500 if name in self.broken else self.errors.pop(0) if self.errors else self.absent)
             handler.send_header("Content-Length", "0")
             handler.end_headers()
             return

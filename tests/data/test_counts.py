@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,3 +74,11 @@ def test_shards_of_one_name_do_not_share_an_index(write_shards: WriteShards, tmp
         write_index([str(folder) for folder in folders], str(tmp_path / "index"))
     counts, _ = write_index([str(folder) for folder in folders])
     assert list(counts) == [str(folder / "index") for folder in folders]
+
+
+def test_a_server_that_refuses_absent_files_has_no_counts(write_shards: WriteShards, web: Any) -> None:
+    _, (path, *_) = shards_without_stats(write_shards)
+    web.absent, web.files["0.tar"] = 403, Path(path).read_bytes()
+    assert known_counts([web.url("0.tar")]) == {}
+    web.files["0_stats.json"] = b'{"successes": 4}'
+    assert known_counts([web.url("0.tar")]) == {web.url("0.tar"): (4, "_stats.json")}

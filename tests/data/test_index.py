@@ -4,6 +4,7 @@ import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -199,3 +200,11 @@ def test_the_index_is_used(write_tar: Callable[..., Path], tmp_path: Path) -> No
     assert list(content(open_shard(str(path))[0])) == ["a"]
     assert list(content(open_shard(str(path), indexed=False)[0])) == ["a", "b", "c"]
     assert json.loads(pq.read_schema(tmp_path / "index" / "00000.parquet").metadata[b"vlp"])["defects"] == []
+
+
+def test_a_server_that_refuses_absent_files_has_no_index(write_tar: Callable[..., Path], web: Any) -> None:
+    web.absent, web.files["0.tar"] = 403, write_tar([("a.png", b"1")]).read_bytes()
+    shard, defects = open_shard(web.url("0.tar"))
+    assert (shard.keys.tolist(), defects) == ([b"a"], [])
+    with pytest.raises(UserError, match=r"1\.tar cannot be read: the server refuses it \(HTTP 403\)"):
+        open_shard(web.url("1.tar"))  # it must not pass for an empty one

@@ -348,6 +348,13 @@ def test_layers_behind_http(shards: list[Shard], tmp_path: Path, web: Any) -> No
     assert reader.columns_of(shards[1])["v"].tolist() == [None] * len(shards[1])
     assert layer_columns("y", paths, root) is None
     assert list_layers(paths, root) == []
+    web.absent = 403  # as buckets whose list is secret say of what is not there
+    assert layer_columns("y", paths, root) is None
+    reader = LayerReader(root, "x", {"v": "text"})
+    assert reader.columns_of(shards[1])["v"].tolist() == [None] * len(shards[1])
+    assert reader.defect_of(shards[1]) is None
+    assert check_layer(shards[1], "x", root) is None
+    assert not LayerWriter(root, "x", {}).has(shards[1])
     with pytest.raises(UserError, match=r"cannot (be written|write)"):
         LayerWriter(root, "y", {}).write(shards[0], [], {"v": []})
 

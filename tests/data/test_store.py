@@ -13,8 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from vlp.data.samples import BadSample
 from vlp.data.store import Store, UnreadableError, forget, is_remote
@@ -273,6 +275,33 @@ def test_any_fsspec_protocol() -> None:
         store.read_at("memory://shards/a.tar", len(data) - 5, 10)
     with pytest.raises(UserError, match="folder"):
         store.read_all("memory://shards")
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_optional_files_that_are_refused_are_not_there(web: Any, status: int) -> None:
+    store, url = quick(), web.url("a.json")
+    web.absent = status
+    assert not store.exists(url, optional=True)
+    with pytest.raises(UnreadableError, match=f"refuses it .HTTP {status}"):
+        store.exists(url)
+    web.files["a.json"] = b"{}"
+    assert store.exists(url, optional=True)
+    web.broken = {"a.json"}
+    with pytest.raises(UnreadableError, match="HTTP 500"):
+        store.exists(url, optional=True)
+
+
+def test_optional_files_that_a_bucket_refuses_are_not_there() -> None:
+    class Secretive(MemoryFileSystem):
+        protocol = "secretive"
+
+        def info(self, path: str, **options: Any) -> Any:
+            raise PermissionError("Forbidden")
+
+    fsspec.register_implementation("secretive", Secretive, clobber=True)
+    assert not quick().exists("secretive://bucket/a.json", optional=True)
+    with pytest.raises(UnreadableError, match="PermissionError: Forbidden"):
+        quick().exists("secretive://bucket/a.json")
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ def _successes(path: str, store: Store) -> int | None:
 
 def _read(name: str, store: Store, parse: Callable[[Any], Result]) -> Result | None:
     """What ``parse`` finds in a JSON file; None if there is no such file."""
-    if not store.exists(name):
+    if not store.exists(name, optional=True):
         return None
     try:
         tree = json.loads(store.read_all(name))

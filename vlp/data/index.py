@@ -119,7 +119,7 @@ def load(path: str, root: str | None = None, store: Store = LOCAL) -> tuple[Shar
         UserError: it cannot be read or was damaged, or the shard has another length now.
     """
     name = f"{index_root(path, root)}/{stem(path)}.parquet"
-    if not store.exists(name):
+    if not store.exists(name, optional=True):
         return None
     content = store.read_all(name)
     try:

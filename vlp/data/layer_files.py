@@ -128,7 +128,7 @@ def layer_columns(
     for path in shard_paths[::step]:
         file = layer_path(path, name, root)
         try:
-            if store.exists(file):
+            if store.exists(file, optional=True):
                 return kinds_of(parquet_file(store.read_all(file)).schema_arrow)
         except UNREADABLE:  # counted when it is read for its samples
             continue

@@ -138,7 +138,7 @@ class LayerReader:
         path = layer_path(shard.path, self.name, self.root)
         defect = None
         try:
-            if self._store.exists(path):
+            if self._store.exists(path, optional=True):
                 file = parquet_file(self._store.read_all(path))
                 absent = [name for name in ("key", *self.columns) if name not in file.schema_arrow.names]
                 if absent:
@@ -181,7 +181,7 @@ class LayerCheck:
 def check_layer(shard: Shard, name: str, root: str | Path | None = None, store: Store = STORE) -> LayerCheck | None:
     """Hold the file of one layer against its shard; None if there is no file."""
     path = layer_path(shard.path, name, root)
-    if not store.exists(path):
+    if not store.exists(path, optional=True):
         return None
     try:
         file = parquet_file(store.read_all(path))
@@ -253,7 +253,8 @@ class LayerWriter:
         """Whether the whole file exists, for just the samples of ``shard`` and of this provenance."""
         path = self.path(shard)
         try:
-            record = record_of(_schema(path, self._store)) if self._store.exists(path) else None
+            there = self._store.exists(path, optional=True)
+            record = record_of(_schema(path, self._store)) if there else None
         except UNREADABLE:
             return False
         return record is not None and not is_stale(record, shard) and record.get("provenance") == self.provenance

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 from vlp.data.cache import Cache, CacheOptions
 from vlp.data.remote import Remote, RemoteStream
 from vlp.data.samples import BadSample
-from vlp.data.transports import NoRangesError, NotFoundError
+from vlp.data.transports import NoRangesError, NotFoundError, RefusedError
 from vlp.types import UserError
 
 Result = TypeVar("Result")
@@ -58,8 +58,12 @@ class Store:
         self._copied: set[str] = set()  # paths that are read from copies, as parts of them cannot or should not be had
         self._connected: tuple[int, Remote] | None = None
 
-    def exists(self, path: str) -> bool:
+    def exists(self, path: str, optional: bool = False) -> bool:
         """Whether there is such a file; a command counts as one.
+
+        Args:
+            optional: a file that a shard may do without: one that the server refuses counts as not there, as
+                buckets without the right to list, and signed addresses, refuse what is not there.
 
         Raises:
             UnreadableError: it cannot be told, because the server is dead or refuses.
@@ -70,6 +74,10 @@ class Store:
             self._remote.identity(path)
         except NotFoundError:
             return False
+        except RefusedError as error:
+            if optional:
+                return False
+            raise _unreadable(error) from error
         except OSError as error:
             raise _unreadable(error) from error
         return True

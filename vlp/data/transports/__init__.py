@@ -18,6 +18,10 @@ class NotFoundError(ReadError):
     """There is no such file."""
 
 
+class RefusedError(ReadError):
+    """The server forbids it; buckets that keep their list to themselves say so of files that are not there too."""
+
+
 class NoRangesError(Exception):
     """The store sends files only as a whole."""
 
@@ -40,7 +44,7 @@ class Identity(NamedTuple):
 class Transport:
     """Bytes of remote files, one attempt a call; safe to use from several threads.
 
-    Every method may raise TransientError, ReadError (NotFoundError) and UserError.
+    Every method may raise TransientError, ReadError (NotFoundError, RefusedError) and UserError.
     """
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import fsspec
 from fsspec.asyn import sync
 
-from vlp.data.transports import Identity, NotFoundError, ReadError, TransientError, Transport
+from vlp.data.transports import Identity, NotFoundError, ReadError, RefusedError, TransientError, Transport
 from vlp.types import UserError
 
 BLOCK = 4 << 20  # what a cut can cost
@@ -85,7 +85,9 @@ class Fsspec(Transport):
             raise NotFoundError(errno.ENOENT, "is not there", path) from error
         except Exception as error:  # each store has errors of its own
             reason = f"{type(error).__name__}: {error}"
-            hopeless = isinstance(error, (PermissionError, NotADirectoryError, ValueError, TypeError, ImportError))
+            if isinstance(error, PermissionError):
+                raise RefusedError(errno.EACCES, reason, path) from error
+            hopeless = isinstance(error, (NotADirectoryError, ValueError, TypeError, ImportError))
             if hopeless or "Credential" in reason or getattr(error, "errno", None) == errno.EINVAL:
                 raise ReadError(errno.EACCES, reason, path) from error
             raise TransientError(reason) from error

@@ -12,7 +12,15 @@ from urllib.parse import urlsplit
 
 import urllib3
 
-from vlp.data.transports import Identity, NoRangesError, NotFoundError, ReadError, TransientError, Transport
+from vlp.data.transports import (
+    Identity,
+    NoRangesError,
+    NotFoundError,
+    ReadError,
+    RefusedError,
+    TransientError,
+    Transport,
+)
 
 _PIECE = 256 << 10
 _SLOWEST = 1024  # bytes a second; a server below that is as good as dead
@@ -99,7 +107,8 @@ class Http(Transport):
             raise NotFoundError(errno.ENOENT, "is not there (HTTP 404)", path)
         if status in (408, 425, 429) or status >= 500:
             raise TransientError(f"HTTP {status}")
-        raise ReadError(errno.EACCES, f"the server refuses it (HTTP {status})", path)
+        kind = RefusedError if status in (401, 403) else ReadError
+        raise kind(errno.EACCES, f"the server refuses it (HTTP {status})", path)
 
     def _pool(self, path: str) -> urllib3.PoolManager:
         parts = urlsplit(path)
