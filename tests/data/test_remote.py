@@ -111,9 +111,51 @@ def test_a_dead_server_costs_the_time_of_all_retries_once(web: Any, shard: bytes
                 store.read_at(web.url(name), 0, 10)
     assert time.monotonic() - began < 5  # twenty reads with all retries would take a quarter of a minute
     web.come_back()
-    assert store.read_at(url, 0, 10) == shard[:10]
+    assert read_when_tried_again(store, url, seconds=3) == shard[:10]
     web.errors = [500, 500]
     assert store.read_at(url, 0, 10) == shard[:10]  # patient again
+
+
+def read_when_tried_again(store: Store, url: str, seconds: float) -> bytes:
+    """Ten bytes of a server that was given up and has come back."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return store.read_at(url, 0, 10)
+        except BadSample:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_a_silent_server_costs_its_timeout_once_an_interval(web: Any, shard: bytes) -> None:
+    store, url = quick(retries=1, timeout=0.5, first_wait=0.2), web.url("a.tar")
+    web.stalls, web.stall_seconds = [0] * 1000, 3.0
+    with pytest.raises(BadSample, match="gave up after 2 attempts"):
+        store.read_at(url, 0, 10)
+    asked, began = len(web.ranges), time.monotonic()
+    for i in range(100):
+        with pytest.raises(BadSample, match=r"timed out.*its server was given up"):
+            store.read_at(web.url(f"{i}.tar"), 0, 10)
+    assert time.monotonic() - began < 1.0  # fifty seconds if each had tried
+    assert len(web.ranges) == asked
+    time.sleep(1.1)
+    with ThreadPoolExecutor(8) as pool:  # of many that come at once, one tries
+        reads = [pool.submit(store.read_at, url, 0, 10) for _ in range(8)]
+        assert all(isinstance(read.exception(), BadSample) for read in reads)
+    assert len(web.ranges) == asked + 1
+    web.stalls = []
+    assert read_when_tried_again(store, url, seconds=5) == shard[:10]
+
+
+def test_a_server_that_says_no_is_alive_again(web: Any, shard: bytes) -> None:
+    store = quick(first_wait=0.05)
+    web.die()
+    with pytest.raises(BadSample, match="gave up"):
+        store.read_at(web.url("a.tar"), 0, 10)
+    web.come_back()
+    time.sleep(0.3)
+    assert not store.exists(web.url("no.tar"))
+    assert store.read_at(web.url("a.tar"), 0, 10) == shard[:10]
 
 
 def test_one_broken_file_does_not_condemn_its_server(web: Any, shard: bytes) -> None:

@@ -6,12 +6,22 @@ import errno
 import io
 import math
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from vlp.data.transports import Identity, ReadError, TransientError, Transport
+from vlp.data.transports import (
+    Identity,
+    NoRangesError,
+    NotFoundError,
+    ReadError,
+    RefusedError,
+    TransientError,
+    Transport,
+)
 from vlp.data.transports.commands import Pipe
 from vlp.data.transports.stores import Fsspec
 from vlp.data.transports.web import Http
@@ -21,6 +31,8 @@ Result = TypeVar("Result")
 
 _PROGRESS = 64 << 10  # bytes after which a connection that breaks has been a good one
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 16.0  # seconds
+_PROBE = 5.0  # first waits between the end of an attempt at a dead server and the next
+_ANSWERS = (NotFoundError, RefusedError, NoRangesError)
 _jitter = random.SystemRandom()  # the draws of the training stay as they are
 
 
@@ -32,16 +44,23 @@ class Remote:
         timeout: seconds of silence (or of less than 1 KiB/s) after which an attempt has failed.
         first_wait: seconds before the first retry; doubled for each further one, up to 16.
 
-    A server that is dead takes the time of all retries once: until it answers again, each read tries once.
+    A server that is dead takes the time of all retries once: with six of them, waits of 1 to 16 s and a timeout of
+    10 s, about a minute if it refuses connections and about two if it is silent. Then its reads fail at once, but for
+    one every ``5 * first_wait`` seconds that tries it: once that succeeds, the server is used as before. A file that
+    fails on a server that answers is tried once for each read.
     """
 
     def __init__(self, retries: int, timeout: float, first_wait: float = _FIRST_WAIT) -> None:
         self.retries = retries
+        self.timeout = timeout
         self.first_wait = first_wait
+        self.probe_wait = _PROBE * first_wait
         self._http = Http(timeout)
         self._stores = Fsspec(timeout)
         self._pipe = Pipe(timeout * (retries + 1))
-        self.given_up: set[str] = set()  # files and servers that each get one attempt until they answer
+        self.given_up: set[str] = set()  # files that get one attempt a read until they answer
+        self.dead_hosts: dict[str, DeadHost] = {}
+        self.lock = threading.Lock()
         self.answered_at: dict[str, float] = {}
 
     def identity(self, path: str) -> Identity:
@@ -99,10 +118,14 @@ class Remote:
         patience, good = _Patience(self, path), start
         while True:
             try:
+                patience.begin()
                 for piece in transport.pieces(path, start, stop, skip):
                     start += len(piece)
                     yield piece
                 return self.answered(path)
+            except _ANSWERS:
+                self.answered(path)
+                raise
             except TransientError as error:
                 if start - good >= _PROGRESS:
                     self.answered(path)
@@ -113,17 +136,30 @@ class Remote:
         patience = _Patience(self, path)
         while True:
             try:
+                patience.begin()
                 result = attempt()
                 self.answered(path)
                 return result
+            except _ANSWERS:
+                self.answered(path)
+                raise
             except TransientError as error:
                 patience.wait(error)
 
     def answered(self, path: str) -> None:
-        """The file has come, so neither it nor its server is dead."""
-        self.answered_at[_host(path)] = time.monotonic()
-        if self.given_up:
-            self.given_up -= {path, _host(path)}
+        """The file has come, or word that it is not to be had: neither it nor its server is dead."""
+        with self.lock:
+            self.answered_at[_host(path)] = time.monotonic()
+            self.given_up.discard(path)
+            self.dead_hosts.pop(_host(path), None)
+
+
+@dataclass
+class DeadHost:
+    """A server that was given up: when it may be tried again, by the monotonic clock, and what was wrong last."""
+
+    next_probe: float
+    reason: str
 
 
 class _Patience:
@@ -135,14 +171,32 @@ class _Patience:
         self._began = time.monotonic()
         self._failures = 0
 
+    def begin(self) -> None:
+        """Before each attempt.
+
+        Raises:
+            ReadError: the server is dead, and it is not yet time to try it again.
+        """
+        remote = self._remote
+        with remote.lock:
+            dead = remote.dead_hosts.get(_host(self._path))
+            if dead is None:
+                return
+            if time.monotonic() < dead.next_probe:
+                raise ReadError(errno.EIO, f"{dead.reason} (its server was given up)", self._path)
+            dead.next_probe = time.monotonic() + remote.timeout + remote.probe_wait  # until this attempt has ended
+
     def wait(self, error: TransientError) -> None:
         """Sleep before the next attempt, or give up."""
         remote, path, host = self._remote, self._path, _host(self._path)
         self._failures += 1
-        if self._failures > remote.retries or not remote.given_up.isdisjoint({path, host}):
-            remote.given_up.add(path)
-            if remote.answered_at.get(host, -math.inf) < self._began:  # or it is this file alone
-                remote.given_up.add(host)
+        with remote.lock:
+            is_over = self._failures > remote.retries or path in remote.given_up or host in remote.dead_hosts
+            if is_over:
+                remote.given_up.add(path)
+                if remote.answered_at.get(host, -math.inf) < self._began:  # or it is this file alone
+                    remote.dead_hosts[host] = DeadHost(time.monotonic() + remote.probe_wait, str(error))
+        if is_over:
             tried = f" (gave up after {self._failures} attempts)" if self._failures > 1 else ""
             raise ReadError(errno.EIO, f"{error}{tried}", path) from error
         wait = min(remote.first_wait * 2 ** (self._failures - 1), _LONGEST_WAIT)

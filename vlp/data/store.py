@@ -43,7 +43,8 @@ class Store:
         timeout: seconds of silence after which an attempt has failed.
         first_wait: seconds before the first retry, doubled for each further one (16 at most).
 
-    With the defaults a dead server is given up after about a minute, and then tried once for each read.
+    With the defaults a server that refuses connections is given up after about a minute, a silent one after about two;
+    then its reads fail at once, but for one every 5 s, so that a server that comes back is used again.
     """
 
     def __init__(
