@@ -155,9 +155,9 @@ def test_the_limit_holds_while_several_download(web: Any, tmp_path: Path) -> Non
 
 def test_a_shard_larger_than_the_cache_is_refused(web: Any, tmp_path: Path) -> None:
     web.files["a.tar"] = noise(MB)
-    with pytest.raises(UserError, match=r"a\.tar has 0\.001 GB .* raise cache\.gigabytes"):
+    with pytest.raises(UserError, match=r"a\.tar has 0\.001 GB .* raise data\.cache\.gigabytes"):
         store_in(tmp_path, megabytes=0.9).read_at(web.url("a.tar"), 0, 10)
-    with pytest.raises(UserError, match=r"raise cache\.gigabytes"):  # its length is not known before
+    with pytest.raises(UserError, match=r"raise data\.cache\.gigabytes"):  # its length is not known before
         store_in(tmp_path, megabytes=0.9).read_at("pipe:head -c 1000000 /dev/zero", 0, 10)
     assert copies(tmp_path) == {}
 
@@ -165,7 +165,7 @@ def test_a_shard_larger_than_the_cache_is_refused(web: Any, tmp_path: Path) -> N
 def test_a_folder_that_cannot_be_written(web: Any, tmp_path: Path) -> None:
     web.files["a.tar"] = noise(MB)
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(UserError, match=r"cache\.folder .*cache cannot keep"):
+    with pytest.raises(UserError, match=r"^data\.cache\.folder .*cache cannot keep"):
         store_in(tmp_path).read_at(web.url("a.tar"), 0, 10)
 
 

@@ -8,12 +8,8 @@ import hashlib
 import json
 import math
 import os
-import shutil
-import tempfile
 import time
-import uuid
 from collections.abc import Iterator
-from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +17,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, Field
 
 from vlp.data.remote import Remote
+from vlp.data.temporary import hold, temporary_folder
 from vlp.data.transports import Identity, ReadError
 from vlp.types import UserError
 
@@ -49,7 +46,7 @@ class Cache:
 
     def __init__(self, options: CacheOptions) -> None:
         self.is_lasting = options.folder is not None
-        self._folder = Path(os.path.expanduser(options.folder) if options.folder else _temporary_folder())
+        self._folder = Path(os.path.expanduser(options.folder)) if options.folder else temporary_folder()
         self._limit = int(options.gigabytes * 1e9)
         self._known: dict[tuple[int, str], tuple[Path, float]] = {}  # (process, path) -> copy, when its use was marked
 
@@ -86,6 +83,8 @@ class Cache:
         asked = time.time()
         copy = self._folder / _name(path, identity)
         try:
+            if not self.is_lasting:
+                hold(self._folder)
             (self._folder / "locks").mkdir(parents=True, exist_ok=True)
             with FileLock(self._lock(copy)):
                 note = _read_note(copy)
@@ -96,8 +95,17 @@ class Cache:
         except ReadError:
             raise
         except OSError as error:
-            raise UserError(f"cache.folder {self._folder} cannot keep {path}: {error.strerror or error}") from error
+            raise UserError(self._cannot_keep(path, error)) from error
         return copy
+
+    def _cannot_keep(self, path: str, error: OSError) -> str:
+        reason = f"{self._folder} cannot keep {path}: {error.strerror or error}"
+        if self.is_lasting:
+            return f"data.cache.folder {reason}"
+        return (
+            f"the temporary folder {reason}: set data.cache.folder to a folder on a disk with room, or index the "
+            "shards (vlp data index)"
+        )
 
     def _download(self, path: str, copy: Path, identity: Identity, remote: Remote) -> None:
         partial = _partial(copy)
@@ -129,7 +137,7 @@ class Cache:
         With ``wait``, as soon as the downloads of others leave them. Who holds room already must not wait for
         others, who may wait for its.
         """
-        limit = f"the cache {self._limit / 1e9:.3g} GB: raise cache.gigabytes"
+        limit = f"the cache {self._limit / 1e9:.3g} GB: raise data.cache.gigabytes"
         if size > self._limit:
             raise UserError(f"{path} has {size / 1e9:.3g} GB and {limit}")
         while True:
@@ -193,15 +201,3 @@ def _read_note(copy: Path) -> dict:
 
 def _write_note(copy: Path, **note: object) -> None:
     _note(copy).write_text(json.dumps(note), encoding="utf-8")
-
-
-_temporary: dict[int, str] = {}
-
-
-def _temporary_folder() -> str:
-    """One a process, and of the processes forked from it; made with its first copy, removed when the process ends."""
-    if os.getpid() not in _temporary:
-        folder = os.path.join(tempfile.gettempdir(), f"vlp-shards-{uuid.uuid4().hex}")
-        _temporary[os.getpid()] = folder
-        Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=-100)  # after its workers have ended
-    return _temporary[os.getpid()]
