@@ -20,7 +20,7 @@ from vlp.data.samples import IMAGE_EXTENSIONS, BadSample, decode_image
 from vlp.data.shards import Shard
 from vlp.data.store import is_remote
 
-_UNREADABLE = "unreadable shard"
+UNREADABLE = "unreadable shard"
 _AHEAD = 32 << 20  # bytes of a remote shard on their way, a worker
 _CONNECTIONS = 4
 
@@ -92,7 +92,7 @@ def is_done(place: Path, signature: int) -> bool:
         written, defects = load(place, "signature", "defects")
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return False
-    return int(written) == signature and _UNREADABLE not in defects
+    return int(written) == signature and UNREADABLE not in defects
 
 
 def fingerprints(shard: Shard, caption: str) -> Fingerprints:

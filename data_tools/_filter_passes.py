@@ -12,7 +12,15 @@ import numpy as np
 
 import vlp
 from data_tools._filter_corpus import Corpus, different_partners, first_samples, sample_numbers, vocabulary
-from data_tools._filter_fingerprints import Fingerprints, fingerprints, is_done, load_all, shard_signature
+from data_tools._filter_fingerprints import (
+    UNREADABLE,
+    Fingerprints,
+    fingerprints,
+    is_done,
+    load,
+    load_all,
+    shard_signature,
+)
 from data_tools._filter_rules import Decisions, FilterRules, decide
 from data_tools._filter_text import hash64
 from vlp.data.index import open_shard
@@ -54,7 +62,10 @@ class Places:
 
 @dataclass(frozen=True)
 class Counted:
-    """What pass one tells of a shard; ``defects`` are what its tar has that is no sample."""
+    """What pass one tells of a shard; ``defects`` are what its tar has that is no sample.
+
+    ``signature`` is that of the shard and of which samples could not be read: when they can, the corpus is another.
+    """
 
     num_samples: int
     signature: int
@@ -68,7 +79,13 @@ def count_shard(path: str, places: Places, caption: str) -> Counted:
     file = places.fingerprints(path)
     if not is_done(file, signature):
         fingerprints(shard, caption).save(file)
-    return Counted(len(shard), signature, tuple(defects))
+    return Counted(len(shard), _with_unreadable(signature, file), tuple(defects))
+
+
+def _with_unreadable(signature: int, file: Path) -> int:
+    names, defect = load(file, "defects", "defect")
+    unreadable = np.flatnonzero(names[defect] == UNREADABLE)
+    return hash64(np.append(unreadable, signature).astype(np.uint64).tobytes()) if len(unreadable) else signature
 
 
 def count_corpus(files: Sequence[Path], num_samples: int, rules: FilterRules, evaluation: np.ndarray) -> Corpus:

@@ -475,6 +475,46 @@ def test_remote_shards_give_the_same_layer_under_a_local_root(tmp_path: Path, we
     )
 
 
+def test_a_shard_that_could_not_be_read_is_decided_anew_when_it_can(tmp_path: Path) -> None:
+    shards = write(tmp_path / "s", mixed_samples(20), 8)
+    run(shards)
+    refused = ["/00001.tar"]  # parts of it, though not the whole
+
+    class Ranges(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            start, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
+            file = shards / self.path.lstrip("/")
+            if not file.exists() or (self.path in refused and start != "0"):
+                self.send_error(400 if file.exists() else 404)
+                return
+            data = file.read_bytes()
+            part = data[int(start) : int(last) + 1 if last else None]
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{int(start) + len(part) - 1}/{len(data)}")
+            self.send_header("Content-Length", str(len(part)))
+            self.end_headers()
+            self.wfile.write(part)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    def reasons() -> list[list[str]]:
+        files = sorted((tmp_path / "layers" / "filter").glob("*.parquet"))
+        return [pq.read_table(file)["reason"].to_pylist() for file in files]
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Ranges) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/{{00000..00002}}.tar"
+        options = FilterOptions((url,), OFF, workers=1, root=tmp_path / "layers")
+        write_filter(options)
+        assert [set(found) == {"unreadable shard"} for found in reasons()] == [False, True, False]
+        refused.clear()
+        report = write_filter(options)
+        server.shutdown()
+    assert "unreadable shard" not in report.dropped
+    assert [reason for found in reasons() for reason in found] == [row["reason"] for row in layer(shards)]
+
+
 # ----------------------------------------------------------------------------- the command
 
 
