@@ -107,16 +107,28 @@ def digests(keys: Iterable[bytes]) -> np.ndarray:
 
 
 def keys_in_two_shards(paths: Sequence[str], digests_of: Sequence[np.ndarray]) -> list[Defect]:
-    """Each further shard of a key that more than one has; their headers are read again to name the keys."""
+    """Each further shard of a key that more than one has; their headers are read again to name the keys.
+
+    A shard that cannot be read again, or has changed since, is named as unreadable.
+    """
     in_order = np.sort(np.concatenate(digests_of))
     twice = np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
     defects = []
     first: dict[str, str] = {}
     for path, own in zip(paths, digests_of, strict=True):
-        rows = np.flatnonzero(np.isin(own, twice)) if len(twice) else ()
+        rows = np.flatnonzero(np.isin(own, twice))
         if len(rows):
-            shard, _ = scan(path)
-            for key in (shard.key(int(row)) for row in rows):
+            try:
+                shard, _ = scan(path)
+            except UserError as error:
+                defects.append(Defect("unreadable shard", path, detail=str(error)))
+                continue
+            again = digests(shard.keys.tolist())
+            same = [row for row in rows.tolist() if row < len(again) and again[row] == own[row]]
+            if len(same) < len(rows):
+                detail = "it was read well once, but not when its keys were compared with those of other shards"
+                defects.append(Defect("unreadable shard", path, detail=detail))
+            for key in map(shard.key, same):
                 if first.setdefault(key, path) != path:
                     defects.append(Defect("key in two shards", path, key, f"also in {first[key]}"))
     return defects

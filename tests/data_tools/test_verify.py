@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from data_tools._verify_shard import check_shard, keys_in_two_shards
 from data_tools.verify import Defect, table, verify
 from vlp import cli
 from vlp.data.index import save, scan
@@ -186,6 +187,24 @@ def test_a_key_in_two_shards_is_named_in_every_further_one(tmp_path: Path) -> No
     found = verify([str(tmp_path)], workers=1).defects
     assert named(found) == [("key in two shards", "1.tar", "b"), ("key in two shards", "2.tar", "b")]
     assert {defect.detail for defect in found} == {f"also in {tmp_path / '0.tar'}"}
+
+
+@pytest.mark.parametrize("change", ["gone", "shorter", "other keys", "dead server"])
+def test_a_shard_that_changes_before_its_keys_are_compared_is_named(tmp_path: Path, change: str) -> None:
+    paths = [str(tmp_path / f"{number}.tar") for number in range(2)]
+    for path in paths:
+        write_tar(Path(path), [member for key in "abc" for member in sample(key)])
+    keys = [check_shard(path, ("txt",)).keys for path in paths]
+    if change == "gone":
+        Path(paths[1]).unlink()
+    elif change == "dead server":
+        paths[1] = "http://:x/1.tar"  # an address that cannot be read: a dead one would take a minute
+    else:
+        left = "a" if change == "shorter" else "axy"
+        write_tar(Path(paths[1]), [member for key in left for member in sample(key)])
+    found = keys_in_two_shards(paths, keys)
+    twice = [("key in two shards", "1.tar", "a")] if change in ("shorter", "other keys") else []
+    assert sorted(named(found)) == [*twice, ("unreadable shard", "1.tar", "")]
 
 
 def test_leftovers_and_missing_shards_are_named(clean: Path) -> None:
