@@ -25,6 +25,7 @@ class WebServer:
         self.stall_seconds = 0.0
         self.trickle = False  # a byte now and then
         self.has_ranges = True
+        self.names_ranges = True  # Content-Range, with a part
         self.has_lengths = True
         self.etags = True
         self.ranges: list[tuple[str, str]] = []  # (name, Range header) of each request
@@ -88,7 +89,8 @@ class WebServer:
         elif found:
             start, stop = int(found[1]), min(int(found[2] or total - 1) + 1, total)
             handler.send_response(206)
-            handler.send_header("Content-Range", f"bytes {start}-{stop - 1}/{total}")
+            if self.names_ranges:
+                handler.send_header("Content-Range", f"bytes {start}-{stop - 1}/{total}")
             body = data[start:stop]
         else:
             handler.send_response(200)

@@ -234,6 +234,14 @@ def test_a_server_without_ranges(web: Any, shard: bytes, has_lengths: bool) -> N
     assert store.read_all(url) == shard
 
 
+def test_a_server_that_sends_parts_without_a_name(web: Any, shard: bytes) -> None:
+    web.names_ranges = False
+    store, url = quick(), web.url("a.tar")
+    assert store.exists(url)
+    with pytest.raises(BadSample, match="the server sends a part without saying which"):
+        store.read_at(url, 500, 10)
+
+
 def test_no_listing_and_no_writing_on_the_web(web: Any) -> None:
     store = quick()
     assert store.expand("http://[::1]/a.tar?key=*"[:20]) == ["http://[::1]/a.tar?k"]

@@ -52,6 +52,8 @@ class Http(Transport):
                 raise ReadError(errno.EIO, f"has only {identity.length} bytes", path)
             if response.status == 416:  # nothing lies at or behind ``start``
                 return
+            if response.status == 206 and not _part(response):
+                raise ReadError(errno.EPROTO, "the server sends a part without saying which (no Content-Range)", path)
             first, promised = _range(response)
             if response.status == 200 and not skip and identity.length != stop:
                 raise NoRangesError
@@ -122,18 +124,24 @@ class Http(Transport):
 
 def _identity(response: urllib3.BaseHTTPResponse) -> Identity:
     headers = response.headers
-    length = headers.get("Content-Length") if response.status == 200 else headers["Content-Range"].rpartition("/")[2]
+    length = (
+        headers.get("Content-Length") if response.status == 200 else headers.get("Content-Range", "").rpartition("/")[2]
+    )
     tag = headers.get("ETag", "").removeprefix("W/") or headers.get("Last-Modified", "")
     return Identity(int(length) if length and length.isdigit() else None, tag)
 
 
 def _range(response: urllib3.BaseHTTPResponse) -> tuple[int, int | None]:
     """(first byte, number of bytes) that the answer promises."""
-    found = re.match(r"bytes (\d+)-(\d+)/", response.headers.get("Content-Range", ""))
+    found = _part(response)
     if response.status == 206 and found:
         return int(found[1]), int(found[2]) - int(found[1]) + 1
     length = response.headers.get("Content-Length", "")
     return 0, int(length) if length.isdigit() else None
+
+
+def _part(response: urllib3.BaseHTTPResponse) -> re.Match[str] | None:
+    return re.match(r"bytes (\d+)-(\d+)/", response.headers.get("Content-Range", ""))
 
 
 def _reason(error: Exception) -> str:
