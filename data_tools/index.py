@@ -72,7 +72,7 @@ def write_index(
         others: dict[str, Any] = {}
         # Jobs that index parts of a folder at the same time add to one list.
         with nullcontext() if is_remote(name) else FileLock(f"{name}.lock"):
-            content = LOCAL.read_all(name) if LOCAL.exists(name) else b"{}"
+            content = LOCAL.read_all(name) if LOCAL.exists(name, optional=True) else b"{}"
             with suppress(ValueError, TypeError):  # a broken one is written anew
                 others = dict(json.loads(content))
             LOCAL.write(name, (json.dumps({**others, **summary}, indent=1, sort_keys=True) + "\n").encode())
