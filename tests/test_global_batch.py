@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
-from vlp import distributed, embeddings, resolve
+from vlp import distributed, embeddings, resolve, similarity
 from vlp.encoders import batch_norm
 from vlp.encoders.openclip import ModelOptions, build
 from vlp.objectives import base
@@ -66,6 +66,17 @@ def assert_equal_gradients(actual: dict[str, Tensor], expected: dict[str, Tensor
 @pytest.mark.parametrize(("world", "micro"), [(1, 5), (2, 99), (4, 99), (2, 3)])
 def test_equals_one_process(run_ranks, tiny_model, objective, world, micro):
     expected_loss, expected = gradients(0, 1, tiny_model, objective, GLOBAL_BATCH, 0.0)
+    for loss, actual in run_ranks(gradients, world, tiny_model, objective, micro, 0.0):
+        assert loss == pytest.approx(expected_loss, rel=1e-6)
+        assert_equal_gradients(actual, expected)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(("world", "micro"), [(1, 99), (2, 3), (4, 99)])
+def test_large_batches_equal_small_ones(run_ranks, tiny_model, monkeypatch, objective, world, micro):
+    """Where similarities are taken tile by tile, losses and gradients stay what they are on one dense process."""
+    expected_loss, expected = gradients(0, 1, tiny_model, objective, GLOBAL_BATCH, 0.0)
+    monkeypatch.setattr(similarity, "MOST_DENSE_LOGITS", 0)
     for loss, actual in run_ranks(gradients, world, tiny_model, objective, micro, 0.0):
         assert loss == pytest.approx(expected_loss, rel=1e-6)
         assert_equal_gradients(actual, expected)

@@ -77,6 +77,18 @@ def mean_with_gradient(local: Tensor) -> Tensor:
     return _MeanOverRanks.apply(local) if world_size() > 1 else local
 
 
+def sum_over_ranks(values: Tensor) -> None:
+    """Replace ``values`` by their sum over the ranks; without gradient."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+
+
+def max_over_ranks(values: Tensor) -> None:
+    """Replace ``values`` by their maxima over the ranks; without gradient."""
+    if world_size() > 1:
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+
+
 def mean_over_ranks(values: dict[str, float], device: torch.device) -> dict[str, float]:
     """Average named scalars over the ranks in one collective; every rank must hold the same names."""
     if world_size() == 1:
