@@ -1,8 +1,8 @@
-"""Runs the benchmarks of the loader one after another and writes their figures into README.md.
+"""Runs the benchmarks of the loader and the losses one after another and writes their figures into README.md.
 
-    python benchmarks/speed/run.py [pictures tokenizer loader resume memory]
+    python benchmarks/speed/run.py [pictures tokenizer loader resume memory loss]
 
-All of them take some fifteen minutes on two cores, which should have nothing else to do. Each writes
+All of them take some half an hour on two cores, which should have nothing else to do. Each writes
 ``results/NAME.json``; the table is made of all the files that are there.
 """
 
@@ -17,12 +17,17 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-NAMES = ("pictures", "tokenizer", "loader", "resume", "memory")
+NAMES = ("pictures", "tokenizer", "loader", "resume", "memory", "loss")
 START, END = "<!-- table: written by run.py -->", "<!-- end of table -->"
 PICTURES = {
     "640x480": {"exact": 2.7, "fast": 5},
     "1280x960": {"exact": 3.8, "fast": 8},
     "341x256": {"exact": 3.0, "fast": 4},
+}
+LOSSES = {
+    "softmax, batch 8192": ("≥ 1.5", ""),
+    "softmax, batch 16384": ("≥ 1.9", "≥ 12"),
+    "sigmoid, batch 8192": ("≥ 1.3", "≥ 6"),
 }
 Row = tuple[str, str, str]
 
@@ -79,9 +84,28 @@ def memory(result: dict[str, Any]) -> Iterator[Row]:
         yield f"resident memory over {run['points'][-1]['samples']:,} samples, {name}", "flat", reached
 
 
+def loss(result: dict[str, Any]) -> Iterator[Row]:
+    for name, row in result["rows"].items():
+        of_time, of_memory = LOSSES.get(name, ("", ""))
+        difference = f"losses differ by {row['loss_difference']:.0e}"
+        yield f"loss, {name}: CPU, open_clip / vlp", of_time, f"{spread(row['ratio']['seconds'])}; {difference}"
+        yield f"loss, {name}: memory, open_clip / vlp", of_memory, spread(row["ratio"]["mib"])
+        half = result["alone"]["batch"] // 2 if "alone" in result else 0
+        if name == f"softmax, batch {half}":
+            reached = f"{result['alone']['mib'] / row['vlp']['mib']:.2f}"
+            yield f"loss, softmax: vlp's memory at {2 * half} / at {half}", "≤ 2.2", reached
+
+
 def table(results: dict[str, Any]) -> str:
     """Markdown of all results there are, in the order of ``NAMES``."""
-    makers = {"pictures": pictures, "tokenizer": tokenizer, "loader": loader, "resume": resume, "memory": memory}
+    makers = {
+        "pictures": pictures,
+        "tokenizer": tokenizer,
+        "loader": loader,
+        "resume": resume,
+        "memory": memory,
+        "loss": loss,
+    }
     rows = [row for name in NAMES if name in results for row in makers[name](results[name])]
     lines = ["| | target | reached |", "|---|---:|---|", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(lines)
