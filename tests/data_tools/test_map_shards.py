@@ -96,6 +96,11 @@ def _is_alive(process: int) -> bool:
         return False
 
 
+def _listen_to_interrupts() -> None:
+    """What a shell starts in the background ignores them, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_the_run(jobs: Any, tmp_path: Path, how: signal.Signals) -> None:
@@ -108,7 +113,9 @@ def test_workers_end_with_the_run(jobs: Any, tmp_path: Path, how: signal.Signals
         f"if __name__ == '__main__': list(map_shards(job, {PATHS}, '', 2))"
     )
     (tmp_path / "run.py").write_text(code)
-    run = subprocess.Popen([sys.executable, tmp_path / "run.py"], stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        [sys.executable, tmp_path / "run.py"], stderr=subprocess.PIPE, text=True, preexec_fn=_listen_to_interrupts
+    )
     deadline = time.monotonic() + 30
     while len(workers := list(started.iterdir())) < 2:
         assert time.monotonic() < deadline
