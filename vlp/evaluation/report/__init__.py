@@ -8,11 +8,10 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-import jinja2
-
 from vlp.evaluation.report import curves, galleries, space, summary
 from vlp.evaluation.report.gather import RunContents, read_run
 from vlp.evaluation.report.pictures import img
+from vlp.evaluation.report.templates import template
 from vlp.evaluation.report.values import format_value
 from vlp.types import UserError
 
@@ -42,16 +41,9 @@ def write_report(run: str | Path, output: str | Path | None = None) -> Path:
 
 def render(run: RunContents) -> str:
     """The page of what was read from a run."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("vlp.evaluation.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     retrieval = [shown for shown in run.sets if shown.task.kind == "zeroshot_retrieval"]
     pairs = [shown for shown in run.sets if shown.task.kind == "image_caption_selection"]
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2").render(
         run=run,
         percent=partial(format_value, unit="percent"),
         sentence=summary.sentence(run),

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup, escape
 
 from vlp.evaluation.report.figures import histogram
+from vlp.evaluation.report.templates import template
 from vlp.evaluation.report.values import Tile, format_value
 from vlp.types import UserError
 
@@ -226,15 +226,7 @@ def write_page(content: dict[str, Any], output: str | Path) -> Path:
 def _write(view: DataSheetView, path: Path) -> Path:
     if path.is_dir():
         raise UserError(f"--output {path} is a directory: name a file, such as {path / 'data.html'}")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("vlp.evaluation.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    template = environment.get_template("data_sheet.html.j2")
-    page = template.render(data=view, percent=partial(format_value, unit="percent"))
+    page = template("data_sheet.html.j2").render(data=view, percent=partial(format_value, unit="percent"))
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".partial")
     unfinished.write_text(page, encoding="utf-8", errors="backslashreplace")
