@@ -24,8 +24,9 @@ from data_tools._filter_fingerprints import (
 from data_tools._filter_rules import Decisions, FilterRules, decide
 from data_tools._filter_text import hash64
 from vlp.data.index import open_shard
-from vlp.data.layer_files import layer_path, shard_stem
+from vlp.data.layer_files import layer_path
 from vlp.data.layers import LayerWriter
+from vlp.data.shards import stem
 from vlp.types import Skipped, UserError
 
 NUM_EXAMPLES = 3
@@ -48,7 +49,7 @@ class Places:
     name: str
 
     def fingerprints(self, shard_path: str) -> Path:
-        return self._work_folder(shard_path) / f"{shard_stem(shard_path)}.npz"
+        return self._work_folder(shard_path) / f"{stem(shard_path)}.npz"
 
     def corpus(self, first_shard: str) -> Path:
         return self._work_folder(first_shard) / "corpus"
@@ -155,7 +156,7 @@ def write_decisions(path: str, places: Places, corpus: Path, rules: FilterRules,
         writer.write(shard, [shard.key(row) for row in range(len(shard))], columns)
     dropped = Counter(reason for reason in decisions.reason.tolist() if reason)
     rows = {reason: np.flatnonzero(decisions.reason == reason)[:NUM_EXAMPLES] for reason in dropped}
-    examples = {reason: [f"{shard_stem(path)}: {shard.key(int(row))}" for row in rows[reason]] for reason in rows}
+    examples = {reason: [f"{stem(path)}: {shard.key(int(row))}" for row in rows[reason]] for reason in rows}
     return Decided(len(shard), dropped, examples)
 
 

@@ -16,8 +16,8 @@ from data_tools._stats_figures import Digests, Figures, Repeats, ordered, repeat
 from data_tools._stats_shard import SURE, UNSURE, ShardFigures, read_sample
 from data_tools._verify_sample import SampleCheck
 from vlp.data.index import open_shard
-from vlp.data.layer_files import STORE, layer_path, list_layers
-from vlp.data.shards import Shard
+from vlp.data.layer_files import layer_path, list_layers
+from vlp.data.shards import LOCAL, Shard
 
 KIND, VERSION = "vlp data sheet", 1
 NUM_CAPTIONS = 20  # most frequent ones shown
@@ -156,7 +156,7 @@ def _layers(paths: Sequence[str]) -> list[dict[str, Any]]:
     found = []
     for name in list_layers(path for path in paths if not path.startswith("pipe:")):
         shards = sum(
-            STORE.exists(layer_path(path, name), optional=True) for path in paths if not path.startswith("pipe:")
+            LOCAL.exists(layer_path(path, name), optional=True) for path in paths if not path.startswith("pipe:")
         )
         found.append({"name": name, "shards": shards})
     return found

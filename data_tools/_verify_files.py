@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data_tools.verify import Defect
 from vlp.data.counts import known_counts
-from vlp.data.layer_files import STORE
+from vlp.data.shards import LOCAL
 from vlp.types import UserError
 
 _STATS, _PARQUET = "_stats.json", ".parquet"
@@ -22,7 +22,7 @@ def count_defects(path: str, num_samples: int) -> list[Defect]:
     for suffix, noun, count in ((_STATS, "successes", _successes), (_PARQUET, "successful rows", _rows)):
         beside = _beside(path, suffix)
         try:
-            expected = count(STORE.read_all(beside)) if beside and STORE.exists(beside, optional=True) else None
+            expected = count(LOCAL.read_all(beside)) if beside and LOCAL.exists(beside, optional=True) else None
         except Exception as error:  # whatever the parsers of JSON and Parquet raise on broken bytes
             detail = " ".join(str(error).split()) or type(error).__name__
             defects.append(Defect(f"unreadable {suffix}", path, detail=detail))
@@ -37,7 +37,7 @@ def expected_samples(path: str) -> int | None:
     """How many samples ``_stats.json`` says the shard has; None where it does not say so."""
     beside = _beside(path, _STATS)
     with suppress(Exception):  # count_defects names what is wrong with it
-        return _successes(STORE.read_all(beside)) if beside and STORE.exists(beside, optional=True) else None
+        return _successes(LOCAL.read_all(beside)) if beside and LOCAL.exists(beside, optional=True) else None
     return None
 
 

@@ -198,7 +198,7 @@ def test_the_index_is_used(write_tar: Callable[..., Path], tmp_path: Path) -> No
     kept = Shard(shard.path, shard.keys[:1], shard.extensions, shard.offset[:1], shard.size[:1])
     save(kept, defects)
     assert list(content(open_shard(str(path))[0])) == ["a"]
-    assert list(content(open_shard(str(path), indexed=False)[0])) == ["a", "b", "c"]
+    assert list(content(scan(str(path))[0])) == ["a", "b", "c"]
     assert json.loads(pq.read_schema(tmp_path / "index" / "00000.parquet").metadata[b"vlp"])["defects"] == []
 
 

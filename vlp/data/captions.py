@@ -14,10 +14,10 @@ from types import MappingProxyType
 import numpy as np
 from pydantic import BaseModel, Field
 
-from vlp.data.layer_files import STORE, layer_columns, layers_root, list_layers, no_layer, pick_column
-from vlp.data.layers import LayerReader
+from vlp.data.layer_files import layer_columns, layers_root, list_layers, no_layer, pick_column
+from vlp.data.layers import KEPT_SHARDS, LayerReader
 from vlp.data.samples import BadSample, decode_text
-from vlp.data.shards import Shard
+from vlp.data.shards import LOCAL, Shard
 from vlp.data.store import Store
 from vlp.types import UserError
 
@@ -128,8 +128,8 @@ class CaptionLayers:
         sources: Sequence[CaptionSource],
         shard_paths: Sequence[str],
         root: str | Path | None = None,
-        store: Store = STORE,
-        kept_shards: int = 8,
+        store: Store = LOCAL,
+        kept_shards: int = KEPT_SHARDS,
     ) -> None:
         self._columns: dict[str, tuple[str, str]] = {}  # source -> (layer, column)
         kinds: dict[str, dict[str, str]] = {}

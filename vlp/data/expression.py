@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vlp.data.layer_files import STORE, layer_columns, layers_root, list_layers, no_layer, pick_column
+from vlp.data.layer_files import layer_columns, layers_root, list_layers, no_layer, pick_column
 from vlp.data.layers import Column, LayerReader
-from vlp.data.shards import Shard
+from vlp.data.shards import LOCAL, Shard
 from vlp.data.store import Store
 from vlp.types import Skipped, UserError
 
@@ -332,7 +332,7 @@ class LayerFilter:
         expression: str,
         shard_paths: Sequence[str],
         root: str | Path | None = None,
-        store: Store = STORE,
+        store: Store = LOCAL,
     ) -> None:
         parsed = Filter(expression)
         kinds = {}

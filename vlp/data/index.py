@@ -36,9 +36,7 @@ def index_root(path: str, root: str | None = None) -> str:
     return root if root is not None else f"{folder(path)}/index"
 
 
-def open_shard(
-    path: str, root: str | None = None, store: Store = LOCAL, indexed: bool = True
-) -> tuple[Shard, list[Skipped]]:
+def open_shard(path: str, root: str | None = None, store: Store = LOCAL) -> tuple[Shard, list[Skipped]]:
     """What a shard holds: from its index where there is one, else by a scan; also what had to be left out.
 
     Kinds: "missing shard", "unreadable shard", "not a tar", "empty shard", "truncated shard" (its whole samples are
@@ -47,9 +45,7 @@ def open_shard(
     Raises:
         UserError: the index is of another file than the one that lies there now, or the server is dead.
     """
-    if indexed and (loaded := load(path, root, store)) is not None:
-        return loaded
-    return scan(path, store)
+    return load(path, root, store) or scan(path, store)
 
 
 def scan(path: str, store: Store = LOCAL) -> tuple[Shard, list[Skipped]]:

@@ -14,9 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vlp.data.shards import LOCAL as STORE
-from vlp.data.shards import Shard, folder
-from vlp.data.shards import stem as shard_stem
+from vlp.data.shards import LOCAL, Shard, folder, stem
 from vlp.data.store import Store, is_remote
 from vlp.types import UserError
 
@@ -40,7 +38,7 @@ def layers_root(shard_path: str, root: str | Path | None = None) -> str:
 
 def layer_path(shard_path: str, name: str, root: str | Path | None = None) -> str:
     """The Parquet file of layer ``name`` for a shard."""
-    return f"{layers_root(shard_path, root)}/{name}/{shard_stem(shard_path)}.parquet"
+    return f"{layers_root(shard_path, root)}/{name}/{stem(shard_path)}.parquet"
 
 
 def check_file_names(shard_paths: Sequence[str], root: str | Path | None = None) -> None:
@@ -54,7 +52,7 @@ def check_file_names(shard_paths: Sequence[str], root: str | Path | None = None)
         other = owners.setdefault(layer_path(path, "NAME", root), path)
         if other != path:
             raise UserError(
-                f"{other} and {path} would share the layer files {shard_stem(path)}.parquet of one root: "
+                f"{other} and {path} would share the layer files {stem(path)}.parquet of one root: "
                 "keep the layers beside the shards, or give the shards different names"
             )
 
@@ -107,7 +105,7 @@ def is_stale(record: dict[str, Any] | None, shard: Shard) -> bool:
     return bool(written_for) and written_for != (len(shard), keys_digest(shard))
 
 
-def list_layers(shard_paths: Iterable[str], root: str | Path | None = None, store: Store = STORE) -> list[str]:
+def list_layers(shard_paths: Iterable[str], root: str | Path | None = None, store: Store = LOCAL) -> list[str]:
     """Names of the layers that have a file, sorted; none where a store has no listing (plain HTTP)."""
     names: set[str] = set()
     for where in {layers_root(path, root) for path in shard_paths}:
@@ -120,7 +118,7 @@ def list_layers(shard_paths: Iterable[str], root: str | Path | None = None, stor
 
 
 def layer_columns(
-    name: str, shard_paths: Sequence[str], root: str | Path | None = None, store: Store = STORE
+    name: str, shard_paths: Sequence[str], root: str | Path | None = None, store: Store = LOCAL
 ) -> dict[str, str] | None:
     """Column -> kind of a layer, from its first readable file; None if there is no file for these shards."""
     remote = is_remote(layers_root(shard_paths[0], root))

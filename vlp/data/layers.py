@@ -30,7 +30,6 @@ from vlp.data.layer_files import (
     ARROW,
     FORMAT,
     METADATA,
-    STORE,
     UNREADABLE,
     byte_keys,
     find_keys,
@@ -41,13 +40,12 @@ from vlp.data.layer_files import (
     layer_path,
     parquet_file,
     record_of,
-    shard_stem,
 )
-from vlp.data.shards import Shard
+from vlp.data.shards import LOCAL, Shard, stem
 from vlp.data.store import Store, is_remote
 from vlp.types import Skipped, UserError
 
-_KEPT_SHARDS = 8
+KEPT_SHARDS = 8
 
 _NOT_CONVERTIBLE = (pa.ArrowException, UnicodeError, OverflowError, TypeError)
 
@@ -91,8 +89,8 @@ class LayerReader:
         root: str | Path | None,
         name: str,
         columns: Mapping[str, str],
-        store: Store = STORE,
-        kept_shards: int = _KEPT_SHARDS,
+        store: Store = LOCAL,
+        kept_shards: int = KEPT_SHARDS,
     ) -> None:
         self.root, self.name, self.columns = root, name, dict(columns)
         self._store = store
@@ -178,7 +176,7 @@ class LayerCheck:
     unreadable: str = ""
 
 
-def check_layer(shard: Shard, name: str, root: str | Path | None = None, store: Store = STORE) -> LayerCheck | None:
+def check_layer(shard: Shard, name: str, root: str | Path | None = None, store: Store = LOCAL) -> LayerCheck | None:
     """Hold the file of one layer against its shard; None if there is no file."""
     path = layer_path(shard.path, name, root)
     if not store.exists(path, optional=True):
@@ -235,7 +233,7 @@ class LayerWriter:
         name: str,
         provenance: Mapping[str, Any],
         types: Mapping[str, str] | None = None,
-        store: Store = STORE,
+        store: Store = LOCAL,
     ) -> None:
         _check_name("layer", name)
         self.root, self.name = root, name
@@ -279,7 +277,7 @@ class LayerWriter:
         table |= {name: self._array(name, columns[name], kind).take(order) for name, kind in kinds.items()}
         record = {
             "format": FORMAT,
-            "shard": shard_stem(shard.path),
+            "shard": stem(shard.path),
             "samples": len(shard),
             "keys_sha256": keys_digest(shard),
             "provenance": self.provenance,

@@ -131,17 +131,11 @@ class Sources:
         groups = [self.entries[start : start + size] for start, size in zip(self._firsts(), self._sizes, strict=True)]
         weights = [group[0].source.weight for group in groups]
         if len(groups) == 1 or weights[0] is None:
-            counts = [entry.used for entry in self.entries]
-            if groups[0][0].source.replacement:
-                return Resampled(counts, seed, window)
-            return Order(counts, seed, window, streams)
-        orders: list[SampleOrder] = []
-        for number, group in enumerate(groups):
-            own_seed, counts = distributed.seed_of(seed, "source", number), [entry.used for entry in group]
-            resampled = group[0].source.replacement
-            orders.append(
-                Resampled(counts, own_seed, window) if resampled else Order(counts, own_seed, window, streams)
-            )
+            return _order_of(self.entries, seed, window, streams)
+        orders = [
+            _order_of(group, distributed.seed_of(seed, "source", number), window, streams)
+            for number, group in enumerate(groups)
+        ]
         return Mixture(orders, [weight for weight in weights if weight is not None], self._firsts(), seed)
 
     def _firsts(self) -> list[int]:
@@ -199,6 +193,14 @@ class Sources:
             return shard.where(row)
         lost = self._missing(number, row - len(shard)).where
         return lost if lost.startswith(f"{entry.path}: ") else f"{entry.path}: sample {row}"
+
+
+def _order_of(entries: Sequence[_Entry], seed: int, window: int, streams: int) -> SampleOrder:
+    """The order of what is drawn as one data set."""
+    counts = [entry.used for entry in entries]
+    if entries[0].source.replacement:
+        return Resampled(counts, seed, window)
+    return Order(counts, seed, window, streams)
 
 
 def open_sources(sources: Sequence[Source], expression: str | None, store: Store) -> Sources:
