@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from vlp import similarity
 from vlp.embeddings import global_embeddings
 from vlp.objectives import base
-from vlp.similarity import softmax
+from vlp.similarity import sigmoid, softmax
 from vlp.similarity.sigmoid import softplus_sum
 from vlp.similarity.softmax import log_sum_exps
 from vlp.types import Embeddings
@@ -141,7 +141,7 @@ def test_sums_that_one_shift_would_lose(monkeypatch, case, without):
 def test_both_ways_to_sum_agree():
     """The running maxima give what the fixed shift gives where that is exact."""
     arguments = (features(9, 0, dtype=torch.float32), features(9, 1, dtype=torch.float32), torch.tensor(50.0), None)
-    fixed = softmax._fixed_shift_sums(*arguments, (4, 4))
+    fixed = softmax._fixed_shift_sums(*arguments, (4, 4), softmax._Kept(0))
     running = softmax._running_maximum_sums(*arguments, (4, 4))
     assert fixed is not None
     torch.testing.assert_close(fixed.row_sum.log() + fixed.row_shift, running.row_sum.log() + running.row_shift)
@@ -193,6 +193,55 @@ def test_the_same_bits_every_time():
     ):
         first, again = (value_and_gradients(sums, inputs) for _ in range(2))
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize("without", [False, True])
+@pytest.mark.parametrize("most_kept", [1, 8, 20, 32, 33, 47, 64, 91, 1000])
+def test_what_is_kept_for_backward_changes_no_bit(most_kept, without):
+    """However many tiles that is, and in each backward of several."""
+    inputs = leaves(features(7, 0), features(13, 1), 30.0, dtype=torch.float32)
+
+    def sums(most_kept: int) -> Callable[..., Any]:
+        return lambda *x: log_sum_exps(*x, 3, without_matches=without, tile=(2, 4), most_kept=most_kept)
+
+    recomputed = value_and_gradients(sums(0), inputs)
+    assert all(torch.equal(a, b) for a, b in zip(value_and_gradients(sums(most_kept), inputs), recomputed, strict=True))
+    total = sum(o.sum() for o in sums(most_kept)(*inputs))
+    twice = [torch.autograd.grad(total, inputs, retain_graph=True) for _ in range(2)]
+    assert all(torch.equal(a, b) for a, b in zip(*twice, strict=True))
+
+
+def test_only_tiles_that_fit_and_only_for_backward_are_kept():
+    image, text, scale = leaves(features(7, 0), features(13, 1), 30.0, dtype=torch.float32)
+
+    def kept(*inputs: Tensor) -> list[list[int]]:
+        node = log_sum_exps(*inputs, 0, tile=(2, 8), most_kept=44)[0].grad_fn
+        return [list(x.shape) for x in node.saved_tensors[7:]] if node else []
+
+    assert kept(image, text, scale) == [[2, 8], [2, 5], [2, 8]]
+    with torch.no_grad():
+        assert kept(image, text, scale) == []
+    assert kept(image.detach(), text.detach(), scale) == [[2, 8], [2, 5], [2, 8]]
+
+
+def test_sigmoid_and_softplus_of_one_exp():
+    """Both to the last digits for every logit; no logit overflows."""
+    x = torch.cat([torch.linspace(-200, 200, 100_001), torch.tensor([-1e30, 1e30])])
+    for dtype, digits in ((torch.float32, 3e-7), (torch.float64, 1e-15)):
+        values = x.to(dtype, copy=True)
+        exact = values.to(torch.float64, copy=True)
+        softplus = exact.clamp_min(0) + torch.log1p(torch.exp(-exact.abs()))
+        spare = torch.empty(0, dtype=dtype)
+        found = torch.stack([sigmoid._softplus_to_sigmoid(row.view(1, 1), spare) for row in values.clone()[::50]])
+        normal = softplus[::50] > 1e-37
+        assert ((found - softplus[::50]).abs() <= digits * softplus[::50])[normal].all()
+        assert (found[~normal] <= 1e-37).all()
+        sigmoid._softplus_to_sigmoid(values.view(1, -1), spare)
+        exact = exact.sigmoid()
+        assert ((values - exact).abs() <= digits * exact)[exact > 1e-37].all()
+    for x, sum_of in ((torch.inf, torch.inf), (-torch.inf, 0.0), (torch.nan, torch.nan)):
+        found = sigmoid._softplus_to_sigmoid(torch.tensor([[x]]), torch.empty(0))
+        torch.testing.assert_close(found, torch.tensor(sum_of, dtype=torch.float64), equal_nan=True)
 
 
 def embedded(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Embeddings:
@@ -299,7 +348,7 @@ def one_rank_opposed(rank: int, world: int) -> bool:
     expected = (100 * image @ text.T).float()
     torch.testing.assert_close(over_texts, expected.logsumexp(1)[rank * 4 : rank * 4 + 4], rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(over_images, expected.logsumexp(0)[rank * 4 : rank * 4 + 4], rtol=1e-5, atol=1e-4)
-    return softmax._fixed_shift_sums(local, text.float(), torch.tensor(100.0), None, (4, 4)) is None
+    return softmax._fixed_shift_sums(local, text.float(), torch.tensor(100.0), None, (4, 4), softmax._Kept(0)) is None
 
 
 def test_all_processes_change_their_way_together(run_ranks):
@@ -310,7 +359,10 @@ def extra_memory(rank: int, world: int, kind: str) -> int:
     """Bytes that the process's high-water mark rises by, in a loss of 4096 pairs with backward."""
     image, text, scale, bias = leaves(features(4096, 0), features(4096, 1), 50.0, -4.0, dtype=torch.float32)
     run = {
-        "softmax": lambda i, t, rows: sum(log_sum_exps(i, t, scale, 0, tile=(256, 1024))).sum(),
+        "softmax": lambda i, t, rows: sum(log_sum_exps(i, t, scale, 0, tile=(256, 1024), most_kept=0)).sum(),
+        "keeping a quarter": lambda i, t, rows: sum(
+            log_sum_exps(i, t, scale, 0, tile=(256, 1024), most_kept=1 << 22)
+        ).sum(),
         "sigmoid": lambda i, t, rows: softplus_sum(i, t, scale, bias, 0, tile=(256, 1024)),
         "dense": lambda i, t, rows: (scale * i @ t.T).logsumexp(1).sum(),
     }[kind]
@@ -322,8 +374,9 @@ def extra_memory(rank: int, world: int, kind: str) -> int:
 
 def test_memory_stays_below_a_tenth_of_the_dense_logits(run_ranks):
     logits = 4 * 4096 * 4096
-    softmax_bytes, sigmoid_bytes, dense_bytes = (
-        run_ranks(extra_memory, 1, kind)[0] for kind in ("softmax", "sigmoid", "dense")
+    softmax_bytes, keeping_bytes, sigmoid_bytes, dense_bytes = (
+        run_ranks(extra_memory, 1, kind)[0] for kind in ("softmax", "keeping a quarter", "sigmoid", "dense")
     )
     assert max(softmax_bytes, sigmoid_bytes) < logits / 10
+    assert keeping_bytes < logits * (1 / 4 + 1 / 10)
     assert dense_bytes > logits

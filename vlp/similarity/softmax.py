@@ -4,7 +4,8 @@
 
 A tile of logits serves both directions with one exp, shifted by the constant s - 60: the logits of normalised features
 lie in [-s, s], so no sum overflows fp32, and all are exact whose largest logit is above s - 129. Where one is not, or
-features are not normalised, the pass is repeated with running maxima. Backward recomputes the tiles:
+features are not normalised, the pass is repeated with running maxima. Backward keeps the first tiles and recomputes
+the others:
 
     dL/dlogit_ij = exp(logit_ij) (g_i / sum_i + h_j / sum_j),   g, h the gradients of the two outputs
 
@@ -42,12 +43,14 @@ def log_sum_exps(
     first_row: int,
     *,
     without_matches: bool = False,
-    tile: tuple[int, int] = tiles.TILE,
+    tile: tuple[int, int] | None = None,
+    most_kept: int = tiles.MOST_KEPT,
 ) -> tuple[Tensor, Tensor]:
     """Log-sum-exps of the scaled similarities: of each local image over all texts, of each local text over all images.
 
-    8 N B D multiply-adds with backward. Memory beside inputs and their gradients: two tiles. With several processes, an
-    all-reduce of B floats forward and an all-gather of N floats backward; the image features are never gathered.
+    8 N B D multiply-adds with backward, 6 N B D up to ``most_kept`` logits. Memory beside inputs and their gradients:
+    what is kept, and two tiles. With several processes, an all-reduce of B floats forward and an all-gather of N floats
+    backward; the image features are never gathered.
     Gradients are those of the sum of all processes' losses, that of ``text_BD`` this process's part of it: what the
     backward of `vlp.distributed.gather_rows` adds up.
 
@@ -58,14 +61,17 @@ def log_sum_exps(
         logit_scale: factor of the similarities, a scalar.
         first_row: column of the text that matches the first image.
         without_matches: leave the matching pair out of both sums (decoupled losses).
-        tile: images and texts of a tile.
+        tile: images and texts of a tile; by default what suits the device.
+        most_kept: logits of which the exponentials are kept for backward, which then saves one product in four.
 
     Returns:
         Over texts (N) and over images (N), fp32 (fp64 for fp64 features); -inf for a sum of nothing.
     """
     if distributed.world_size() > 1 and first_row != distributed.rank() * len(image_ND):
         raise ValueError("with several processes, first_row must be rank x rows")
-    return _LogSumExps.apply(image_ND, text_BD, logit_scale, first_row, without_matches, tile)
+    size = tile or tiles.size_for(image_ND.device)
+    most_kept = most_kept if torch.is_grad_enabled() else 0
+    return _LogSumExps.apply(image_ND, text_BD, logit_scale, first_row, without_matches, size, most_kept)
 
 
 class _LogSumExps(torch.autograd.Function):
@@ -78,14 +84,19 @@ class _LogSumExps(torch.autograd.Function):
         first_row: int,
         without_matches: bool,
         tile: tuple[int, int],
+        most_kept: int,
     ) -> tuple[Tensor, Tensor]:
         excluded = first_row if without_matches else None
+        kept = _Kept(most_kept if any(ctx.needs_input_grad[:3]) else 0)
         with torch.autocast(image_ND.device.type, enabled=False):
-            sums, running = _fixed_shift_sums(image_ND, text_BD, logit_scale, excluded, tile), False
+            sums = _fixed_shift_sums(image_ND, text_BD, logit_scale, excluded, tile, kept)
+            ctx.running = sums is None
             if sums is None:
-                sums, running = _running_maximum_sums(image_ND, text_BD, logit_scale, excluded, tile), True
-        ctx.save_for_backward(image_ND, text_BD, logit_scale, *sums)
-        ctx.first_row, ctx.excluded, ctx.tile, ctx.running = first_row, excluded, tile, running
+                kept.tiles.clear()
+                sums = _running_maximum_sums(image_ND, text_BD, logit_scale, excluded, tile)
+        ctx.kept = [(piece.rows, piece.columns) for piece in kept.tiles]
+        ctx.save_for_backward(image_ND, text_BD, logit_scale, *sums, *(piece.values for piece in kept.tiles))
+        ctx.first_row, ctx.excluded, ctx.tile = first_row, excluded, tile
         local = slice(first_row, first_row + len(image_ND))
         over_texts_N = sums.row_sum.log() + sums.row_shift
         return over_texts_N, sums.column_sum[local].log() + sums.column_shift[local]
@@ -94,7 +105,7 @@ class _LogSumExps(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, of_rows_N: Tensor, of_columns_N: Tensor) -> tuple[Tensor | None, ...]:
         image_ND, text_BD, logit_scale, *saved = ctx.saved_tensors
-        sums = _Sums(*saved)
+        sums, kept = _Sums(*saved[:4]), saved[4:]
         with torch.autocast(image_ND.device.type, enabled=False):
             row_weight = _over(of_rows_N, sums.row_sum)
             # Every process holds a block of rows of all columns, so each needs what every text's owner was given.
@@ -105,18 +116,36 @@ class _LogSumExps(torch.autograd.Function):
             column_weight = _over(of_columns_B, sums.column_sum)
             gradients = tiles.Gradients(image_ND, text_BD, logit_scale, ctx.needs_input_grad[:3])
             spare = torch.empty(0, dtype=sums.row_sum.dtype, device=image_ND.device)
-            for piece in tiles.logits(image_ND, text_BD, logit_scale, ctx.tile, ctx.excluded):
+
+            def add(rows: slice, columns: slice, exponentials: Tensor) -> None:
+                weights = torch.add(row_weight[rows, None], column_weight[columns], out=spare.resize_(0))
+                gradients.add(tiles.Tile(rows, columns, weights.mul_(exponentials)))
+
+            for (rows, columns), exponentials in zip(ctx.kept, kept, strict=True):
+                add(rows, columns, exponentials)
+            for piece in tiles.logits(image_ND, text_BD, logit_scale, ctx.tile, ctx.excluded, len(kept)):
                 rows, columns, values = piece
-                weights = (row_weight[rows, None], column_weight[columns])
                 if ctx.running:
-                    by_columns = (values - sums.column_shift[columns]).exp_().mul_(weights[1])
-                    values.sub_(sums.row_shift[rows, None]).exp_().mul_(weights[0]).add_(by_columns)
+                    by_columns = (values - sums.column_shift[columns]).exp_().mul_(column_weight[columns])
+                    values.sub_(sums.row_shift[rows, None]).exp_().mul_(row_weight[rows, None]).add_(by_columns)
+                    gradients.add(piece)
                 else:
-                    values.sub_(sums.row_shift[rows, None]).exp_()
-                    torch.add(*weights, out=spare.resize_(0))
-                    values.mul_(spare)
-                gradients.add(piece)
-            return *gradients.total(), None, None, None
+                    add(rows, columns, values.sub_(sums.row_shift[rows, None]).exp_())
+            return *gradients.total(), None, None, None, None
+
+
+class _Kept:
+    """The first tiles, as many as there is room for."""
+
+    def __init__(self, most_logits: int) -> None:
+        self._room = most_logits
+        self.tiles: list[tiles.Tile] = []
+
+    def offer(self, piece: tiles.Tile) -> None:
+        """Keep a copy of the tile; after one that did not fit, none fits."""
+        self._room -= piece.values.numel()
+        if self._room >= 0:
+            self.tiles.append(piece._replace(values=piece.values.clone()))
 
 
 def _over(gradient: Tensor, total: Tensor) -> Tensor:
@@ -125,7 +154,12 @@ def _over(gradient: Tensor, total: Tensor) -> Tensor:
 
 
 def _fixed_shift_sums(
-    image_ND: Tensor, text_BD: Tensor, logit_scale: Tensor, excluded: int | None, tile: tuple[int, int]
+    image_ND: Tensor,
+    text_BD: Tensor,
+    logit_scale: Tensor,
+    excluded: int | None,
+    tile: tuple[int, int],
+    kept: _Kept,
 ) -> _Sums | None:
     """Sums with one shift for all; None, on all processes, where fp32 could not hold one of them."""
     wide = tiles.precision(image_ND)
@@ -138,6 +172,7 @@ def _fixed_shift_sums(
         piece.values.sub_(shift).exp_()
         row_sum[piece.rows] += piece.values.sum(1)
         column_sum[piece.columns] += piece.values.sum(0)
+        kept.offer(piece)
     packed[-1] = _unusable(row_sum)
     distributed.sum_over_ranks(packed)
     if bool((packed[-1] > 0) | _unusable(column_sum)):

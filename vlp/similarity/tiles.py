@@ -8,7 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-TILE = (1024, 4096)  # images x texts: 16 MiB of fp32, large enough for matrix products at full speed
+TILE = (512, 2048)  # images x texts: fits the processor's cache, and matrix products reach their full speed
+ACCELERATOR_TILE = (4096, 16384)  # 256 MiB of fp32: there, starting a product costs as much as 2^20 logits of it
+MOST_KEPT = 1 << 26  # logits whose exponentials wait for backward instead of being computed again: 256 MiB of fp32
+
+
+def size_for(device: torch.device) -> tuple[int, int]:
+    """Images and texts of a tile."""
+    return TILE if device.type == "cpu" else ACCELERATOR_TILE
 
 
 class Tile(NamedTuple):
@@ -29,7 +36,12 @@ def precision(features: Tensor) -> torch.dtype:
 
 
 def logits(
-    image_ND: Tensor, text_BD: Tensor, logit_scale: Tensor, size: tuple[int, int], excluded: int | None = None
+    image_ND: Tensor,
+    text_BD: Tensor,
+    logit_scale: Tensor,
+    size: tuple[int, int],
+    excluded: int | None = None,
+    first: int = 0,
 ) -> Iterator[Tile]:
     """Tiles of s I T^T, row by row of tiles; features shorter than fp32 are widened tile by tile.
 
@@ -39,13 +51,16 @@ def logits(
         logit_scale: s, a scalar.
         size: images and texts of a tile; those at the edges are smaller.
         excluded: logits of image i with text ``excluded + i`` become -inf.
+        first: tiles before this one are left out.
     """
     wide = precision(image_ND)
     high, broad = min(size[0], len(image_ND)), min(size[1], len(text_BD))
     memory = torch.empty(high * broad, dtype=wide, device=image_ND.device)
-    for top in range(0, len(image_ND), high):
+    per_row = -(-len(text_BD) // broad)
+    for top in range(first // per_row * high, len(image_ND), high):
         scaled = image_ND[top : top + high].to(wide) * logit_scale
-        for left in range(0, len(text_BD), broad):
+        passed = max(0, first - top // high * per_row)
+        for left in range(passed * broad, len(text_BD), broad):
             text = text_BD[left : left + broad].to(wide)
             values = memory[: len(scaled) * len(text)].view(len(scaled), len(text))
             torch.mm(scaled, text.T, out=values)
@@ -77,10 +92,14 @@ class Gradients:
     def total(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Gradients of images (ND), texts (BD) and scale, None where there is none. Call it once, at the end."""
         image, text = self._of_image, self._of_text
-        by_scale = None
+        by_scale, wide = None, precision(self._image_ND)
         if image is not None and self._needs_scale:
-            by_row = torch.linalg.vecdot(image, self._image_ND.to(image.dtype))
-            by_scale = by_row.sum(dtype=torch.float64).to(self._scale.dtype).reshape(self._scale.shape)
+            # In pieces, so that the products take no memory of the size of the features.
+            pairs = zip(image.split(TILE[0]), self._image_ND.split(TILE[0]), strict=True)
+            by_rows = [
+                torch.linalg.vecdot(gradient, rows.to(wide)).sum(dtype=torch.float64) for gradient, rows in pairs
+            ]
+            by_scale = torch.stack(by_rows).sum().to(self._scale.dtype).reshape(self._scale.shape)
         return (
             None if image is None else image.mul_(self._scale).to(self._image_ND.dtype),
             None if text is None else text.mul_(self._scale).to(self._text_BD.dtype),
