@@ -19,6 +19,7 @@ class TinyEncoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.device = torch.device("cpu")
+        self.logit_scale = torch.tensor(10.0).log()
         self.locked = nn.Dropout(0.5)
         self.num_texts_seen = 0
         self.num_images_seen = 0

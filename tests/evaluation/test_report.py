@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from markupsafe import escape
 from PIL import Image
 
 from vlp import recipe
 from vlp.data import write
 from vlp.encoders.openclip import build, save_openclip_directory
+from vlp.evaluation import geometry
 from vlp.evaluation import run as evaluation
 from vlp.evaluation.report import galleries, write_report
 from vlp.evaluation.report.gather import EvaluatedSet
@@ -175,6 +177,16 @@ def test_the_table_has_chance_and_both_names(page):
     assert page.count("computed for this report") == 2
 
 
+def test_the_figures_of_the_space_stand_with_their_meaning(page):
+    space = page[page.index('<section id="space">') : page.index('<section id="skipped">')]
+    rows = dict(re.findall(r'<th scope="row">(.*?)</th><td class="number"><b>(.*?)</b>', space))
+    assert rows.keys() == {name.replace("_", " ") for name in geometry.FIGURES}
+    assert 0 < float(rows["modality gap"]) < 2
+    assert 1 < float(rows["text effective rank"]) <= 16
+    assert rows["image knn accuracy"] == "–"  # eight pictures have no ten others
+    assert all(str(escape(figure.meaning)) in space for figure in geometry.FIGURES.values())
+
+
 def test_pictures_and_captions_of_training_are_shown_as_text(page):
     sheet = page[page.index('<div class="sheet">') : page.index('<section id="retrieval">')]
     assert sheet.count("<img") == 16
@@ -268,7 +280,7 @@ def test_the_worst_query_comes_first_and_right_answers_are_marked(tmp_path):
     task = evaluation.find_task(tmp_path / "set")
     images = points(0, 10, 20, 30, 40, 50, 60, 170)
     texts = points(0, 10, 20, 30, 40, 50, 69, -11)  # text 7 lies opposite to picture 7, all other pictures are nearer
-    embeddings = SetEmbeddings(images, texts)
+    embeddings = SetEmbeddings(images, texts, 10.0)
     to_text, to_image = galleries.retrieval_gallery(EvaluatedSet(task, embeddings, task.score(embeddings)))
     assert (to_text.num_queries, to_text.num_failures, to_image.num_failures) == (8, 1, 1)
     query = to_text.failures[0]
@@ -300,7 +312,7 @@ def test_pairs_show_the_largest_mistake_first(tmp_path):
     pairs = [write.CaptionPair(picture(n), "png", f"true {n}", f"false {n}") for n in range(3)]
     write.write_pairs(tmp_path / "set", {"one": pairs})
     task = evaluation.find_task(tmp_path / "set")
-    embeddings = SetEmbeddings(points(0, 0, 0), points(10, 5, 60, 50, 80, 0))  # true 0, false 0, true 1, ...
+    embeddings = SetEmbeddings(points(0, 0, 0), points(10, 5, 60, 50, 80, 0), 10.0)  # true 0, false 0, true 1, ...
     suite = galleries.pairs_gallery(EvaluatedSet(task, embeddings, task.score(embeddings)))[0]
     assert (suite.num_pairs, suite.num_failures) == (3, 3)
     assert [re.search(r"true.*(\d)", pair.caption)[1] for pair in suite.failures] == ["2", "1", "0"]

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 from pydantic import ValidationError
@@ -63,6 +64,7 @@ def test_json_has_the_shape_of_clip_benchmark(sets, encoder):
         "num_images": 3,
         "num_texts": 3,
         "tie_rate": 0.0,
+        "geometry": {"image_knn_accuracy": None, "image_probe_accuracy": None, "tolerance": None},
         "step": 7,
     }
 
@@ -74,6 +76,8 @@ def test_log_names(sets, encoder):
     assert log["val/pairs/swap_accuracy"] == 1
     assert log["val/first/image_to_text_R@1"] == log["val/second/image_to_text_R@1"] == 1
     assert {"val/image_to_text_R@10", "val/text_to_image_R@5", "val/image_to_text_mean_rank"} <= log.keys()
+    assert log["val/modality_gap"] == log["val/second/modality_gap"]
+    assert not any(math.isnan(value) for value in log.values())  # json has no NaN
 
     second = next(result for result in results if result.dataset == "second")
     second.scores.log["second/image_to_text_R@1"] = 0.25
@@ -106,6 +110,21 @@ def test_table_shows_chance_and_both_names(sets, encoder):
     assert "3 images, 3 texts" in table
     assert "acc5" not in table  # not defined for three classes
     assert max(map(len, table.splitlines())) <= 120
+
+
+def test_the_geometry_has_a_table_of_its_own_without_per_cent(sets, encoder):
+    names = ("first", "second", "classes", "pairs")
+    results = evaluate(encoder, [sets / name for name in names], 4, "tiny", "none")
+    results[1].scores.geometry.update(modality_gap=0.1234, image_uniformity=-3.21, text_effective_rank=2.0)
+    lines = format_table(results).splitlines()
+    (first, second) = (next(x for x in reversed(lines) if name in x) for name in ("first", "second"))
+    assert first.count("│") == second.count("│") == 10
+    assert "–" in first  # the separability of three pairs
+    assert all(figure in second for figure in (" 0.123 ", " -3.21 ", " 2 "))
+    assert sum(line.startswith("│ pairs ") for line in lines) == 1  # its scores only
+    assert sum(line.startswith("│ classes ") for line in lines) == 2
+    assert max(map(len, lines)) <= 120
+    assert json.loads(json.dumps(results[1].to_json(), allow_nan=False))["geometry"]["linear_separability"] is None
 
 
 def test_missing_unknown_and_outer_directories(sets, tmp_path):

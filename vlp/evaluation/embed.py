@@ -34,6 +34,10 @@ class Encoder(Protocol):
     def eval_transform(self) -> Callable[[Image.Image], Tensor]:
         """RGB picture -> uint8 CHW, all of one size."""
 
+    @property
+    def logit_scale(self) -> Tensor:
+        """The logarithm of the multiplier of the cosines."""
+
     def encode_image(self, image_NCHW: Tensor) -> Tensor:
         """uint8 pictures -> features ND, not normalised."""
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vlp import resolve
+from vlp.evaluation import geometry
 from vlp.evaluation.embed import Encoder
 from vlp.evaluation.tasks.base import Scores, Task
 from vlp.types import UserError
@@ -57,6 +58,7 @@ class Result:
             "num_images": scores.num_images,
             "num_texts": scores.num_texts,
             "tie_rate": scores.tie_rate,
+            "geometry": _without_nan(scores.geometry),
             **({} if self.step is None else {"step": self.step}),
         }
 
@@ -148,7 +150,7 @@ def write_results(results: Sequence[Result], output: str | Path) -> list[Path]:
 
 
 def format_table(results: Sequence[Result]) -> str:
-    """A table of every metric beside its chance level, both in per cent."""
+    """A table of every metric beside its chance level, both in per cent; below it the geometry of the embeddings."""
     table = Table("set", "metric", "name", "score %", "chance %", title_justify="left")
     for column in table.columns[-2:]:
         column.justify = "right"
@@ -168,9 +170,24 @@ def format_table(results: Sequence[Result]) -> str:
             table.add_row(rest)
         table.add_section()
     console = Console(file=io.StringIO(), width=120)
-    console.print(table)
+    console.print(table, *_geometry_tables(results))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+def _geometry_tables(results: Sequence[Result]) -> list[Table]:
+    """A table for each kind of set that has figures of its embeddings: a set a row."""
+    tables: dict[tuple[str, ...], Table] = {}
+    for result in results:
+        figures = result.scores.geometry
+        if figures and tuple(figures) not in tables:
+            table = tables[tuple(figures)] = Table("embeddings of")
+            for name in figures:
+                table.add_column(geometry.FIGURES[name].column, justify="right")
+        if figures:
+            shown = ("–" if math.isnan(value) else f"{value:.3g}" for value in figures.values())
+            tables[tuple(figures)].add_row(result.dataset, *shown)
+    return list(tables.values())
 
 
 def _without_nan(values: dict[str, float]) -> dict[str, float | None]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from vlp.evaluation import geometry
 from vlp.evaluation.report import curves, figures, space, values
 
 
@@ -45,6 +46,25 @@ def test_figures_find_their_charts():
     assert {chart.x_range for chart in found.values()} == {(0, 9)}
 
 
+def test_figures_of_the_embeddings_share_charts_by_their_range():
+    figures = [f"s/{name}" for name in geometry.FIGURES if not name.startswith(("image_knn", "image_probe", "toler"))]
+    figures += ["c/image_knn_accuracy", "c/image_probe_accuracy", "c/tolerance"]
+    bare = {"val/modality_gap": 0.5, "val/s/text_accuracy": 0.5}
+    rows = [{"step": n, "samples": n, **bare, **{f"val/{name}": -0.5 for name in figures}} for n in (5, 9)]
+    found = {chart.title: chart for chart in curves.charts(rows, [])}
+    lines = {title: [series.name for series in chart.series] for title, chart in found.items()}
+    assert lines == {
+        "True above false caption: s": ["text"],
+        "Pictures against texts: s": ["modality gap", "linear separability", "alignment", "penalty entropy"],
+        "Uniformity: s": ["pictures", "texts"],
+        "Effective rank: s": ["pictures", "texts"],
+        "Image tower: c": ["10 nearest", "linear probe", "tolerance"],
+    }
+    assert set(curves.GEOMETRY) == set(geometry.FIGURES)
+    assert all(len({series.colour for series in chart.series}) == len(chart.series) for chart in found.values())
+    assert {chart.unit for title, chart in found.items() if "caption" not in title} == {"number"}
+
+
 def test_a_chart_keeps_its_values_for_hover():
     points = [(float(n), n / 10) for n in range(11)]
     svg = str(figures.Chart("T", [figures.Series("a & b", points)], "percent").svg())
@@ -76,16 +96,6 @@ def test_smoothing_starts_at_the_first_value():
 )
 def test_figures_are_written_as_people_do(value, unit, text):
     assert values.format_value(value, unit) == text
-
-
-def test_the_gap_of_known_clouds():
-    cloud = torch.nn.functional.normalize(torch.randn(400, 8, generator=torch.Generator().manual_seed(0)), dim=1)
-    images, texts = cloud[:200], cloud[200:]
-    apart = torch.zeros(8)
-    apart[0] = 4.0
-    assert space.separability(images + apart, texts) == 1.0
-    assert 0.35 < space.separability(images, texts) < 0.65
-    assert space.centroid_distance(images + apart, images) == pytest.approx(4.0, abs=1e-5)
 
 
 def test_similarities_are_counted_once_each():

@@ -35,7 +35,7 @@ def test_a_class_is_the_mean_of_its_normalised_prompts(tmp_path, picture):
     # Class a: prompts along x and, ten times as sure, along y. Class b: both along (0.8, 0.6).
     text_ND = F.normalize(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6], [0.8, 0.6]]), dim=1)
     image_ND = torch.tensor([[0.5**0.5, 0.5**0.5], [0.95, (1 - 0.95**2) ** 0.5]])
-    scores = task.score(SetEmbeddings(image_ND, text_ND))
+    scores = task.score(SetEmbeddings(image_ND, text_ND, 10.0))
     assert scores.metrics["acc1"] == 1  # without the second normalisation class b would win the first picture too
 
 
@@ -43,12 +43,22 @@ def test_top5_is_not_defined_below_five_classes(tmp_path, picture, encoder):
     scores = make(tmp_path / "set", picture, [(0, 0), (1, 1)], classes=CLASSES[:4]).run(encoder, batch_size=4)
     assert math.isnan(scores.metrics["acc5"])
     assert math.isnan(scores.chance["acc5"])
-    assert list(scores.log) == ["set-zeroshot-val-top1"]
+    assert list(scores.log) == ["set-zeroshot-val-top1"]  # nor are probes, of a picture a class
+
+
+def test_the_image_tower_is_probed(tmp_path, picture, encoder):
+    scores = make(tmp_path / "set", picture, [(i % 3, i % 3) for i in range(36)]).run(encoder, batch_size=8)
+    expected = {"image_knn_accuracy": 1, "image_probe_accuracy": 1, "tolerance": pytest.approx(1)}
+    assert scores.geometry == expected
+    assert {name: scores.log[f"set/{name}"] for name in expected} == expected
 
 
 def test_a_constant_model_scores_zero(tmp_path, picture, constant_encoder):
     scores = make(tmp_path / "set", picture, [(0, 0), (1, 1)]).run(constant_encoder, batch_size=4)
     assert scores.metrics == {"acc1": 0, "acc5": 0, "mean_per_class_recall": 0}
+    scores = make(tmp_path / "more", picture, [(0, i % 3) for i in range(36)]).run(constant_encoder, batch_size=4)
+    assert scores.geometry["image_knn_accuracy"] == 0
+    assert scores.geometry["image_probe_accuracy"] == pytest.approx(1 / 3)
     assert scores.tie_rate == 1
 
 

@@ -1,3 +1,6 @@
+import math
+from dataclasses import replace
+
 import pytest
 
 from vlp.data.write import write_retrieval_set
@@ -33,6 +36,35 @@ def test_names_tell_the_direction_as_clip_benchmark_does(directory, encoder):
     assert scores.labels["image_retrieval_recall@1"] == "text -> image R@1"
     assert scores.chance["text_retrieval_recall@1"] == pytest.approx((1 + 2 + 1 + 2) / 4 / 6)
     assert scores.chance["image_retrieval_recall@1"] == pytest.approx(1 / 4)
+
+
+GEOMETRY = {
+    *("modality_gap", "linear_separability", "alignment", "penalty_entropy"),
+    *("image_uniformity", "text_uniformity", "image_effective_rank", "text_effective_rank"),
+}
+
+
+def test_the_geometry_of_the_embeddings_is_logged(tmp_path, picture, encoder):
+    colours = [f"#{40 * i:02x}{255 - 40 * i:02x}80" for i in range(6)]
+    write_retrieval_set(tmp_path / "six", [(picture(c), "png", [c, f"{c} again"]) for c in colours])
+    task = Task(tmp_path / "six")
+    embeddings = task.embed(encoder, batch_size=4)
+    assert embeddings.logit_scale == pytest.approx(10)
+    scores = task.score(embeddings)
+    assert scores.geometry.keys() == GEOMETRY
+    assert {f"six/{name}": value for name, value in scores.geometry.items()}.items() <= scores.log.items()
+    # Pictures and texts meet at the same points.
+    assert scores.geometry["modality_gap"] == pytest.approx(0, abs=1e-6)
+    assert scores.geometry["alignment"] == pytest.approx(0, abs=1e-6)
+    assert scores.geometry["image_effective_rank"] == pytest.approx(scores.geometry["text_effective_rank"], abs=1e-5)
+    hotter = task.score(replace(embeddings, logit_scale=1.0))
+    assert hotter.geometry["penalty_entropy"] > scores.geometry["penalty_entropy"] + 0.01
+
+
+def test_figures_that_are_not_defined_are_not_logged(directory, encoder):
+    scores = Task(directory).run(encoder, batch_size=3)
+    assert math.isnan(scores.geometry["linear_separability"])  # of four pairs none can be held out
+    assert {name.removeprefix("colours/") for name in scores.log} & GEOMETRY == GEOMETRY - {"linear_separability"}
 
 
 def test_a_constant_model_scores_zero(directory, constant_encoder):

@@ -42,6 +42,7 @@ def write_report(run: str | Path, output: str | Path | None = None) -> Path:
 def render(run: RunContents) -> str:
     """The page of what was read from a run."""
     retrieval = [shown for shown in run.sets if shown.task.kind == "zeroshot_retrieval"]
+    classes = [shown for shown in run.sets if shown.task.kind == "zeroshot_classification"]
     pairs = [shown for shown in run.sets if shown.task.kind == "image_caption_selection"]
     return template("report.html.j2").render(
         run=run,
@@ -57,6 +58,7 @@ def render(run: RunContents) -> str:
         retrieval=[(shown.task.name, galleries.retrieval_gallery(shown)) for shown in retrieval],
         pairs=[(shown.task.name, galleries.pairs_gallery(shown)) for shown in pairs],
         spaces=[space.view(shown) for shown in retrieval],
+        classes=[(shown.task.name, space.figures(shown)) for shown in classes],
         versions=_versions(),
     )
 

@@ -20,6 +20,21 @@ SINGLE = (
     ("train/samples_per_second", "Samples a second"),
 )
 TIMES = (("train/batch_time", "whole step"), ("train/data_time", "waiting for data"))
+# Figures of the embeddings that share a range share a chart: its title, the name and the colour of the line.
+GEOMETRY = {
+    "modality_gap": ("Pictures against texts", "modality gap", 0),
+    "alignment": ("Pictures against texts", "alignment", 1),
+    "linear_separability": ("Pictures against texts", "linear separability", 2),
+    "penalty_entropy": ("Pictures against texts", "penalty entropy", 3),
+    "image_uniformity": ("Uniformity", "pictures", 0),
+    "text_uniformity": ("Uniformity", "texts", 1),
+    "image_effective_rank": ("Effective rank", "pictures", 0),
+    "text_effective_rank": ("Effective rank", "texts", 1),
+    "image_knn_accuracy": ("Image tower", "10 nearest", 0),
+    "image_probe_accuracy": ("Image tower", "linear probe", 1),
+    "tolerance": ("Image tower", "tolerance", 2),
+}
+NOT_PAIRS = ("micro", "macro", "image_knn", "image_probe")
 NOT_LOSSES = {name for name, _ in SINGLE + TIMES} | {"train/samples_per_second_per_gpu", "train/skipped_samples"}
 
 
@@ -65,6 +80,7 @@ def _validation(columns: dict[str, Points], results: Sequence[SetResult]) -> lis
     recalls: dict[str, list[Series]] = {}
     accuracies: dict[str, list[Series]] = {}
     top1: list[Series] = []
+    shapes: dict[str, list[Series]] = {}
     for name, points in columns.items():
         if match := re.fullmatch(r"val/(.+)/(image_to_text|text_to_image)_R@(\d+)", name):
             direction = match[2].replace("_to_", " → ")
@@ -73,9 +89,12 @@ def _validation(columns: dict[str, Points], results: Sequence[SetResult]) -> lis
             recalls.setdefault(match[1], []).append(series)
         elif match := re.fullmatch(r"val/(.+)-zeroshot-val-top1", name):
             top1.append(Series(match[1], points, len(top1)))
-        elif (match := re.fullmatch(r"val/(.+)/(.+)_accuracy", name)) and match[2] not in ("micro", "macro"):
+        elif (match := re.fullmatch(r"val/(.+)/(.+)_accuracy", name)) and match[2] not in NOT_PAIRS:
             lines = accuracies.setdefault(match[1], [])
             lines.append(Series(match[2].replace("_", " "), points, len(lines)))
+        elif (match := re.fullmatch(r"val/(.+)/(.+)", name)) and match[2] in GEOMETRY:
+            title, label, colour = GEOMETRY[match[2]]
+            shapes.setdefault(f"{title}: {match[1]}", []).append(Series(label, points, colour))
     found = [Chart(f"Retrieval: {name}", lines, "percent") for name, lines in recalls.items()]
     if top1:
         levels = {chance.get(series.name, {}).get("acc1") for series in top1}
@@ -84,4 +103,4 @@ def _validation(columns: dict[str, Points], results: Sequence[SetResult]) -> lis
         found.append(Chart("Zero-shot top-1 accuracy", top1, "percent", level=level))
     for name, lines in accuracies.items():
         found.append(Chart(f"True above false caption: {name}", lines, "percent", level=("chance", 0.5)))
-    return found
+    return found + [Chart(title, lines) for title, lines in shapes.items()]

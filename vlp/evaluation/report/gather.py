@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -188,7 +188,7 @@ def _embed_sets(run: RunContents) -> None:
             task = find_task(directory)
             if run.model is not None:
                 embeddings = task.embed(run.model, run.recipe.evaluate.batch_size)
-                embeddings = SetEmbeddings(embeddings.image_ND.cpu(), embeddings.text_ND.cpu())
+                embeddings = replace(embeddings, image_ND=embeddings.image_ND.cpu(), text_ND=embeddings.text_ND.cpu())
                 run.sets.append(EvaluatedSet(task, embeddings, task.score(embeddings)))
         except UserError as error:
             run.missing["galleries"].append(f"Evaluation set {directory} cannot be shown: {error}.")

@@ -1,16 +1,18 @@
-"""The common space: matching against other similarities, and the gap between pictures and texts."""
+"""The common space: matching against other similarities, its shape in figures, and its plane of largest variance."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from markupsafe import Markup
 from torch import Tensor
 
+from vlp.evaluation import geometry
 from vlp.evaluation.report.figures import Chart, Series, scatter
 from vlp.evaluation.report.gather import EvaluatedSet
+from vlp.evaluation.report.values import format_value
 from vlp.evaluation.tasks import retrieval
 
 BINS = 60
@@ -19,8 +21,17 @@ MAX_DOTS = 300
 
 
 @dataclass(frozen=True)
+class Figure:
+    """One number and what it means."""
+
+    name: str
+    value: str
+    meaning: str
+
+
+@dataclass(frozen=True)
 class SpaceView:
-    """One retrieval set's similarities and its plane of largest variance."""
+    """One retrieval set's similarities, figures and plane of largest variance."""
 
     name: str
     histogram: Markup
@@ -28,14 +39,13 @@ class SpaceView:
     scatter: Markup
     mean_matching: float
     mean_other: float
-    centroid_distance: float
-    separability: float
+    figures: list[Figure]
     num_dots: tuple[int, int]
     variance_shown: float
 
 
 def view(shown: EvaluatedSet) -> SpaceView:
-    """Similarities and modality gap of a retrieval set."""
+    """Similarities and shape of the space of a retrieval set."""
     task = shown.task
     assert isinstance(task, retrieval.Task)
     image_ND, text_ND = shown.embeddings.image_ND, shown.embeddings.text_ND
@@ -53,11 +63,22 @@ def view(shown: EvaluatedSet) -> SpaceView:
         chart.legend,
         scatter(f"Pictures and texts of {task.name} in the plane of their largest variance", dots, labels),
         *means,
-        centroid_distance(image_ND, text_ND),
-        separability(image_ND, text_ND),
+        figures(shown),
         (len(images), len(texts)),
         variance,
     )
+
+
+def figures(shown: EvaluatedSet) -> list[Figure]:
+    """The geometry of any set, each figure with its meaning; a dash where it is not defined."""
+    return [
+        Figure(
+            name.replace("_", " "),
+            "–" if math.isnan(value) else format_value(value, "number"),
+            geometry.FIGURES[name].meaning,
+        )
+        for name, value in shown.scores.geometry.items()
+    ]
 
 
 def similarity_counts(
@@ -81,25 +102,6 @@ def mean_similarities(image_ND: Tensor, text_ND: Tensor, image_of_text: Tensor) 
     everything = image_ND.double().sum(dim=0) @ text_ND.double().sum(dim=0)
     num_other = len(image_ND) * len(text_ND) - len(text_ND)
     return float(matching / len(text_ND)), float((everything - matching) / max(1, num_other))
-
-
-def centroid_distance(image_ND: Tensor, text_ND: Tensor) -> float:
-    """Distance between the mean picture and the mean text (Liang et al., arXiv:2203.02053)."""
-    return float((image_ND.double().mean(dim=0) - text_ND.double().mean(dim=0)).norm())
-
-
-def separability(image_ND: Tensor, text_ND: Tensor) -> float:
-    """Share of unseen embeddings that a linear rule tells apart as picture or text; 0.5 means it cannot.
-
-    The rule is ridge regression on every other row, tried on the rows between.
-    """
-    sides = [F.pad(side_ND.double(), (0, 1), value=1.0) for side_ND in (image_ND, text_ND)]  # a column for the offset
-    # Means, not sums: both sides count the same, however many captions a picture has.
-    moments = sum(side[::2].T @ side[::2] / len(side[::2]) for side in sides)
-    target = sides[0][::2].mean(dim=0) - sides[1][::2].mean(dim=0)
-    rule = torch.linalg.solve(moments + 1e-4 * torch.eye(len(target), dtype=torch.double), target)
-    image_right, text_right = sides[0][1::2] @ rule > 0, sides[1][1::2] @ rule < 0
-    return float((image_right.double().mean() + text_right.double().mean()) / 2)
 
 
 def plane(image_ND: Tensor, text_ND: Tensor) -> tuple[tuple[Tensor, Tensor], float]:

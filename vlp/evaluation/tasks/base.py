@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,9 +24,11 @@ class Scores:
         metrics: under CLIP_benchmark's names; NaN where a metric is not defined.
         chance: for each metric what random answers get.
         tie_rate: share of queries whose right answer ties with a wrong one (counted as wrong).
-        log: figures of the training log, under their names after ``val/``.
+        log: figures of the training log, under their names after ``val/``; what is not defined is left out.
         labels: what tables call a metric whose name alone misleads.
         details: lists with an entry a query (or class), for the report.
+        geometry: the shape of the embeddings, under the names of `vlp.evaluation.geometry.FIGURES`; NaN where a figure
+            is not defined.
     """
 
     metrics: dict[str, float]
@@ -36,14 +39,19 @@ class Scores:
     log: dict[str, float]
     labels: dict[str, str] = field(default_factory=dict)
     details: dict[str, list[float]] = field(default_factory=dict)
+    geometry: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SetEmbeddings:
-    """L2-normalised fp32 features of a task's ``images`` and ``texts``, row by row."""
+    """L2-normalised fp32 features of a task's ``images`` and ``texts``, row by row.
+
+    ``logit_scale`` is the multiplier of their cosines (exp of the model's parameter).
+    """
 
     image_ND: Tensor
     text_ND: Tensor
+    logit_scale: float
 
 
 class Task(ABC):
@@ -75,8 +83,14 @@ class Task(ABC):
 
     def embed(self, encoder: Encoder, batch_size: int) -> SetEmbeddings:
         return SetEmbeddings(
-            embed_images(encoder, self.images, batch_size), embed_texts(encoder, self.texts, batch_size)
+            embed_images(encoder, self.images, batch_size),
+            embed_texts(encoder, self.texts, batch_size),
+            float(encoder.logit_scale.detach().exp()),
         )
+
+    def geometry_for_log(self, figures: dict[str, float]) -> dict[str, float]:
+        """``figures`` as the training log names them, without those that are not defined."""
+        return {f"{self.name}/{name}": value for name, value in figures.items() if not math.isnan(value)}
 
     def run(self, encoder: Encoder, batch_size: int) -> Scores:
         return self.score(self.embed(encoder, batch_size))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from vlp.data.benchmark_sets import dataset_type, is_benchmark_directory, read_classification_set
-from vlp.evaluation import metrics
+from vlp.evaluation import geometry, metrics
 from vlp.evaluation.tasks import base
 
 
@@ -37,6 +37,7 @@ class Task(base.Task):
         class_CD = F.normalize(prompts.mean(dim=1), dim=1)
         label_N = torch.tensor(self.labels)
         ranks = metrics.label_ranks(embeddings.image_ND, class_CD, label_N)
+        figures = geometry.of_classes(embeddings.image_ND, label_N)
         mean_recall, class_recall = metrics.mean_per_class(ranks.rank_N <= 1, label_N, num_classes)
         has_top5 = num_classes >= 5
         acc1, acc5 = ranks.recall(1), ranks.recall(5) if has_top5 else math.nan
@@ -53,6 +54,7 @@ class Task(base.Task):
             log={
                 f"{self.name}-zeroshot-val-top1": acc1,
                 **({f"{self.name}-zeroshot-val-top5": acc5} if has_top5 else {}),
+                **self.geometry_for_log(figures),
             },
             labels={
                 "acc1": "top-1",
@@ -60,4 +62,5 @@ class Task(base.Task):
                 "mean_per_class_recall": "mean per class",
             },
             details={"rank_of_label": ranks.rank_N.tolist(), "class_recall": class_recall},
+            geometry=figures,
         )

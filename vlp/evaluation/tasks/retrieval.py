@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from vlp.data.benchmark_sets import dataset_type, is_benchmark_directory, read_retrieval_set
-from vlp.evaluation import metrics
+from vlp.evaluation import geometry, metrics
 from vlp.evaluation.tasks import base
 
 RECALL_AT = (1, 5, 10)
@@ -34,7 +34,9 @@ class Task(base.Task):
         return is_benchmark_directory(directory) and dataset_type(directory) == "retrieval"
 
     def score(self, embeddings: base.SetEmbeddings) -> base.Scores:
-        ranks = metrics.retrieval_ranks(embeddings.image_ND, embeddings.text_ND, torch.tensor(self.image_of_text))
+        image_ND, text_ND, image_of_text = embeddings.image_ND, embeddings.text_ND, torch.tensor(self.image_of_text)
+        ranks = metrics.retrieval_ranks(image_ND, text_ND, image_of_text)
+        figures = geometry.of_pairs(image_ND, text_ND, image_of_text, embeddings.logit_scale)
         num_images, num_texts = len(self.images), len(self.texts)
         texts_per_image = list(Counter(self.image_of_text).values())
         recalls, chance, labels, log = {}, {}, {}, {}
@@ -57,10 +59,11 @@ class Task(base.Task):
             tie_rate=ranks.tie_rate(),
             num_images=num_images,
             num_texts=num_texts,
-            log=log,
+            log=log | self.geometry_for_log(figures),
             labels=labels,
             details={
                 "image_to_text_rank": ranks.image_to_text.rank_N.tolist(),
                 "text_to_image_rank": ranks.text_to_image.rank_N.tolist(),
             },
+            geometry=figures,
         )
