@@ -43,6 +43,7 @@ def log_sum_exps(
     first_row: int,
     *,
     without_matches: bool = False,
+    minus_matches: bool = False,
     tile: tuple[int, int] | None = None,
     most_kept: int = tiles.MOST_KEPT,
 ) -> tuple[Tensor, Tensor]:
@@ -61,6 +62,8 @@ def log_sum_exps(
         logit_scale: factor of the similarities, a scalar.
         first_row: column of the text that matches the first image.
         without_matches: leave the matching pair out of both sums (decoupled losses).
+        minus_matches: from each, subtract the logit of the matching pair: the loss of a softmax that has it in the sum.
+            Its gradients then need no memory of their own.
         tile: images and texts of a tile; by default what suits the device.
         most_kept: logits of which the exponentials are kept for backward, which then saves one product in four.
 
@@ -71,7 +74,7 @@ def log_sum_exps(
         raise ValueError("with several processes, first_row must be rank x rows")
     size = tile or tiles.size_for(image_ND.device)
     most_kept = most_kept if torch.is_grad_enabled() else 0
-    return _LogSumExps.apply(image_ND, text_BD, logit_scale, first_row, without_matches, size, most_kept)
+    return _LogSumExps.apply(image_ND, text_BD, logit_scale, first_row, without_matches, minus_matches, size, most_kept)
 
 
 class _LogSumExps(torch.autograd.Function):
@@ -83,6 +86,7 @@ class _LogSumExps(torch.autograd.Function):
         logit_scale: Tensor,
         first_row: int,
         without_matches: bool,
+        minus_matches: bool,
         tile: tuple[int, int],
         most_kept: int,
     ) -> tuple[Tensor, Tensor]:
@@ -96,10 +100,14 @@ class _LogSumExps(torch.autograd.Function):
                 sums = _running_maximum_sums(image_ND, text_BD, logit_scale, excluded, tile)
         ctx.kept = [(piece.rows, piece.columns) for piece in kept.tiles]
         ctx.save_for_backward(image_ND, text_BD, logit_scale, *sums, *(piece.values for piece in kept.tiles))
-        ctx.first_row, ctx.excluded, ctx.tile = first_row, excluded, tile
+        ctx.first_row, ctx.excluded, ctx.minus_matches, ctx.tile = first_row, excluded, minus_matches, tile
         local = slice(first_row, first_row + len(image_ND))
         over_texts_N = sums.row_sum.log() + sums.row_shift
-        return over_texts_N, sums.column_sum[local].log() + sums.column_shift[local]
+        over_images_N = sums.column_sum[local].log() + sums.column_shift[local]
+        if minus_matches:
+            matching_N = logit_scale * tiles.row_products(image_ND, text_BD[local])
+            over_texts_N, over_images_N = over_texts_N - matching_N, over_images_N - matching_N
+        return over_texts_N, over_images_N
 
     @staticmethod
     @once_differentiable
@@ -131,7 +139,9 @@ class _LogSumExps(torch.autograd.Function):
                     gradients.add(piece)
                 else:
                     add(rows, columns, values.sub_(sums.row_shift[rows, None]).exp_())
-            return *gradients.total(), None, None, None, None
+            if ctx.minus_matches:
+                gradients.add_matches(ctx.first_row, -(of_rows_N + of_columns_N))
+            return *gradients.total(), None, None, None, None, None
 
 
 class _Kept:

@@ -11,6 +11,7 @@ from torch import Tensor
 TILE = (512, 2048)  # images x texts: fits the processor's cache, and matrix products reach their full speed
 ACCELERATOR_TILE = (4096, 16384)  # 256 MiB of fp32: there, starting a product costs as much as 2^20 logits of it
 MOST_KEPT = 1 << 26  # logits whose exponentials wait for backward instead of being computed again: 256 MiB of fp32
+_ROWS = 1 << 9
 
 
 def size_for(device: torch.device) -> tuple[int, int]:
@@ -70,6 +71,13 @@ def logits(
             yield tile
 
 
+def row_products(left_ND: Tensor, right_ND: Tensor) -> Tensor:
+    """Dot product of each row of the one with that of the other, N, in pieces that need little memory."""
+    wide = precision(left_ND)
+    pieces = zip(left_ND.split(_ROWS), right_ND.split(_ROWS), strict=True)
+    return torch.cat([torch.linalg.vecdot(left.to(wide), right.to(wide)) for left, right in pieces])
+
+
 class Gradients:
     """Gradients of a function of the logits, from its derivative by each of them."""
 
@@ -89,17 +97,21 @@ class Gradients:
         if self._of_text is not None:
             self._of_text[tile.columns].addmm_(tile.values.T, self._image_ND[tile.rows].to(wide))
 
+    def add_matches(self, first_row: int, derivatives_N: Tensor) -> None:
+        """Take in derivatives by the logits of image i and text ``first_row + i``."""
+        local, by_row = slice(first_row, first_row + len(self._image_ND)), derivatives_N.unsqueeze(1)
+        if self._of_image is not None:
+            self._of_image.addcmul_(self._text_BD[local].to(by_row.dtype), by_row)
+        if self._of_text is not None:
+            self._of_text[local].addcmul_(self._image_ND.to(by_row.dtype), by_row)
+
     def total(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Gradients of images (ND), texts (BD) and scale, None where there is none. Call it once, at the end."""
         image, text = self._of_image, self._of_text
-        by_scale, wide = None, precision(self._image_ND)
+        by_scale = None
         if image is not None and self._needs_scale:
-            # In pieces, so that the products take no memory of the size of the features.
-            pairs = zip(image.split(TILE[0]), self._image_ND.split(TILE[0]), strict=True)
-            by_rows = [
-                torch.linalg.vecdot(gradient, rows.to(wide)).sum(dtype=torch.float64) for gradient, rows in pairs
-            ]
-            by_scale = torch.stack(by_rows).sum().to(self._scale.dtype).reshape(self._scale.shape)
+            by_row = row_products(image, self._image_ND)
+            by_scale = by_row.sum(dtype=torch.float64).to(self._scale.dtype).reshape(self._scale.shape)
         return (
             None if image is None else image.mul_(self._scale).to(self._image_ND.dtype),
             None if text is None else text.mul_(self._scale).to(self._text_BD.dtype),
