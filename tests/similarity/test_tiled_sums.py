@@ -98,8 +98,8 @@ def test_equal_the_sums_of_the_whole_matrix(rows, texts, first, tile, scale):
             expected = value_and_gradients(lambda i, t, s, w=without: dense_log_sum_exps(i, t, s, first, w), exact[:3])
             assert all(tensor.dtype == dtype for tensor in found)
             assert_near(found, expected, tolerance)
-            if texts == 1 or dtype == torch.float32:
-                continue  # a margin is a small difference of two logits: fp32 has its digits relative to them
+            if not without or dtype == torch.float32:
+                continue  # a margin that is small beside its two logits has their digits, not its own
             found = value_and_gradients(
                 lambda i, t, s, w=without: log_sum_exps(
                     i, t, s, first, without_matches=w, minus_matches=True, tile=tile
