@@ -82,7 +82,7 @@ def of_classes(image_ND: Tensor, labels_N: Tensor) -> dict[str, float]:
 
 
 def modality_gap(image_ND: Tensor, text_ND: Tensor) -> float:
-    """``||mean_i u_i - mean_j v_j||`` in [0, 2] (Liang et al., arXiv:2203.02053, section 2)."""
+    """``||mean_i u_i - mean_j v_j||`` in [0, 2] (Liang et al., arXiv:2203.02053)."""
     return float((image_ND.double().mean(dim=0) - text_ND.double().mean(dim=0)).norm())
 
 
@@ -91,8 +91,7 @@ def linear_separability(image_ND: Tensor, text_ND: Tensor, max_pairs: int = MAX_
 
     80 % of the pairs fit it, 20 % try it. A picture and its text stand on the same side, and which side that is
     depends on their place alone (`probe.held_out`). One text a picture, or the more frequent kind would be a good guess
-    for everything. Equal texts of different pictures can stand on both sides. After Shi et al. (ICLR 2023 workshop),
-    as used for the contrastive gap by Fahim et al., arXiv:2405.18570.
+    for everything. Equal texts of different pictures can stand on both sides. Fahim et al., arXiv:2405.18570.
 
     Args:
         image_ND, text_ND: row i of the one matches row i of the other.
@@ -147,7 +146,7 @@ def effective_rank(features_ND: Tensor) -> float:
 def tolerance(features_ND: Tensor, labels_N: Tensor) -> float:
     """``mean z_i . z_j`` over all pairs i != j of one class, in [-1, 1]; NaN where no class has two rows.
 
-    Wang & Liu, arXiv:2012.09740, section 3.3. A class weighs by its number of pairs.
+    Wang & Liu, arXiv:2012.09740. A class weighs by its number of pairs.
     """
     classes_N = labels_N.to(features_ND.device).unique(return_inverse=True)[1]
     features_ND, counts_C = features_ND.double(), classes_N.bincount()
@@ -167,8 +166,8 @@ def penalty_entropy(
     """How evenly the contrastive loss pushes a query's negatives away, in [0, 1]; 1: all alike, 0: only the hardest.
 
     ``mean_i H(r_i) / ln(number of negatives of i)`` with the relative penalties
-    ``r_ij = exp(logit_scale q_i . k_j) / sum_negatives k exp(logit_scale q_i . k_k)`` (Wang & Liu, arXiv:2012.09740,
-    section 3.2). It falls as the temperature falls. Negatives are those of the whole set and not of a batch, so
+    ``r_ij = exp(logit_scale q_i . k_j) / sum_negatives k exp(logit_scale q_i . k_k)`` (Wang & Liu,
+    arXiv:2012.09740). It falls as the temperature falls. Negatives are those of the whole set and not of a batch, so
     sets of different sizes do not compare.
 
     Args:
@@ -186,5 +185,5 @@ def penalty_entropy(
         logits = (logit_scale * (query_ND[rows] @ key_MD.T)).masked_fill_(positive, -math.inf)
         num_negatives = (~positive).sum(dim=1)
         entropy = torch.special.entr(logits.softmax(dim=1)).sum(dim=1, dtype=torch.double)
-        shares.append((entropy / num_negatives.log())[num_negatives > 1])
+        shares.append((entropy / num_negatives.double().log())[num_negatives > 1])
     return float(torch.cat(shares).mean())
