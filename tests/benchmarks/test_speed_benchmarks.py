@@ -20,7 +20,7 @@ TINY = {
     "loader": "--samples 64 --pictures 2 --batch-size 8 --workers 1 --repeats 1 --seconds 0",
     "resume": "--shards 10 --samples-per-shard 40 --position 0 200 --batch-size 16 --repeats 1",
     "memory": "--samples 2000 --every 500 --remote-samples 1200 --remote-every 300 --batch-size 100",
-    "loss": "--softmax 256 --sigmoid 256 --alone 512 --width 32 --repeats 2",
+    "loss": "--softmax 256 --sigmoid 256 --alone 512 --rounding 128 --rows 32 --width 32 --repeats 2",
 }
 
 
@@ -55,11 +55,17 @@ def test_pictures_are_near_those_of_pillow(results: dict[str, Any]) -> None:
     assert all(row["exact"]["mae"] < 0.1 and row["fast"]["mae"] < 5 for row in rows.values())
 
 
-def test_losses_are_those_of_open_clip(results: dict[str, Any]) -> None:
-    rows = results["loss"]["rows"]
-    assert list(rows) == ["softmax, batch 256", "sigmoid, batch 256"]
-    assert all(row["loss_difference"] < 1e-4 and row["vlp"]["seconds"] > 0 for row in rows.values())
-    assert results["loss"]["alone"]["batch"] == 512
+def test_losses_are_those_of_their_peers(results: dict[str, Any]) -> None:
+    loss = results["loss"]
+    assert list(loss["rows"]) == ["softmax, batch 256", "sigmoid, batch 256"]
+    for row in loss["rows"].values():
+        assert row["loss_difference"] < 1e-4
+        assert list(row["losses"]) == ["vlp", *row["ratio"]]
+        assert all(found["seconds"] > 0 for found in row["losses"].values())
+    assert loss["alone"]["batch"] == 512
+    assert loss["rounding"]["vlp"] < 1e-4 < loss["rounding"]["open_clip ClipLoss"]
+    assert list(loss["traffic"]) == ["2", "4"]
+    assert all(found["gradient_difference"] < 1e-5 for found in loss["traffic"].values())
 
 
 def test_tokenizers_give_the_same_ids(results: dict[str, Any]) -> None:
@@ -113,7 +119,7 @@ def test_table_has_a_row_for_every_figure(results: dict[str, Any], scripts: dict
     lines = scripts["run"].table(results).splitlines()
     assert all(line.count("|") == 4 for line in lines)
     kinds = Counter(line.split()[1] for line in lines[2:])
-    expected = {"picture": 6, "tokenizer,": 2, "tar": 8, "bytes": 1, "first": 8, "the": 1, "resident": 2, "loss,": 5}
+    expected = {"picture": 6, "tokenizer,": 2, "tar": 8, "bytes": 1, "first": 8, "the": 1, "resident": 2, "loss,": 12}
     assert kinds == expected
     assert len(scripts["run"].table({"tokenizer": results["tokenizer"]}).splitlines()) == 4
 
