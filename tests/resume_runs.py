@@ -130,6 +130,12 @@ class Run:
         path = self.logs / f"{self.attempts - 1}-0.jsonl"
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
+    def wait_for(self, num_taken: int) -> None:
+        """Until rank zero has taken so many batches."""
+        while self.num_taken() < num_taken:
+            assert self._leader.is_alive(), f"it ended before: {self.said()}"
+            time.sleep(0.001)
+
     def whole_batches(self, attempt: int) -> dict[int, list[Row]]:
         """The global batches of the steps that every rank has taken."""
         ranks = self.taken(attempt)

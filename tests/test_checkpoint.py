@@ -11,7 +11,7 @@ import torch
 from vlp import checkpoint
 from vlp.ema import EMA
 from vlp.encoders.openclip import ModelOptions, build
-from vlp.encoders.source import latest_checkpoint
+from vlp.encoders.source import EMA_FILE, latest_checkpoint
 from vlp.encoders.two_tower import TwoTower
 from vlp.optim import OptimOptions, adamw
 from vlp.types import UserError
@@ -35,7 +35,7 @@ def trained_once(model: TwoTower) -> torch.optim.Optimizer:
 def save(run_dir: Path, step: int, model: TwoTower, optimizer: torch.optim.Optimizer, ema: EMA | None = None) -> Path:
     run_dir.mkdir(exist_ok=True)
     (run_dir / "recipe.yaml").write_text("name: test\n")
-    return checkpoint.save(run_dir, step, model, optimizer, ema, COUNTERS, keep=2)
+    return checkpoint.save(run_dir, step, model, optimizer, {EMA_FILE: ema.average if ema else {}}, COUNTERS, keep=2)
 
 
 def test_weights_average_moments_and_counters_come_back(tmp_path, model, tiny_model):
@@ -44,7 +44,8 @@ def test_weights_average_moments_and_counters_come_back(tmp_path, model, tiny_mo
     other = build(ModelOptions(config=tiny_model), seed=1)
     other_optimizer, other_ema = adamw(other, OptimOptions()), EMA(other.clip, 0.5)
     found = latest_checkpoint(tmp_path / "run")
-    assert checkpoint.restore(found, other, other_optimizer, other_ema) == {"step": 7, **COUNTERS}
+    checkpoint.load(found, EMA_FILE, other_ema.load)
+    assert checkpoint.restore(found, other, other_optimizer) == {"step": 7, **COUNTERS}
     for one, two in ((model.clip.state_dict(), other.clip.state_dict()), (ema.average, other_ema.average)):
         assert all(torch.equal(one[name], two[name]) for name in one)
     for one, two in zip(model.parameters(), other.parameters(), strict=True):
@@ -89,7 +90,7 @@ def test_a_broken_file_is_named(tmp_path, model, name):
     path = save(tmp_path / "run", 1, model, optimizer)
     (path / name).write_bytes((path / name).read_bytes()[:10])
     with pytest.raises(UserError, match="cannot be resumed") as raised:
-        checkpoint.restore(path, model, optimizer, None)
+        checkpoint.restore(path, model, optimizer)
     assert "\n" not in str(raised.value)
     assert path.name in str(raised.value)
 
@@ -99,7 +100,7 @@ def test_counters_that_are_missing_are_named(tmp_path, model):
     path = save(tmp_path / "run", 1, model, optimizer)
     (path / "state.json").write_text('{"step": 1}')
     with pytest.raises(UserError, match=r"state\.json lacks samples, num_samples"):
-        checkpoint.restore(path, model, optimizer, None)
+        checkpoint.restore(path, model, optimizer)
 
 
 def test_the_average_is_what_the_formula_says_and_is_lent_for_evaluation(model):

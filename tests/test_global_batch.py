@@ -13,10 +13,13 @@ from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
 from vlp import distributed, embeddings, resolve, similarity
+from vlp.embeddings import LossOf
 from vlp.encoders import batch_norm
 from vlp.encoders.openclip import ModelOptions, build
+from vlp.encoding import Encoding
+from vlp.features import Embeddings
 from vlp.objectives import base
-from vlp.types import Batch, Embeddings, Loss
+from vlp.types import Batch, Loss
 
 GLOBAL_BATCH = 16
 OBJECTIVES = resolve.names("vlp.objectives")
@@ -28,7 +31,16 @@ def global_batch() -> Batch:
     text = torch.randint(1, 49000, (GLOBAL_BATCH, 16), generator=generator)
     text[:, 10] = 49407  # the end of text, where the text tower pools
     text[:, 11:] = 0
-    return Batch(image[None], text, tuple(str(i) for i in range(GLOBAL_BATCH)), ("",) * GLOBAL_BATCH)
+    return Batch(image[None], text[None], tuple(str(i) for i in range(GLOBAL_BATCH)), ("",) * GLOBAL_BATCH)
+
+
+def losses_of(objective: base.Objective) -> tuple[LossOf | None, LossOf | None]:
+    """As the trainer gives them: what compares rows, and what is a mean over them."""
+
+    def loss_of(embedded: Embeddings) -> Loss:
+        return base.combined_loss([objective], embedded)
+
+    return (loss_of, None) if objective.couples_batch else (None, loss_of)
 
 
 def gradients(rank: int, world: int, config: dict[str, Any], objective: str, micro: int, patch_dropout: float) -> Any:
@@ -39,12 +51,12 @@ def gradients(rank: int, world: int, config: dict[str, Any], objective: str, mic
     batch_norm.synchronise(model.clip)
     wrapped = DistributedDataParallel(model) if world > 1 else model
     rows = GLOBAL_BATCH // world
-    loss = embeddings.backward(
-        wrapped,
+    loss, _ = embeddings.backward(
+        Encoding(model, [parsed], GLOBAL_BATCH).encoders(wrapped),
         global_batch().rows(rank * rows, (rank + 1) * rows),
-        lambda embedded: base.combined_loss([parsed], embedded),
+        *losses_of(parsed),
         micro_batch_size=micro,
-        seed=distributed.seed_of("test", rank),
+        seeds=(1, distributed.seed_of("test", rank)),
         backward_of=lambda total: total.backward(),
         no_sync=wrapped.no_sync if world > 1 else nullcontext,
     )
@@ -85,8 +97,11 @@ def test_large_batches_equal_small_ones(run_ranks, tiny_model, monkeypatch, obje
 class OneSided(base.Objective, frozen=True, extra="forbid"):
     """Spread of the images alone: it leaves the text tower and the logit scale unused."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"image"})
     couples_batch: ClassVar[bool] = True
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"image"})
 
     def loss(self, embeddings: Embeddings) -> Loss:
         return Loss((embeddings.image_ND @ embeddings.image_BD.T).mean())
@@ -116,12 +131,12 @@ def test_cached_gradients_replay_dropout(tiny_model):
 
     def loss_and_gradient() -> tuple[float, Tensor]:
         model.zero_grad()
-        loss = embeddings.backward(
-            model,
+        loss, _ = embeddings.backward(
+            Encoding(model, [parsed], GLOBAL_BATCH).encoders(model),
             batch,
-            lambda e: base.combined_loss([parsed], e),
+            *losses_of(parsed),
             micro_batch_size=4,
-            seed=7,
+            seeds=(7, 7),
             backward_of=lambda total: total.backward(),
             no_sync=nullcontext,
         )
@@ -148,7 +163,7 @@ def feature_gradients(rank: int, world: int, local_loss: bool, gather_with_grad:
     text_leaf = text[local].clone().requires_grad_()
     log_scale = torch.tensor(2.0, requires_grad=True)
     if gather_with_grad is None:
-        embedded = embeddings.global_embeddings(image_leaf, text_leaf, log_scale, torch.tensor(0.0))
+        embedded = Embeddings.of(image_leaf, text_leaf, log_scale.exp())
         loss = base.parse({"name": "infonce"}).loss(embedded).total
     else:
         their_loss = ClipLoss(local_loss, gather_with_grad, rank=rank, world_size=world)
@@ -210,7 +225,7 @@ def test_loss_is_the_loss_of_open_clip_on_one_process():
     generator = torch.Generator().manual_seed(1)
     image, text = (normalize(torch.randn(9, 8, generator=generator), dim=-1) for _ in range(2))
     scale, bias = torch.tensor(3.0), torch.tensor(-2.0)
-    embedded = Embeddings(image, text, image, text, 0, scale, bias)
+    embedded = Embeddings.of(image, text, scale, bias)
 
     def ours(name: str) -> Loss:
         return base.parse({"name": name}).loss(embedded)

@@ -8,12 +8,14 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 ROWS = [
     ["vlp", "vlp.types"],
-    ["vlp.resolve", "vlp.options", "vlp.distributed"],
+    ["vlp.resolve", "vlp.options", "vlp.distributed", "vlp.durations"],
     ["vlp.data"],
     ["vlp.encoders"],
-    ["vlp.embeddings", "vlp.ema"],
+    ["vlp.features", "vlp.ema"],
+    ["vlp.embeddings", "vlp.momentum"],
     ["vlp.similarity"],
     ["vlp.objectives"],
+    ["vlp.encoding"],
     ["vlp.optim"],
     ["vlp.track"],
     ["vlp.checkpoint"],

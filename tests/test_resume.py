@@ -263,16 +263,14 @@ def test_any_world_goes_on_where_another_was_killed(tmp_path: Path, kind: str) -
 def test_ranks_that_outlive_their_launcher_keep_others_out(recipe: Path, tmp_path: Path) -> None:
     run, second = Run(recipe, tmp_path / "run", "train.steps=10000"), Run(recipe, tmp_path / "second")
     run.start(2)
-    while run.num_taken() < 2:
-        time.sleep(0.001)
+    run.wait_for(2)
     run._leader.kill()  # as torchrun, whose ranks have sessions of their own
     second.start(2, f"run_dir={run.run_dir}", "train.steps=10000")
     assert second.wait() != 0
     assert f"vlp: {run.run_dir} is being trained in by process" in second.said()
     run.kill()
     run.start(1)
-    while run.num_taken() < 1:
-        time.sleep(0.001)
+    run.wait_for(1)
     run.kill()
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,16 @@ import torch
 from pydantic import BaseModel, Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
-from vlp.ema import EMA
 from vlp.encoders.openclip import save_openclip_directory
-from vlp.encoders.source import EMA_FILE, WEIGHTS_FILE, checkpoints
+from vlp.encoders.source import WEIGHTS_FILE, checkpoints
 from vlp.encoders.two_tower import TwoTower
 from vlp.types import UserError
 
 OPTIMIZER_FILE = "optimizer.safetensors"
+MOMENTUM_FILE = "momentum.safetensors"  # the twin and its queue
+FUSION_FILE = "fusion.safetensors"
 STATE = ("step", "samples", "num_samples", "data", "bad_samples", "scaler")
 
 
@@ -40,11 +43,13 @@ def save(
     step: int,
     model: TwoTower,
     optimizer: torch.optim.Optimizer,
-    ema: EMA | None,
+    beside: Mapping[str, Mapping[str, Tensor]],
     state: dict[str, Any],
     keep: int,
 ) -> Path:
     """Write ``checkpoints/step-NNNNNNN`` beside its place, rename it, point ``latest`` at it, drop the oldest.
+
+    ``beside``: file name -> further tensors, read again by `load`; a file without any is not written.
 
     Raises:
         UserError: it cannot be written; the checkpoint before stays as it is.
@@ -56,8 +61,9 @@ def save(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         save_openclip_directory(model, partial, final=final)
-        if ema is not None:
-            save_file({name: value.contiguous() for name, value in ema.average.items()}, partial / EMA_FILE)
+        for name, tensors in beside.items():
+            if tensors:
+                save_file({key: value.detach().contiguous() for key, value in tensors.items()}, partial / name)
         save_file(_optimizer_tensors(model, optimizer), partial / OPTIMIZER_FILE)
         shutil.copy(run_dir / "recipe.yaml", partial / "recipe.yaml")
         (partial / "state.json").write_text(json.dumps({"step": step, **state}, indent=1), encoding="utf-8")
@@ -91,30 +97,43 @@ def _point(link: Path, target: str) -> None:
     partial.replace(link)
 
 
-def restore(checkpoint: Path, model: TwoTower, optimizer: torch.optim.Optimizer, ema: EMA | None) -> dict[str, Any]:
-    """Load weights, average and optimiser in place and return the counters (``step`` and what ``save`` was given).
+def restore(checkpoint: Path, model: TwoTower, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Load weights and optimiser in place and return the counters (``step`` and what ``save`` was given).
 
     Raises:
         UserError: a file is missing or does not fit the model.
     """
-    try:
+    with _resuming(checkpoint):
         model.clip.load_state_dict(load_file(checkpoint / WEIGHTS_FILE))
         _restore_optimizer(model, optimizer, load_file(checkpoint / OPTIMIZER_FILE))
-        if ema is not None:
-            for name, value in load_file(checkpoint / EMA_FILE).items():
-                ema.average[name].copy_(value)
         state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
         if missing := [name for name in STATE if name not in state]:
             raise ValueError(f"state.json lacks {', '.join(missing)}")
         return state
+
+
+def load(checkpoint: Path, name: str, into: Callable[[dict[str, Tensor]], object]) -> None:
+    """Give ``into`` the tensors that `save` wrote as the file ``name``.
+
+    Raises:
+        UserError: the file is missing or does not fit.
+    """
+    with _resuming(checkpoint):
+        into(load_file(checkpoint / name))
+
+
+@contextmanager
+def _resuming(checkpoint: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
         raise UserError(
             f"checkpoint {checkpoint} cannot be resumed ({error}); remove it to go on from the one before"
         ) from error
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}/{field}": value.contiguous()
         for parameter, fields in optimizer.state.items()
@@ -122,7 +141,7 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
     }
 
 
-def _restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+def _restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     parameters = dict(model.named_parameters())
     for key, value in tensors.items():
         name, field = key.rsplit("/", 1)

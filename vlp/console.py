@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 
 from vlp.data.batches import TrainingData
+from vlp.durations import Span
 from vlp.encoders.two_tower import TwoTower
-from vlp.optim import Span
 from vlp.recipe import Recipe
 
 
@@ -73,6 +73,8 @@ def decisions(
     yield f"global batch: {batch} = {processes} x {rows}{cached}; {span.total_steps} steps"
     parameters = ", ".join(f"{tower} {count:,}" for tower, count in model.parameters_by_tower().items())
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    for objective in recipe.objectives:
+        yield from (f"{objective.name}: {note}" for note in objective.notes())
     yield f"parameters: {parameters}" + (f", of which frozen {frozen:,}" if frozen else "")
     for defect in data.defects[:10]:
         lost = f" ({defect.samples:,} samples)" if defect.samples > 1 else ""

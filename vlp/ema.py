@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -16,13 +16,12 @@ class EMA:
         self.decay = decay
         self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
-    @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        state = model.state_dict()
-        names = [n for n, value in state.items() if value.is_floating_point()]
-        torch._foreach_lerp_([self.average[n] for n in names], [state[n] for n in names], 1 - self.decay)
-        for name in state.keys() - set(names):
-            self.average[name].copy_(state[name])
+        lerp(self.average, model.state_dict(), 1 - self.decay)
+
+    def load(self, average: Mapping[str, Tensor]) -> None:
+        for name, value in average.items():
+            self.average[name].copy_(value)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
@@ -33,3 +32,12 @@ class EMA:
             yield
         finally:
             model.load_state_dict(weights)
+
+
+@torch.no_grad()
+def lerp(average: Mapping[str, Tensor], state: Mapping[str, Tensor], share: float) -> None:
+    """Move ``average`` in place by ``share`` of the way to ``state``; what is no floating number is copied."""
+    names = [name for name, value in state.items() if value.is_floating_point()]
+    torch._foreach_lerp_([average[name] for name in names], [state[name] for name in names], share)
+    for name in state.keys() - set(names):
+        average[name].copy_(state[name])

@@ -1,96 +1,213 @@
-"""The one place where local becomes global: normalise, gather, and cache gradients so that micro-batches stay exact."""
+"""From the encoders' outputs to what objectives see, and back: cached gradients keep micro-batches exact."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlp import distributed
-from vlp.types import Batch, Embeddings, Loss
+from vlp.features import Embeddings, Features, Masked, Queue
+from vlp.types import Batch, Loss
 
-Outputs = tuple[Tensor, Tensor, Tensor, Tensor]  # image ND, text ND, logit scale parameter, logit bias parameter
+Outputs = dict[str, Tensor]
+"""What encoders give under the names that objectives need: rows first, but for scalars."""
+
+Encode = Callable[[Batch], Outputs]
+LossOf = Callable[[Embeddings], Loss]
 
 
-def global_embeddings(image_ND: Tensor, text_ND: Tensor, log_scale: Tensor, bias: Tensor) -> Embeddings:
-    """Normalise this rank's features in fp32 and gather everybody's in one packed collective."""
-    image_ND = F.normalize(image_ND.float(), dim=-1)
-    text_ND = F.normalize(text_ND.float(), dim=-1)
-    packed = distributed.gather_rows(torch.cat([image_ND, text_ND], dim=1))
-    image_BD, text_BD = packed.split(image_ND.shape[1], dim=1)
-    first_row = distributed.rank() * image_ND.shape[0]
-    return Embeddings(image_ND, text_ND, image_BD, text_BD, first_row, log_scale.float().exp(), bias.float())
+@dataclass(frozen=True)
+class Encoders:
+    """What turns a batch into `Embeddings`.
+
+    Attributes:
+        model: with gradient; gives ``image`` and ``text`` (N V D), ``logit_scale`` (the logarithm), ``logit_bias``,
+            and the tokens that the objectives need.
+        first_pass: the same without what only means over samples need, for the first pass of cached gradients.
+        momentum, teacher: without gradient, the same names.
+        fusion: module whose parameters the losses use.
+        queue: of earlier batches.
+    """
+
+    model: Encode
+    first_pass: Encode | None = None
+    momentum: Encode | None = None
+    teacher: Encode | None = None
+    fusion: nn.Module | None = None
+    queue: Queue | None = None
+
+
+class Step(NamedTuple):
+    """What a backward pass leaves: the loss of this process's rows, and the twin's features of them."""
+
+    loss: Loss
+    momentum: Features | None
+
+
+def embed(
+    outputs: Outputs,
+    batch: Batch,
+    seed: int = 0,
+    *,
+    momentum: Outputs | None = None,
+    teacher: Outputs | None = None,
+    fusion: nn.Module | None = None,
+    queue: Queue | None = None,
+) -> Embeddings:
+    """Embeddings of ``batch`` from what the encoders gave for it."""
+    masked = None
+    if "masked_tokens" in outputs:
+        masked = Masked(outputs["masked_tokens"].float(), outputs["masked_mask"], outputs["masked_labels"])
+    return Embeddings(
+        **_features(outputs),
+        momentum=Features(**_features(momentum)) if momentum is not None else None,
+        queue=queue,
+        teacher=Features(**_features(teacher)) if teacher is not None else None,
+        fusion=fusion,
+        masked=masked,
+        picture_N=batch.picture_N,
+        caption_N=_identities(batch.text_NL),
+        seed=seed,
+    )
+
+
+def _features(outputs: Outputs) -> dict[str, Any]:
+    tokens = {name: outputs[name].float() if name in outputs else None for name in ("image_tokens", "text_tokens")}
+    return {
+        "image_VND": F.normalize(outputs["image"].float(), dim=-1).transpose(0, 1),
+        "text_VND": F.normalize(outputs["text"].float(), dim=-1).transpose(0, 1),
+        "logit_scale": outputs["logit_scale"].float().exp(),
+        "logit_bias": outputs["logit_bias"].float(),
+        "image_tokens_NPD": tokens["image_tokens"],
+        "text_tokens_NLD": tokens["text_tokens"],
+        "text_mask_NL": outputs.get("text_mask"),
+    }
+
+
+def _identities(text_NL: Tensor) -> Tensor:
+    """A hash of each row of ids, int64: equal rows are equal, others almost surely not (2^-64 a pair)."""
+    identity_N = torch.zeros(len(text_NL), dtype=torch.int64, device=text_NL.device)
+    for ids_N in text_NL.long().unbind(1):
+        identity_N = (identity_N ^ ids_N) * 0x5851F42D4C957F2D + 0x14057B7EF767814F  # wraps: Knuth's MMIX generator
+        identity_N = identity_N ^ (identity_N >> 29)
+    return identity_N
 
 
 def backward(
-    model: nn.Module,
+    encoders: Encoders,
     batch: Batch,
-    loss_of: Callable[[Embeddings], Loss],
+    coupled: LossOf | None,
+    per_sample: LossOf | None,
     *,
     micro_batch_size: int,
-    seed: int,
+    seeds: tuple[int, int],
     backward_of: Callable[[Tensor], None],
     no_sync: Callable[[], AbstractContextManager[object]],
-) -> Loss:
-    """Add the gradient of the global batch's loss to ``.grad`` and return the loss of this rank's rows.
+) -> Step:
+    """Add the gradient of the global batch's loss to ``.grad``.
 
     Micro-batches smaller than the batch go twice through the encoders: first without a graph to get all features,
     from which the loss is evaluated once, then with a graph to carry the features' gradients to the parameters
-    (GradCache, Gao et al. 2021, section 3). Both passes of a micro-batch draw the same random numbers.
+    (GradCache, Gao et al. 2021, section 3). Both passes of a micro-batch draw the same random numbers. Losses that
+    are means over samples need no other rows: they are evaluated in the second pass, on the micro-batch alone.
 
     Args:
-        model: maps (image_NCHW, text_NL) to ``Outputs``; may be wrapped in DDP.
+        coupled: the loss of those objectives that compare rows; None if there are none.
+        per_sample: that of those that are means over samples; None if there are none.
         micro_batch_size: rows per pass; the batch size or more means one plain pass.
-        seed: of this step and rank; dropout is a function of it and of the micro-batch.
-        backward_of: runs backward from the scalar loss (with loss scaling where the precision needs it).
+        seeds: of this step on all processes, and of this step and rank; dropout is a function of the second and of the
+            micro-batch.
+        backward_of: runs backward from a scalar (with loss scaling where the precision needs it).
         no_sync: context in which backward does not average gradients over ranks.
     """
-    if micro_batch_size >= len(batch):
-        torch.manual_seed(seed)
-        outputs = model(batch.image_NCHW, batch.text_NL)
-        loss = loss_of(global_embeddings(*outputs))
-        # DDP waits for the gradient of every parameter, also where the objectives leave an output unused.
-        backward_of(loss.total + sum(0.0 * output.sum() for output in outputs))
-        return Loss(loss.total.detach(), loss.parts)
+    chunks = [batch.rows(start, start + micro_batch_size) for start in range(0, len(batch), micro_batch_size)]
+    seed, seed_here = seeds
 
-    starts = range(0, len(batch), micro_batch_size)
-    chunks = [batch.rows(start, start + micro_batch_size) for start in starts]
-
-    def encode(index: int) -> Outputs:
-        torch.manual_seed(distributed.seed_of(seed, index))
-        return model(chunks[index].image_NCHW, chunks[index].text_NL)
+    def encode(index: int, encoder: Encode) -> Outputs:
+        torch.manual_seed(distributed.seed_of(seed_here, index))
+        return encoder(chunks[index])
 
     with torch.no_grad():
-        cached = [encode(index) for index in range(len(chunks))]
-    _, _, log_scale, bias = cached[0]
-    features = [
-        torch.cat([c[0] for c in cached]),
-        torch.cat([c[1] for c in cached]),
-        log_scale.clone(),
-        bias.clone(),
-    ]
-    image_ND, text_ND, log_scale, bias = (f.detach().requires_grad_() for f in features)
-    loss = loss_of(global_embeddings(image_ND, text_ND, log_scale, bias))
-    backward_of(loss.total)
+        guides = {
+            name: _joined([guide(chunk) for chunk in chunks])
+            for name, guide in (("momentum", encoders.momentum), ("teacher", encoders.teacher))
+            if guide is not None
+        }
+    shared = [p for p in encoders.fusion.parameters() if p.requires_grad] if encoders.fusion is not None else []
+    rest: dict[str, Any] = {**guides, "fusion": encoders.fusion, "queue": encoders.queue}
 
-    for index, start in enumerate(starts):
-        last = index == len(chunks) - 1
-        if last:
-            _backward_chunk(encode(index), (image_ND, text_ND, log_scale, bias), start, last=True)
-        else:
-            with no_sync():
-                _backward_chunk(encode(index), (image_ND, text_ND, log_scale, bias), start, last=False)
-    return Loss(loss.total.detach(), loss.parts)
+    if len(chunks) == 1:
+        outputs = encode(0, encoders.model)
+        embedded = embed(outputs, batch, seed, **rest)
+        losses = [loss_of(embedded) for loss_of in (coupled, per_sample) if loss_of is not None]
+        loss = _sum(losses, [1.0] * len(losses))
+        # DDP waits for the gradient of every parameter, also where the objectives leave an output unused.
+        unused = sum(0.0 * tensor.sum() for tensor in [*_floating(outputs).values(), *shared])
+        backward_of(loss.total + unused)
+        return Step(Loss(loss.total.detach(), loss.parts), embedded.momentum)
+
+    losses, weights, of_outputs, of_shared, momentum = [], [], {}, [], None
+    if coupled is not None:
+        first_pass = encoders.first_pass or encoders.model
+        with torch.no_grad():
+            cached = _joined([encode(index, first_pass) for index in range(len(chunks))])
+        leaves = {name: tensor.requires_grad_() for name, tensor in _floating(cached).items()}
+        embedded = embed({**cached, **leaves}, batch, seed, **rest)
+        loss = coupled(embedded)
+        gradients = torch.autograd.grad(
+            loss.total, [*leaves.values(), *shared], allow_unused=True, materialize_grads=True
+        )
+        of_outputs, of_shared = dict(zip(leaves, gradients, strict=False)), list(gradients[len(leaves) :])
+        losses, weights = [Loss(loss.total.detach(), loss.parts)], [1.0]
+        momentum = embedded.momentum
+
+    start = 0
+    for index, chunk in enumerate(chunks):
+        rows, last = slice(start, start + len(chunk)), index == len(chunks) - 1
+        start += len(chunk)
+        with nullcontext() if last else no_sync():
+            outputs = encode(index, encoders.model)
+            # The derivative of this sum by an output is the output's cached gradient; scalars take theirs once.
+            carried = [(outputs[name], of[rows]) for name, of in of_outputs.items() if of.ndim]
+            if last:
+                carried += [(outputs[name], of) for name, of in of_outputs.items() if not of.ndim]
+                carried += zip(shared, of_shared, strict=True)
+            total = torch.zeros((), device=chunk.text_VNL.device)
+            for value, of in carried:
+                total = total + (value.float() * of).sum()
+            if per_sample is not None:
+                here = {name: {n: v[rows] if v.ndim else v for n, v in guide.items()} for name, guide in guides.items()}
+                loss = per_sample(embed(outputs, chunk, seed, **{**rest, **here}))
+                losses.append(Loss(loss.total.detach(), loss.parts))
+                weights.append(len(chunk) / len(batch))
+                total = total + weights[-1] * loss.total
+            unused = sum(0.0 * value.sum() for name, value in _floating(outputs).items() if name not in of_outputs)
+            backward_of(total + unused)
+    return Step(_sum(losses, weights), momentum)
 
 
-def _backward_chunk(outputs: Outputs, leaves: Outputs, start: int, *, last: bool) -> None:
-    """Carry the cached gradients of one micro-batch to the parameters; scale and bias take theirs with the last."""
-    rows = outputs[0].shape[0]
-    gradients = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
-    features = [gradient[start : start + rows] for gradient in gradients[:2]]
-    scalars = gradients[2:] if last else [torch.zeros_like(gradient) for gradient in gradients[2:]]
-    pairs = [(o, g.to(o.dtype)) for o, g in zip(outputs, [*features, *scalars], strict=True) if o.requires_grad]
-    torch.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
+def _joined(outputs: Sequence[Outputs]) -> Outputs:
+    """The rows of several micro-batches one after the other; scalars are the same in all."""
+    return {
+        name: torch.cat([one[name] for one in outputs]) if value.ndim else value.clone()
+        for name, value in outputs[0].items()
+    }
+
+
+def _floating(outputs: Outputs) -> Outputs:
+    return {name: value for name, value in outputs.items() if value.is_floating_point()}
+
+
+def _sum(losses: Sequence[Loss], weights: Sequence[float]) -> Loss:
+    total = sum(weight * loss.total for weight, loss in zip(weights, losses, strict=True))
+    parts: dict[str, Tensor] = {}
+    for weight, loss in zip(weights, losses, strict=True):
+        for name, value in loss.parts.items():
+            parts[name] = parts.get(name, 0.0) + weight * value
+    return Loss(total, parts)  # type: ignore[arg-type]

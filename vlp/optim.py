@@ -1,20 +1,16 @@
-"""AdamW with CLIP's parameter groups, durations in steps, samples or epochs, and learning-rate schedules."""
+"""AdamW with CLIP's parameter groups, and learning-rate schedules."""
 
 from __future__ import annotations
 
 import math
-import re
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from pydantic import BaseModel, Field, model_validator
 from torch import nn
 
+from vlp.durations import Duration, Scheduled, Span, smallest
 from vlp.types import UserError
-
-Duration = int | str
-"""Steps as a number, or a string such as ``2000 steps``, ``1e6 samples``, ``0.5 epochs`` or ``5%`` (of the run)."""
 
 
 class OptimOptions(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -32,6 +28,9 @@ class OptimOptions(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     min_lr: float = Field(0.0, ge=0, description="learning rate at the end of cosine and wsd")
     clip_norm: float | None = Field(None, gt=0, description="clip the global gradient norm to this")
     max_logit_scale: float = Field(100.0, gt=1, description="clamp of exp(logit_scale) after each step")
+    temperature: Scheduled | None = Field(
+        None, description="1 / exp(logit_scale), fixed at a number or on a schedule; learned without it"
+    )
 
     @model_validator(mode="after")
     def _all_has_an_effect(self) -> OptimOptions:
@@ -41,35 +40,14 @@ class OptimOptions(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
             raise ValueError("min_lr has no effect with the schedule constant: remove it, or choose cosine or wsd")
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr:g} exceeds lr {self.lr:g}: lower it")
+        if self.temperature is not None and not smallest(self.temperature) >= 1 / self.max_logit_scale:
+            raise ValueError(
+                f"temperature {smallest(self.temperature):g} is below 1 / max_logit_scale "
+                f"({1 / self.max_logit_scale:g}): raise one of them"
+            )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas {list(self.betas)} must lie in [0, 1), such as [0.9, 0.98]")
         return self
-
-
-@dataclass(frozen=True)
-class Span:
-    """What converts durations: steps of the run, size of the global batch, samples of an epoch."""
-
-    total_steps: int
-    global_batch_size: int
-    num_samples: int
-
-    def steps(self, duration: Duration, key: str) -> int:
-        """``duration`` in whole steps, rounded up."""
-        if isinstance(duration, int) and duration >= 0:
-            return duration
-        number = r"(\d+(?:\.\d*)?(?:e\+?\d+)?)"
-        match = re.fullmatch(rf"\s*{number}\s*(steps?|samples?|epochs?|%)\s*", str(duration))
-        if not match:
-            raise UserError(f"{key}: '{duration}' is no duration; write 2000, '1e6 samples', '0.5 epochs' or '5%'")
-        amount, unit = float(match[1]), match[2].rstrip("s")
-        steps_per = {
-            "step": 1.0,
-            "sample": 1 / self.global_batch_size,
-            "epoch": self.num_samples / self.global_batch_size,
-            "%": self.total_steps / 100,
-        }[unit]
-        return math.ceil(amount * steps_per - 1e-9)
 
 
 def learning_rate(options: OptimOptions, span: Span, step: int) -> float:

@@ -13,13 +13,22 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from vlp import resolve
 from vlp.checkpoint import CheckpointOptions
 from vlp.data.batches import DataOptions
+from vlp.durations import Span
 from vlp.encoders.openclip import ModelOptions
 from vlp.evaluation.run import EvaluateOptions
 from vlp.objectives import base as objectives_base
-from vlp.optim import OptimOptions, Span
+from vlp.optim import OptimOptions
 from vlp.options import explain
 from vlp.track import TrackOptions
 from vlp.types import UserError
+
+# What any data and any towers give, or what the objective itself names the source of.
+_ALWAYS = frozenset(
+    {
+        *("image", "text", "image_tokens", "text_tokens", "picture_ids", "caption_ids"),
+        *("momentum", "momentum.image_tokens", "momentum.text_tokens", "queue", "teacher"),
+    }
+)
 
 
 class TrainOptions(OptimOptions, frozen=True, extra="forbid"):
@@ -78,7 +87,7 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
         bias = self.model.init_logit_bias is not None or any(
             "logit_bias" in o.initial_logits() for o in self.objectives
         )
-        return frozenset({"image", "text", *(["logit_bias"] if bias else [])})
+        return _ALWAYS | {"logit_bias"} if bias else _ALWAYS
 
     def starts(self) -> dict[str, float]:
         """Start values of logit_scale and logit_bias from the objectives' papers; what the model section says wins."""

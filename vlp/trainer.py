@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,19 +19,21 @@ from vlp.console import Stopwatch, decisions, evaluation_line, training_line
 from vlp.data.bad_samples import BadSamples
 from vlp.data.batches import TrainingData
 from vlp.data.prefetch import to_device
+from vlp.durations import Span, value_at
 from vlp.ema import EMA
 from vlp.encoders import batch_norm
 from vlp.encoders.openclip import build
-from vlp.encoders.source import latest_checkpoint
+from vlp.encoders.source import EMA_FILE, latest_checkpoint
 from vlp.encoders.two_tower import TwoTower
+from vlp.encoding import Encoding, crops
 from vlp.engine import Signals, accelerator_for, alone_in, check_batch_statistics
 from vlp.evaluation import run as evaluation
 from vlp.evaluation.tasks.base import Task
-from vlp.objectives.base import check_needs, combined_loss, image_views
-from vlp.optim import Span, adamw, learning_rate
+from vlp.objectives.base import Objective, check_needs, combined_loss, needs, text_views
+from vlp.optim import adamw, learning_rate
 from vlp.recipe import Recipe, difference
 from vlp.track import Tracker
-from vlp.types import Batch, Embeddings, Loss, UserError
+from vlp.types import Batch, UserError
 
 # What may change when a run goes on, because it does not change what the run computes.
 FREE_TO_CHANGE = (
@@ -93,7 +95,9 @@ def _train(recipe: Recipe, accelerator: Accelerator, signals: Signals) -> Outcom
         recipe.seed,
         rank,
         world,
-        image_views(recipe.objectives),
+        crops(recipe.objectives),
+        text_views(recipe.objectives),
+        with_picture_ids="picture_ids" in needs(recipe.objectives),
     )
     span = recipe.span(data.num_samples)
     rows = recipe.train.global_batch_size // world
@@ -104,13 +108,22 @@ def _train(recipe: Recipe, accelerator: Accelerator, signals: Signals) -> Outcom
     if recipe.train.gradient_checkpointing:
         model.use_gradient_checkpointing()
     model.to(accelerator.device)
+    if recipe.train.temperature is not None:
+        model.set_temperature(value_at(recipe.train.temperature, span, 0, "train.temperature"))
     optimizer = adamw(model, recipe.train)
+    encoding = Encoding(model, recipe.objectives, recipe.train.global_batch_size)
     ema = EMA(model.clip, recipe.train.ema_decay) if recipe.train.ema_decay else None
     bad_samples = BadSamples(recipe.data.max_bad_fraction, data.num_samples)
     earlier: list[dict[str, Any]] = []
     first_step = 0
     if resumed is not None:
-        state = checkpoint.restore(resumed, model, optimizer, ema)
+        state = checkpoint.restore(resumed, model, optimizer)
+        if ema is not None:
+            checkpoint.load(resumed, EMA_FILE, ema.load)
+        if encoding.state():
+            checkpoint.load(resumed, checkpoint.MOMENTUM_FILE, encoding.load_state)
+        if model.fusion is not None:
+            checkpoint.load(resumed, checkpoint.FUSION_FILE, model.fusion.load_state_dict)
         first_step = state["step"]
         _check_same_data(data, state)
         earlier.append(state["bad_samples"])
@@ -129,6 +142,7 @@ def _train(recipe: Recipe, accelerator: Accelerator, signals: Signals) -> Outcom
         optimizer,
         engine_optimizer,
         ema,
+        encoding,
         bad_samples,
         earlier,
         span,
@@ -162,6 +176,7 @@ class _Run:
     optimizer: torch.optim.Optimizer
     engine_optimizer: torch.optim.Optimizer
     ema: EMA | None
+    encoding: Encoding
     bad_samples: BadSamples
     earlier_bad_samples: list[dict[str, Any]]
     span: Span
@@ -238,16 +253,17 @@ def _next(run: _Run, batches: Iterator[Batch]) -> Batch:
 def _update(run: _Run, batch: Batch, step: int) -> dict[str, Tensor]:
     """One optimiser step; its figures stay on the device, so that nothing waits for them."""
     options, accelerator = run.recipe.train, run.accelerator
-
-    def loss_of(embedded: Embeddings) -> Loss:
-        return combined_loss(run.recipe.objectives, embedded)
-
-    loss = embeddings.backward(
-        run.wrapped,
+    objectives = [objective.at(run.span, step) for objective in run.recipe.objectives]
+    if options.temperature is not None:
+        run.model.set_temperature(value_at(options.temperature, run.span, step, "train.temperature"))
+    seed = distributed.seed_of(run.recipe.seed, "step", step)
+    loss, momentum = embeddings.backward(
+        run.encoding.encoders(run.wrapped),
         batch,
-        loss_of,
+        _loss_of([objective for objective in objectives if objective.couples_batch]),
+        _loss_of([objective for objective in objectives if not objective.couples_batch]),
         micro_batch_size=run.micro_batch_size,
-        seed=distributed.seed_of(run.recipe.seed, "step", step, distributed.rank()),
+        seeds=(seed, distributed.seed_of(seed, distributed.rank())),
         backward_of=accelerator.backward,
         no_sync=lambda: accelerator.no_sync(run.wrapped),
     )
@@ -257,10 +273,22 @@ def _update(run: _Run, batch: Batch, step: int) -> dict[str, Tensor]:
         group["lr"] = learning_rate(options, run.span, step)
     run.engine_optimizer.step()
     run.engine_optimizer.zero_grad()
-    run.model.clamp_logit_scale(options.max_logit_scale)
+    if options.temperature is None:
+        run.model.clamp_logit_scale(options.max_logit_scale)
+    run.encoding.after_step(momentum)
     if run.ema is not None:
         run.ema.update(run.model.clip)
-    return {"loss": loss.total, **loss.parts, "grad_norm": grad_norm}
+    return {"loss": loss.total, **loss.parts, "grad_norm": grad_norm, **_weights(run, objectives)}
+
+
+def _loss_of(objectives: Sequence[Objective]) -> embeddings.LossOf | None:
+    return (lambda embedded: combined_loss(objectives, embedded)) if objectives else None
+
+
+def _weights(run: _Run, objectives: Sequence[Objective]) -> dict[str, Tensor]:
+    """Of the objectives whose weight moves."""
+    pairs = zip(run.recipe.objectives, objectives, strict=True)
+    return {f"weight/{now.name}": torch.tensor(now.weight) for given, now in pairs if given.weight != now.weight}
 
 
 def _log(run: _Run, figures: dict[str, Tensor], stopwatch: Stopwatch, step: int) -> None:
@@ -311,7 +339,12 @@ def _save(run: _Run, step: int) -> None:
             "bad_samples": bad_samples.state(),
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
-        checkpoint.save(run.run_dir, step, run.model, run.optimizer, run.ema, state, run.recipe.checkpoint.keep)
+        beside = {
+            EMA_FILE: run.ema.average if run.ema else {},
+            checkpoint.MOMENTUM_FILE: run.encoding.state(),
+            checkpoint.FUSION_FILE: run.model.fusion.state_dict() if run.model.fusion is not None else {},
+        }
+        checkpoint.save(run.run_dir, step, run.model, run.optimizer, beside, state, run.recipe.checkpoint.keep)
     distributed.barrier()
 
 

@@ -1,12 +1,13 @@
 """The nouns that every part of vlp shares.
 
 Legend of the shape suffixes: N rows of this process, B rows of the global batch (B = N x processes), D embedding
-width, L tokens, V views of a picture, C channels, H height, W width, K options of a query.
+width, L tokens, P patches, V views of a picture or captions of it, Q entries of a queue, C channels, H height, W width,
+K options of a query.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # torch takes seconds to import, and `vlp --help` reads this file
@@ -33,16 +34,18 @@ class Skipped:
 class Batch:
     """What the loader hands to the encoders: the rows of this process, every world-th of the global batch.
 
-    image_VNCHW is uint8 (normalised on the device by the encoder), a view of each picture or as many as the objectives
-    compare; text_NL holds token ids; captions are the strings that were drawn; skipped names the samples that had to be
-    replaced while this batch was made.
+    image_VNCHW is uint8 (normalised on the device by the encoder), text_VNL holds token ids: one view of each picture
+    and one caption of it, or as many as the objectives compare. captions are the strings of the first view;
+    picture_N tells equal pictures from others (a hash of their bytes), where an objective asks; skipped names the
+    samples that had to be replaced while this batch was made.
     """
 
     image_VNCHW: Tensor
-    text_NL: Tensor
+    text_VNL: Tensor
     keys: tuple[str, ...]
     captions: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
+    picture_N: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -52,41 +55,29 @@ class Batch:
         """The first view of each picture."""
         return self.image_VNCHW[0]
 
+    @property
+    def text_NL(self) -> Tensor:
+        """The first caption of each picture."""
+        return self.text_VNL[0]
+
     def rows(self, start: int, stop: int) -> Batch:
         """The micro-batch of rows ``start`` to ``stop``."""
         return Batch(
             self.image_VNCHW[:, start:stop],
-            self.text_NL[start:stop],
+            self.text_VNL[:, start:stop],
             self.keys[start:stop],
             self.captions[start:stop],
+            picture_N=None if self.picture_N is None else self.picture_N[start:stop],
         )
 
     def to(self, device: object) -> Batch:
         """The same batch with its tensors on ``device``."""
-        return Batch(
-            self.image_VNCHW.to(device, non_blocking=True),  # type: ignore[call-overload]
-            self.text_NL.to(device, non_blocking=True),  # type: ignore[call-overload]
-            self.keys,
-            self.captions,
-            self.skipped,
+        return replace(
+            self,
+            image_VNCHW=self.image_VNCHW.to(device, non_blocking=True),  # type: ignore[call-overload]
+            text_VNL=self.text_VNL.to(device, non_blocking=True),  # type: ignore[call-overload]
+            picture_N=None if self.picture_N is None else self.picture_N.to(device, non_blocking=True),  # type: ignore[call-overload]
         )
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """What objectives see: L2-normalised fp32 features, this process's rows and the whole global batch.
-
-    Row ``first_row + i`` of ``image_BD`` is row ``i`` of ``image_ND``; the gathered tensors carry the exact gradient.
-    ``logit_scale`` is the multiplier itself (exp of the parameter), ``logit_bias`` is 0 where the model has none.
-    """
-
-    image_ND: Tensor
-    text_ND: Tensor
-    image_BD: Tensor
-    text_BD: Tensor
-    first_row: int
-    logit_scale: Tensor
-    logit_bias: Tensor
 
 
 @dataclass(frozen=True)

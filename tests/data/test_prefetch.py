@@ -12,8 +12,8 @@ from vlp.types import Batch, Skipped
 def batch(number: int, rows: int = 4) -> Batch:
     pictures = torch.full((rows, 3, 64, 64), number, dtype=torch.uint8)
     return Batch(
-        pictures.contiguous(memory_format=torch.channels_last),
-        torch.full((rows, 8), number),
+        pictures.contiguous(memory_format=torch.channels_last)[None],
+        torch.full((1, rows, 8), number),
         tuple(f"{number}-{row}" for row in range(rows)),
         ("caption",) * rows,
         (Skipped("truncated picture", f"{number}"),),
@@ -72,7 +72,7 @@ def test_copies_on_a_stream_of_their_own_are_complete_when_used() -> None:
     pinned = []
     for number in range(30):
         one = batch(number, rows=256)
-        pinned.append(Batch(one.image_NCHW.pin_memory(), one.text_NL.pin_memory(), one.keys, one.captions))
+        pinned.append(Batch(one.image_VNCHW.pin_memory(), one.text_VNL.pin_memory(), one.keys, one.captions))
     heavy = torch.randn(2048, 2048, device="cuda")
     sums = []
     for one in to_device(iter(pinned), "cuda"):

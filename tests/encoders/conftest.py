@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from vlp.encoders.two_tower import TwoTower
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "blue", "circle", "square", "left", "of"]
 
@@ -34,3 +38,14 @@ def bert_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bert_model(tiny_model: dict, bert_directory: Path) -> dict:
     """A model_cfg whose text tower is that BERT."""
     return {**tiny_model, "text_cfg": {"hf_model_name": str(bert_directory), "context_length": 16}}
+
+
+@pytest.fixture
+def features_of() -> Callable[..., tuple[Tensor, ...]]:
+    """``features_of(model, image_NCHW, texts)``: image and text features ND, logit scale, logit bias."""
+
+    def run(model: TwoTower, image_NCHW: Tensor, texts: list[str]) -> tuple[Tensor, ...]:
+        outputs = model(image_NCHW[None], model.tokenizer(texts)[None])
+        return outputs["image"][:, 0], outputs["text"][:, 0], outputs["logit_scale"], outputs["logit_bias"]
+
+    return run

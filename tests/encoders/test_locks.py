@@ -9,53 +9,53 @@ from vlp.encoders.openclip import ModelOptions, build
 from vlp.types import UserError
 
 
-def changed_by_a_step(model) -> set[str]:
+def changed_by_a_step(features_of, model) -> set[str]:
     """Names of parameters and buffers that a step of SGD changes."""
     before = {name: value.clone() for name, value in model.clip.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
     size = model.picture_format.size
     image_NCHW = torch.randint(0, 256, (4, 3, *size), dtype=torch.uint8)
-    image_ND, text_ND, scale, _ = model(image_NCHW, model.tokenizer(["a red circle", "a blue square", "left", "of"]))
+    image_ND, text_ND, scale, _ = features_of(model, image_NCHW, ["a red circle", "a blue square", "left", "of"])
     loss = torch.nn.functional.cross_entropy(scale.exp() * image_ND @ text_ND.T, torch.arange(4))
     loss.backward()
     optimizer.step()
     return {name for name, value in model.clip.state_dict().items() if not torch.equal(before[name], value)}
 
 
-def test_locked_image_tower_does_not_move(tiny_model):
-    changed = changed_by_a_step(build(ModelOptions(config=tiny_model, lock_image=True), seed=0))
+def test_locked_image_tower_does_not_move(features_of, tiny_model):
+    changed = changed_by_a_step(features_of, build(ModelOptions(config=tiny_model, lock_image=True), seed=0))
     assert changed
     assert not [name for name in changed if name.startswith("visual.")]
 
 
-def test_locked_text_tower_does_not_move(tiny_model):
-    changed = changed_by_a_step(build(ModelOptions(config=tiny_model, lock_text=True), seed=0))
+def test_locked_text_tower_does_not_move(features_of, tiny_model):
+    changed = changed_by_a_step(features_of, build(ModelOptions(config=tiny_model, lock_text=True), seed=0))
     assert {name.split(".")[0] for name in changed} == {"visual", "logit_scale"}
 
 
-def test_two_unlocked_groups_are_the_last_block_and_the_projection(tiny_model):
-    changed = changed_by_a_step(build(ModelOptions(config=tiny_model, lock_image=2), seed=0))
+def test_two_unlocked_groups_are_the_last_block_and_the_projection(features_of, tiny_model):
+    changed = changed_by_a_step(features_of, build(ModelOptions(config=tiny_model, lock_image=2), seed=0))
     image = {name for name in changed if name.startswith("visual.")}
     assert "visual.proj" in image
     assert all(n.startswith(("visual.proj", "visual.ln_post", "visual.transformer.resblocks.1.")) for n in image)
 
 
-def test_transformers_tower_keeps_only_its_projection_trainable(bert_model):
+def test_transformers_tower_keeps_only_its_projection_trainable(features_of, bert_model):
     model = build(ModelOptions(config=bert_model, lock_text=True), seed=0)
-    changed = changed_by_a_step(model)
+    changed = changed_by_a_step(features_of, model)
     assert {n for n in changed if n.startswith("text.")} == {n for n in changed if n.startswith("text.proj")} != set()
     assert not any(module.training for module in model.clip.text.transformer.modules()), "dropout must be off"
     assert model.clip.text.proj.training
 
 
-def test_transformers_tower_unlocks_its_last_layers(bert_model):
-    changed = changed_by_a_step(build(ModelOptions(config=bert_model, lock_text=1), seed=0))
+def test_transformers_tower_unlocks_its_last_layers(features_of, bert_model):
+    changed = changed_by_a_step(features_of, build(ModelOptions(config=bert_model, lock_text=1), seed=0))
     inside = {name for name in changed if name.startswith("text.transformer.")}
     assert inside
     assert all(name.startswith("text.transformer.encoder.layer.2.") for name in inside)
 
 
-def test_batch_statistics_of_a_locked_timm_tower_stand_still(tiny_model):
+def test_batch_statistics_of_a_locked_timm_tower_stand_still(features_of, tiny_model):
     vision = {
         "timm_model_name": "test_efficientnet",
         "image_size": 32,
@@ -63,8 +63,8 @@ def test_batch_statistics_of_a_locked_timm_tower_stand_still(tiny_model):
         "timm_proj": "linear",
     }
     config = {**tiny_model, "vision_cfg": vision}
-    assert any("running_mean" in n for n in changed_by_a_step(build(ModelOptions(config=config), seed=0)))
-    changed = changed_by_a_step(build(ModelOptions(config=config, lock_image=True), seed=0))
+    assert any("running_mean" in n for n in changed_by_a_step(features_of, build(ModelOptions(config=config), seed=0)))
+    changed = changed_by_a_step(features_of, build(ModelOptions(config=config, lock_image=True), seed=0))
     assert {n for n in changed if n.startswith("visual.")} == {n for n in changed if n.startswith("visual.head.")}
 
 

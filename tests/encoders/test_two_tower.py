@@ -28,11 +28,11 @@ def openclip_twin(model, kind=open_clip.CLIP):
     return twin.eval()
 
 
-def test_features_equal_those_of_openclip(tiny_model, image_NCHW):
+def test_features_equal_those_of_openclip(features_of, tiny_model, image_NCHW):
     model = build(ModelOptions(config=tiny_model), seed=0).eval()
     twin = openclip_twin(model)
     float_NCHW = (image_NCHW.float() / 255 - model.mean_C11) / model.std_C11
-    image_ND, text_ND, logit_scale, logit_bias = model(image_NCHW, model.tokenizer(TEXTS))
+    image_ND, text_ND, logit_scale, logit_bias = features_of(model, image_NCHW, TEXTS)
     torch.testing.assert_close(image_ND, twin.encode_image(float_NCHW), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(text_ND, twin.encode_text(open_clip.tokenize(TEXTS, 16)), rtol=0, atol=0)
     assert logit_scale.item() == pytest.approx(math.log(1 / 0.07))
@@ -61,18 +61,18 @@ def test_uint8_batch_is_left_as_it_was(tiny_model, image_NCHW):
     assert torch.equal(image_NCHW, before)
 
 
-def test_bias_is_a_parameter_and_every_parameter_gets_a_gradient(tiny_model, image_NCHW):
+def test_bias_is_a_parameter_and_every_parameter_gets_a_gradient(features_of, tiny_model, image_NCHW):
     model = build(ModelOptions(config=tiny_model, init_logit_scale=math.log(10), init_logit_bias=-10), seed=0)
-    image_ND, text_ND, logit_scale, logit_bias = model(image_NCHW, model.tokenizer(TEXTS))
+    image_ND, text_ND, logit_scale, logit_bias = features_of(model, image_NCHW, TEXTS)
     assert (logit_scale.item(), logit_bias.item()) == (pytest.approx(math.log(10)), -10)
     (image_ND @ text_ND.T * logit_scale.exp() + logit_bias).square().mean().backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
-def test_autocast_decides_the_dtype_of_features_only(tiny_model, image_NCHW):
+def test_autocast_decides_the_dtype_of_features_only(features_of, tiny_model, image_NCHW):
     model = build(ModelOptions(config=tiny_model), seed=0)
     with torch.autocast("cpu", torch.bfloat16):
-        image_ND, text_ND, logit_scale, _ = model(image_NCHW, model.tokenizer(TEXTS))
+        image_ND, text_ND, logit_scale, _ = features_of(model, image_NCHW, TEXTS)
     assert (image_ND.dtype, text_ND.dtype, logit_scale.dtype) == (
         torch.bfloat16,
         torch.bfloat16,
@@ -105,7 +105,7 @@ def test_parameters_by_tower_add_up(tiny_model):
 
 
 @pytest.mark.parametrize("tower", ["tiny_model", "bert_model"])
-def test_gradient_checkpointing_changes_no_gradient(request, tower, image_NCHW):
+def test_gradient_checkpointing_changes_no_gradient(features_of, request, tower, image_NCHW):
     gradients = []
     for checkpointed in (False, True):
         model = build(ModelOptions(config=request.getfixturevalue(tower)), seed=0).train()
@@ -114,7 +114,7 @@ def test_gradient_checkpointing_changes_no_gradient(request, tower, image_NCHW):
                 module.p = 0.0
         if checkpointed:
             model.use_gradient_checkpointing()
-        image_ND, text_ND, *_ = model(image_NCHW, model.tokenizer(["a red circle", "blue", "square of a"]))
+        image_ND, text_ND, *_ = features_of(model, image_NCHW, ["a red circle", "blue", "square of a"])
         (image_ND @ text_ND.T).sum().backward()
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()

@@ -6,9 +6,8 @@ import torch
 from torch.nn.functional import normalize
 
 from vlp import similarity
-from vlp.embeddings import global_embeddings
+from vlp.features import Embeddings
 from vlp.objectives import base
-from vlp.types import Embeddings
 
 
 def features(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
@@ -21,7 +20,7 @@ def test_autocast_does_not_round_logits():
     image, text = features(torch.bfloat16)
     image.requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        embedded = global_embeddings(image, text, torch.tensor(100.0).log(), torch.tensor(0.0))
+        embedded = Embeddings.of(image, text, torch.tensor(100.0))
         logits = similarity.logits_per_image(embedded)
         loss = base.parse({"name": "infonce"}).loss(embedded).total
     assert logits.dtype == loss.dtype == torch.float32
@@ -31,13 +30,20 @@ def test_autocast_does_not_round_logits():
     assert (rounded.double() - exact).abs().max() > 100 * (logits.double() - exact).abs().max()
 
 
-def test_matches_start_at_the_first_row_of_this_process():
+def rows_of_this_rank(rank: int, world: int) -> tuple[list[int], torch.Tensor, torch.Tensor]:
+    rows = slice(rank * 16, (rank + 1) * 16)
+    image, text = features()
+    embedded = Embeddings.of(image[rows], text[rows], torch.tensor(5.0), -1.0)
+    return similarity.matches(embedded).tolist(), similarity.logits_per_text(embedded), embedded.image_BD
+
+
+def test_matches_start_at_the_first_row_of_this_process(run_ranks):
     image, text = (normalize(f, dim=1) for f in features())
-    embedded = Embeddings(image[16:32], text[16:32], image, text, 16, torch.tensor(5.0), torch.tensor(-1.0))
-    assert similarity.matches(embedded).tolist() == list(range(16, 32))
-    torch.testing.assert_close(
-        similarity.logits_per_text(embedded).diagonal(16), 5 * (image[16:32] * text[16:32]).sum(1) - 1
-    )
+    for rank, (matches, logits, everybody) in enumerate(run_ranks(rows_of_this_rank, 4)):
+        rows = slice(rank * 16, (rank + 1) * 16)
+        assert matches == list(range(rows.start, rows.stop))
+        torch.testing.assert_close(everybody, image)
+        torch.testing.assert_close(logits.diagonal(rows.start), 5 * (image[rows] * text[rows]).sum(1) - 1)
 
 
 def test_identities_of_infonce():
@@ -45,7 +51,7 @@ def test_identities_of_infonce():
     infonce = base.parse({"name": "infonce"})
 
     def loss(image: torch.Tensor, text: torch.Tensor, scale: float = 10.0) -> torch.Tensor:
-        return infonce.loss(Embeddings(image, text, image, text, 0, torch.tensor(scale), torch.tensor(0.0))).total
+        return infonce.loss(Embeddings(image[None], text[None], torch.tensor(scale), torch.tensor(0.0))).total
 
     same = normalize(torch.ones(8, 16), dim=1)
     torch.testing.assert_close(loss(same, same), torch.tensor(8.0).log())
@@ -62,6 +68,6 @@ def test_siglip_by_hand():
     """Two orthogonal pairs, scale 1, bias 0: each positive costs softplus(-1), each negative softplus(0) = ln 2."""
     eye = torch.eye(2)
     siglip = base.parse({"name": "siglip"})
-    found = siglip.loss(Embeddings(eye, eye, eye, eye, 0, torch.tensor(1.0), torch.tensor(0.0))).total
+    found = siglip.loss(Embeddings(eye[None], eye[None], torch.tensor(1.0), torch.tensor(0.0))).total
     expected = torch.nn.functional.softplus(torch.tensor(-1.0)) + torch.tensor(2.0).log()
     torch.testing.assert_close(found, expected)

@@ -15,12 +15,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vlp import similarity
-from vlp.embeddings import global_embeddings
+from vlp.features import Embeddings
 from vlp.objectives import base
 from vlp.similarity import sigmoid, softmax
 from vlp.similarity.sigmoid import softplus_sum
 from vlp.similarity.softmax import log_sum_exps
-from vlp.types import Embeddings
 
 SHAPES = [  # images, texts, first row, tile
     (1, 1, 0, (4, 4)),
@@ -265,7 +264,7 @@ def test_sigmoid_and_softplus_of_one_exp():
 
 
 def embedded(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Embeddings:
-    return Embeddings(image, text, image, text, 0, scale, bias)
+    return Embeddings(image[None], text[None], scale, bias)
 
 
 def objective(name: str) -> Callable[..., Tensor]:
@@ -326,7 +325,7 @@ def rank_results(rank: int, world: int, case: str) -> tuple[list[Tensor], list[T
     all_image, all_text = opposed(12) if case == "opposed" else (features(12, 0), features(12, 1))
     log_scale, bias = torch.tensor(500.0 if case == "opposed" else 8.0).log(), torch.tensor(-2.0)
     image, text, log_scale, bias = leaves(all_image[local], all_text[local], log_scale, bias, dtype=torch.float32)
-    e = global_embeddings(image, text, log_scale, bias)
+    e = Embeddings.of(image, text, log_scale.exp(), bias)
     weights = torch.linspace(0.5, 2.0, 12)[local]
     if case == "sigmoid":
         outputs: tuple[Tensor, ...] = (

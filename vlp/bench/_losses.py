@@ -19,8 +19,8 @@ from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from vlp.features import Embeddings
 from vlp.objectives import base
-from vlp.types import Embeddings
 
 OURS = "vlp"
 _MIB = 1 << 20
@@ -31,7 +31,7 @@ Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # image ND, text ND, 
 
 def ours(name: str, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """Objective ``name`` of a single process, by the way that it takes at this size."""
-    return base.parse({"name": name}).loss(Embeddings(image, text, image, text, 0, scale, bias)).total
+    return base.parse({"name": name}).loss(Embeddings(image[None], text[None], scale, bias)).total
 
 
 def clip_loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from open_clip.loss import ClipLoss
 from torch import Tensor
 
-from vlp import embeddings
+from vlp.features import Embeddings
 from vlp.objectives import base
 
 _BYTES_SENT = 200  # offset of tcpi_bytes_sent in Linux's struct tcp_info, a 64-bit number there since 4.19
@@ -27,7 +27,7 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # image ND, text ND, log of t
 
 
 def ours(image: Tensor, text: Tensor, log_scale: Tensor) -> Tensor:
-    embedded = embeddings.global_embeddings(image, text, log_scale, torch.zeros(()))
+    embedded = Embeddings.of(image, text, log_scale.exp())
     return base.parse({"name": "infonce"}).loss(embedded).total
 
 

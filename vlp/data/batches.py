@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from hashlib import blake2b
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
 from typing import Any, Literal, NamedTuple
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from vlp.data.bad_samples import BadSamples
 from vlp.data.cache import CacheOptions
-from vlp.data.captions import CaptionLayers, CaptionSource, check_sources, draw
+from vlp.data.captions import CaptionLayers, CaptionSource, check_sources, draw, draw_more
 from vlp.data.layer_files import check_file_names, layer_columns
 from vlp.data.read_ahead import ReadAhead, Request
 from vlp.data.samples import IMAGE_EXTENSIONS, BadSample
@@ -78,10 +79,11 @@ class _Rows(NamedTuple):
     """The fields of a Batch, in a type that the loader can pin."""
 
     image_VNCHW: torch.Tensor
-    text_NL: torch.Tensor
+    text_VNL: torch.Tensor
     keys: tuple[str, ...]
     captions: tuple[str, ...]
     skipped: tuple[Skipped, ...]
+    picture_N: torch.Tensor | None
 
 
 class TrainingData:
@@ -92,6 +94,8 @@ class TrainingData:
         global_batch_size: rows of a batch over all ``world`` processes.
         seed: with the step, all that the batches depend on besides the shards and the options.
         image_views: crops of each picture, for objectives that compare several.
+        text_views: captions of each picture, different ones where it has as many.
+        with_picture_ids: whether batches tell which of their pictures are equal.
 
     Raises:
         UserError: shards missing or unusable, a caption source without effect, a batch that does not fit.
@@ -107,6 +111,8 @@ class TrainingData:
         rank: int = 0,
         world: int = 1,
         image_views: int = 1,
+        text_views: int = 1,
+        with_picture_ids: bool = False,
     ) -> None:
         sources = open_sources(options.sources, options.filter, Store(options.cache))
         self.defects, self.notes = sources.defects, sources.notes
@@ -123,7 +129,8 @@ class TrainingData:
         order = sources.order(seed, options.shuffle_window, options.shuffle_streams)
         self.notes += sources.room(options.cache)
         layers = _caption_layers(options.captions, sources)
-        self._samples = _Samples(sources, order, layers, options, picture_format, seed, image_views)
+        views = _Views(image_views, text_views, with_picture_ids)
+        self._samples = _Samples(sources, order, layers, options, picture_format, seed, views)
         self._steps = partial(_Steps, self._samples, tokenizer, global_batch_size, rank, world)
 
     def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
@@ -152,7 +159,14 @@ class TrainingData:
                 if isinstance(rows, str):
                     raise UserError(rows)
                 # Pinning makes lists of tuples.
-                yield Batch(rows.image_VNCHW, rows.text_NL, tuple(rows.keys), tuple(rows.captions), tuple(rows.skipped))
+                yield Batch(
+                    rows.image_VNCHW,
+                    rows.text_VNL,
+                    tuple(rows.keys),
+                    tuple(rows.captions),
+                    tuple(rows.skipped),
+                    rows.picture_N,
+                )
         except RuntimeError as error:
             if not str(error).startswith("DataLoader worker"):
                 raise
@@ -177,7 +191,22 @@ class TrainingData:
         num = min(num, self.num_samples)
         images = self._samples.empty(num)
         made = [self._samples.make(position, images[:, position]) for position in range(num)]
-        return [(images[0, row], caption, key) for row, (caption, key, _) in enumerate(made)]
+        return [(images[0, row], sample.captions[0], sample.key) for row, sample in enumerate(made)]
+
+
+class _Views(NamedTuple):
+    """What a batch has of each sample."""
+
+    images: int
+    texts: int
+    picture_ids: bool
+
+
+class _Sample(NamedTuple):
+    captions: list[str]
+    key: str
+    picture: int  # a hash of its bytes, 0 where nobody asks
+    skipped: list[Skipped]
 
 
 class _Samples:
@@ -191,7 +220,7 @@ class _Samples:
         options: DataOptions,
         picture_format: PictureFormat,
         seed: int,
-        image_views: int,
+        views: _Views,
     ) -> None:
         self._sources = sources
         self._order = order
@@ -199,7 +228,8 @@ class _Samples:
         self._captions = options.captions
         self._transform = train_transform(picture_format, options.augment, options.decode)
         self._seed = seed
-        self._shape = (image_views, 3, *picture_format.size)
+        self.views = views
+        self._shape = (views.images, 3, *picture_format.size)
         self._wanted = {*IMAGE_EXTENSIONS, "txt", *(source.member for source in options.captions)}
         self._read_ahead_bytes = options.read_ahead_mb << 20
         self._ahead: ReadAhead | None = None
@@ -218,8 +248,8 @@ class _Samples:
             images = torch.empty(shape, dtype=torch.uint8)
         return images.permute(0, 1, 4, 2, 3)
 
-    def make(self, position: int, out: torch.Tensor) -> tuple[str, str, list[Skipped]]:
-        """(caption, key, what had to be replaced by it); the views of its picture go into ``out`` (V, C, H, W)."""
+    def make(self, position: int, out: torch.Tensor) -> _Sample:
+        """The sample, with what had to be replaced by it; the views of its picture go into ``out`` (V, C, H, W)."""
         skipped: list[Skipped] = []
         reasons: dict[str, str] = {}  # of the last of each kind
         for attempt in range(_MAX_ATTEMPTS):
@@ -228,8 +258,8 @@ class _Samples:
                 shard, row_there = self._sources.row(number, row)
                 members = self._read(shard, row_there, position, attempt)
                 layered = self._layers[self._sources.entries[number].source.layers].of(shard, row_there)
-                caption = self._use(members, layered, position, attempt, out)
-                return caption, shard.key(row_there), skipped
+                captions, picture = self._use(members, layered, position, attempt, out)
+                return _Sample(captions, shard.key(row_there), picture, skipped)
             except BadSample as bad:
                 skipped.append(Skipped(bad.kind, self._sources.where(number, row)))
                 reasons[bad.kind] = "; ".join(filter(None, (skipped[-1].where, " ".join(bad.detail.split()))))
@@ -273,14 +303,16 @@ class _Samples:
         position: int,
         attempt: int,
         out: torch.Tensor,
-    ) -> str:
+    ) -> tuple[list[str], int]:
         generator = sample_generator(self._seed, position, attempt)
-        caption = draw(members, self._captions, generator, layered)
+        first = draw(members, self._captions, generator, layered)
         picture = next((members[extension] for extension in IMAGE_EXTENSIONS if extension in members), None)
         if picture is None:
             raise BadSample("no picture")
         self._transform(picture, generator, len(out), out)
-        return caption
+        # After all other draws: how many captions there are changes nothing else.
+        captions = draw_more(first, self.views.texts, members, self._captions, generator, layered)
+        return captions, _identity(picture) if self.views.picture_ids else 0
 
 
 class _Steps(Dataset):
@@ -308,13 +340,14 @@ class _Steps(Dataset):
             made = [self._samples.make(position, images[:, row]) for row, position in enumerate(positions)]
         except UserError as error:
             return str(error)
-        captions, keys, skipped = zip(*made, strict=True)
+        texts = [self._tokenizer([sample.captions[view] for sample in made]) for view in range(len(made[0].captions))]
         return _Rows(
             images,
-            self._tokenizer(list(captions)),
-            keys,
-            captions,
-            tuple(bad for several in skipped for bad in several),
+            torch.stack(texts),
+            tuple(sample.key for sample in made),
+            tuple(sample.captions[0] for sample in made),
+            tuple(bad for sample in made for bad in sample.skipped),
+            torch.tensor([sample.picture for sample in made]) if self._samples.views.picture_ids else None,
         )
 
     def _positions(self, step: int) -> range:
@@ -325,6 +358,10 @@ class _Steps(Dataset):
         worker = get_worker_info()
         for later in range(step, self.steps.stop, worker.num_workers if worker else 1):
             yield from self._positions(later)
+
+
+def _identity(picture: bytes) -> int:
+    return int.from_bytes(blake2b(picture, digest_size=8).digest(), "little", signed=True)
 
 
 def _check_batch_size(global_batch_size: int, num_samples: int, world: int) -> None:

@@ -24,6 +24,7 @@ from vlp.types import UserError
 # Scripts whose words are not set apart by spaces: Thai to Tibetan, Myanmar, Khmer, kana, Chinese characters.
 _UNSPACED = re.compile(r"[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]")
 _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")  # in JSON; of characters beyond 16 bits both halves
+_DRAWS_FOR_ANOTHER = 8
 _NO_LAYERS: Mapping[str, list[str]] = MappingProxyType({})
 
 
@@ -114,6 +115,25 @@ def draw(
     if not caption:
         raise BadSample("empty caption")
     return caption
+
+
+def draw_more(
+    first: str,
+    number: int,
+    members: Mapping[str, bytes],
+    sources: Sequence[CaptionSource],
+    generator: np.random.Generator,
+    layered: Mapping[str, Sequence[str]] = _NO_LAYERS,
+) -> list[str]:
+    """``first`` and further draws, ``number`` captions in all: different ones as far as some draws find them."""
+    captions = [first]
+    for _ in range(number - 1):
+        for _ in range(_DRAWS_FOR_ANOTHER):
+            caption = draw(members, sources, generator, layered)
+            if caption not in captions:
+                break
+        captions.append(caption)
+    return captions
 
 
 class CaptionLayers:

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlp.data.transforms import PictureFormat, eval_transform
+from vlp.encoders.tokens import image_with_tokens, text_with_tokens
 
 
 class TwoTower(nn.Module):
@@ -18,10 +19,11 @@ class TwoTower(nn.Module):
 
     ``openclip_config`` is ``{"model_cfg", "preprocess_cfg"}`` as open_clip writes it, enough to build the
     same towers again. ``weights`` tells where the values come from: ``random``, ``model`` or ``ema`` (the
-    average of a run).
+    average of a run). ``fusion`` reads texts together with pictures, for objectives that ask for it.
     """
 
     clip: Any
+    fusion: nn.Module | None
     mean_C11: Tensor
     std_C11: Tensor
 
@@ -34,6 +36,7 @@ class TwoTower(nn.Module):
     ) -> None:
         super().__init__()
         self.clip = clip
+        self.fusion = None
         self.tokenizer = tokenizer
         self.openclip_config = openclip_config
         self.weights = weights
@@ -78,15 +81,42 @@ class TwoTower(nn.Module):
         """Features ND of token ids, not normalised to length 1."""
         return self.clip.encode_text(text_NL, normalize=False)
 
-    def forward(self, image_NCHW: Tensor, text_NL: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """image_ND, text_ND (not of length 1), the log of the logit scale, the logit bias (0 without one)."""
+    def encode_image_tokens(self, image_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Features ND and those of the patches NPD, both in the common space and not normalised."""
+        return image_with_tokens(self.clip.visual, self.normalise(image_NCHW))
+
+    def encode_text_tokens(self, text_NL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features ND, those of all positions NLD, and which of them are words (NL)."""
+        return text_with_tokens(self.clip, text_NL)
+
+    def forward(self, image_VNCHW: Tensor, text_VNL: Tensor, wanted: frozenset[str] = frozenset()) -> dict[str, Tensor]:
+        """What objectives need under its names, rows first.
+
+        Always ``image`` and ``text`` (N V D, not of length 1), ``logit_scale`` (the logarithm) and ``logit_bias`` (0
+        without one); ``image_tokens`` (N P D) and ``text_tokens`` (N L D) with ``text_mask`` (N L), both of the first
+        view, where ``wanted`` names them.
+        """
+        # Texts first: they are gathered while the image tower works.
+        outputs = self._text(text_VNL, "text_tokens" in wanted)
+        outputs |= self._image(image_VNCHW, "image_tokens" in wanted)
         bias = self.clip.logit_bias
-        return (
-            self.encode_image(image_NCHW),
-            self.encode_text(text_NL),
-            self.clip.logit_scale,
-            torch.zeros_like(self.clip.logit_scale) if bias is None else bias,
-        )
+        outputs["logit_scale"] = self.clip.logit_scale
+        outputs["logit_bias"] = torch.zeros_like(self.clip.logit_scale) if bias is None else bias
+        return outputs
+
+    def _text(self, text_VNL: Tensor, with_tokens: bool) -> dict[str, Tensor]:
+        if not with_tokens:
+            return {"text": _by_view(self.encode_text(text_VNL.flatten(0, 1)), len(text_VNL))}
+        first_ND, tokens_NLD, mask_NL = self.encode_text_tokens(text_VNL[0])
+        views = [first_ND, *(self.encode_text(text_NL) for text_NL in text_VNL[1:])]
+        return {"text": torch.stack(views, dim=1), "text_tokens": tokens_NLD, "text_mask": mask_NL}
+
+    def _image(self, image_VNCHW: Tensor, with_tokens: bool) -> dict[str, Tensor]:
+        if not with_tokens:
+            return {"image": _by_view(self.encode_image(image_VNCHW.flatten(0, 1)), len(image_VNCHW))}
+        first_ND, tokens_NPD = self.encode_image_tokens(image_VNCHW[0])
+        views = [first_ND, *(self.encode_image(image_NCHW) for image_NCHW in image_VNCHW[1:])]
+        return {"image": torch.stack(views, dim=1), "image_tokens": tokens_NPD}
 
     def train(self, mode: bool = True) -> TwoTower:
         """As ``nn.Module.train``, but locked parts stay in evaluation mode: no dropout, fixed statistics."""
@@ -102,6 +132,11 @@ class TwoTower(nn.Module):
         self.clip.set_grad_checkpointing(True)
 
     @torch.no_grad()
+    def set_temperature(self, temperature: float) -> None:
+        """Fix 1 / multiplier: it is no longer learned."""
+        self.clip.logit_scale.requires_grad_(False).fill_(-math.log(temperature))
+
+    @torch.no_grad()
     def clamp_logit_scale(self, maximum: float = 100.0) -> None:
         """Keep the multiplier between 1 and ``maximum``, in place; for after an optimiser step."""
         self.clip.logit_scale.clamp_(0.0, math.log(maximum))
@@ -113,6 +148,11 @@ class TwoTower(nn.Module):
             if parameter.requires_grad or not trainable_only:
                 count[_tower(name)] += parameter.numel()
         return count
+
+
+def _by_view(features: Tensor, views: int) -> Tensor:
+    """(V N) D -> N V D."""
+    return features.unflatten(0, (views, -1)).transpose(0, 1)
 
 
 def _tower(parameter: str) -> str:

@@ -6,30 +6,55 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, Field, ValidationError
+import torch
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from torch import Tensor
+from typing_extensions import Self
 
 from vlp import resolve
+from vlp.durations import Schedule, Scheduled, Span, settled, smallest
+from vlp.features import Embeddings
 from vlp.options import explain
-from vlp.types import Embeddings, Loss, UserError
+from vlp.types import Loss, UserError
 
-_IMAGE_VIEWS = "image_views:"
+_IMAGE_VIEWS, _TEXT_VIEWS = "image_views:", "text_views:"
 
 
 class Objective(BaseModel, ABC, frozen=True, extra="forbid"):
     """One loss. Its fields are its options in the recipe; subclasses are named ``Objective`` and live in a file each.
 
+    A field of the type ``Scheduled`` takes a number or a `Schedule`; ``loss`` sees the number of the step.
+
     Class attributes:
-        needs: columns and capabilities it uses, checked against the recipe before any weight is loaded.
-            ``image_views:K`` makes the loader deliver K crops of each picture.
         couples_batch: True if the loss compares samples with each other (it then sees the global batch at once),
             False if it is a mean over samples.
     """
 
-    needs: ClassVar[frozenset[str]]
     couples_batch: ClassVar[bool]
 
     name: str
-    weight: float = Field(1.0, gt=0, description="factor of this objective in the sum")
+    weight: Scheduled = Field(
+        1.0, description="factor in the sum: a number, or a schedule `{start, end, after, over}`; 0 leaves it out"
+    )
+
+    @model_validator(mode="after")
+    def _weighs(self) -> Self:
+        if smallest(self.weight) < 0 or self.weight == 0:
+            raise ValueError("weight: must be greater than 0, or a schedule that never goes below it")
+        return self
+
+    @property
+    @abstractmethod
+    def needs(self) -> frozenset[str]:
+        """Columns and capabilities it uses as it is configured, checked before any weight is loaded.
+
+        ``image``, ``text``: the features of pictures and captions. ``image_views:K``, ``text_views:K``: of K crops of
+        each picture, of K of its captions. ``image_tokens``, ``text_tokens``: of patches, of words. ``momentum`` and
+        ``momentum.image_tokens``, ``momentum.text_tokens``: the same of the twin, with the field ``momentum``, its
+        decay. ``queue``: the twin's earlier features, with the field ``queue_size``. ``teacher``: features of a frozen
+        model, with the field ``teacher``. ``picture_ids``, ``caption_ids``: which rows show or say the same.
+        ``logit_bias``, ``fusion``, ``masked_text``: of the model.
+        """
 
     @abstractmethod
     def loss(self, embeddings: Embeddings) -> Loss:
@@ -38,6 +63,20 @@ class Objective(BaseModel, ABC, frozen=True, extra="forbid"):
     def initial_logits(self) -> dict[str, float]:
         """Start values that the paper gives ``logit_scale`` and ``logit_bias`` (as parameters, before exp)."""
         return {}
+
+    def notes(self) -> list[str]:
+        """What the log says about it at the start, a line each."""
+        return []
+
+    def at(self, span: Span, step: int) -> Self:
+        """The same objective with every schedule replaced by its value in the update after ``step`` finished ones."""
+        values = {field: getattr(self, field) for field in type(self).model_fields}
+        moving = {field: value for field, value in values.items() if isinstance(value, Schedule)}
+        if not moving:
+            return self
+        return self.model_copy(
+            update={field: value.at(span, step, f"objectives.{self.name}.{field}") for field, value in moving.items()}
+        )
 
 
 def parse(entry: dict[str, Any]) -> Objective:
@@ -53,26 +92,68 @@ def parse(entry: dict[str, Any]) -> Objective:
         raise explain(error, module.Objective, f"objective '{entry['name']}'") from None
 
 
+_CURES = {
+    "logit_bias": "set model.init_logit_bias",
+    "fusion": "add model.fusion, such as {layers: 2}",
+    "masked_text": "add model.fusion, such as {layers: 2}",
+}
+
+
+def needs(objectives: Sequence[Objective]) -> frozenset[str]:
+    """All that any of the objectives uses."""
+    return frozenset().union(*(objective.needs for objective in objectives))
+
+
 def check_needs(objectives: Sequence[Objective], provided: frozenset[str]) -> None:
     """Refuse, before anything is loaded, a recipe that cannot give what an objective uses."""
     for objective in objectives:
-        missing = sorted(need for need in objective.needs - provided if not need.startswith(_IMAGE_VIEWS))
-        if missing:
-            raise UserError(
-                f"objective '{objective.name}' needs {', '.join(missing)}, which this recipe does not provide "
-                f"(it provides {', '.join(sorted(provided))})"
-            )
+        for missing in sorted(objective.needs - provided):
+            if not missing.startswith((_IMAGE_VIEWS, _TEXT_VIEWS)):
+                cure = _CURES.get(missing, f"known needs: {', '.join(sorted(provided))}")
+                raise UserError(
+                    f"objective '{objective.name}' needs {missing}, which this recipe does not give: {cure}"
+                )
 
 
 def image_views(objectives: Sequence[Objective]) -> int:
-    """Crops of each picture that the loader has to deliver: as many as the most demanding objective compares."""
-    needs = (need for objective in objectives for need in objective.needs)
-    return max([1, *(int(need.removeprefix(_IMAGE_VIEWS)) for need in needs if need.startswith(_IMAGE_VIEWS))])
+    """Crops of each picture that the model sees: as many as the most demanding objective compares."""
+    return _views(objectives, _IMAGE_VIEWS)
+
+
+def text_views(objectives: Sequence[Objective]) -> int:
+    """Captions of each picture that the model sees."""
+    return _views(objectives, _TEXT_VIEWS)
+
+
+def _views(objectives: Sequence[Objective], prefix: str) -> int:
+    return max([1, *(int(need.removeprefix(prefix)) for need in needs(objectives) if need.startswith(prefix))])
+
+
+def shared_field(objectives: Sequence[Objective], need: str, field: str) -> Any:
+    """The value of ``field`` on which the objectives that declare ``need`` agree; None if none does.
+
+    Raises:
+        UserError: they do not agree: there is one twin, one queue, one teacher.
+    """
+    found = {getattr(objective, field): objective.name for objective in objectives if need in objective.needs}
+    if len(found) > 1:
+        (first, name), (second, other) = list(found.items())[:2]
+        raise UserError(f"objectives: {name} has {field} {first}, {other} has {second}: give both the same")
+    return next(iter(found), None)
 
 
 def combined_loss(objectives: Sequence[Objective], embeddings: Embeddings) -> Loss:
-    """Weighted sum of the objectives; parts are logged unweighted under their own names."""
-    losses = [objective.loss(embeddings) for objective in objectives]
-    total = sum(o.weight * loss.total for o, loss in zip(objectives, losses, strict=True))
-    parts = {name: value.detach() for loss in losses for name, value in loss.parts.items()}
-    return Loss(total, parts)  # type: ignore[arg-type]
+    """Weighted sum of the objectives; parts are logged unweighted under their own names.
+
+    An objective of weight 0 is left out. A part that two of them have is logged under ``NAME.PLACE`` as well.
+    """
+    total = torch.zeros((), device=embeddings.image_VND.device)
+    parts: dict[str, Tensor] = {}
+    for place, objective in enumerate(objectives):
+        if objective.weight == 0:
+            continue
+        loss = objective.loss(embeddings)
+        total = total + settled(objective.weight) * loss.total
+        for name, value in loss.parts.items():
+            parts[f"{name}.{place}" if name in parts else name] = value.detach()
+    return Loss(total, parts)

@@ -23,27 +23,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlp import similarity
+from vlp.features import Embeddings
 from vlp.objectives import base
 from vlp.similarity.softmax import log_sum_exps
-from vlp.types import Embeddings, Loss
+from vlp.types import Loss
 
 
 class Objective(base.Objective, frozen=True, extra="forbid"):
     """Symmetric cross-entropy over the rows and columns of the global similarity matrix."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"image", "text"})
     couples_batch: ClassVar[bool] = True
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"image", "text"})
+
     def loss(self, embeddings: Embeddings) -> Loss:
-        total = _tiled(embeddings) if similarity.is_large(embeddings) else _dense(embeddings)
+        total = _tiled(embeddings) if similarity.in_tiles(embeddings) else _dense(embeddings)
         return Loss(total, {"contrastive_loss": total})
 
 
 def _dense(embeddings: Embeddings) -> Tensor:
     matches = similarity.matches(embeddings)
-    image_to_text = F.cross_entropy(similarity.logits_per_image(embeddings), matches)
-    text_to_image = F.cross_entropy(similarity.logits_per_text(embeddings), matches)
-    return (image_to_text + text_to_image) / 2
+    logits_BB = similarity.logits_per_image(embeddings)
+    return (F.cross_entropy(logits_BB, matches) + F.cross_entropy(logits_BB.T, matches)) / 2
 
 
 def _tiled(embeddings: Embeddings) -> Tensor:

@@ -22,19 +22,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlp import similarity
+from vlp.features import Embeddings
 from vlp.objectives import base
 from vlp.similarity.sigmoid import softplus_sum
-from vlp.types import Embeddings, Loss
+from vlp.types import Loss
 
 
 class Objective(base.Objective, frozen=True, extra="forbid"):
     """Mean over images of the summed binary cross-entropies with every text of the global batch."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"image", "text", "logit_bias"})
     couples_batch: ClassVar[bool] = True
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"image", "text", "logit_bias"})
+
     def loss(self, embeddings: Embeddings) -> Loss:
-        summed = _tiled_sum(embeddings) if similarity.is_large(embeddings) else _dense_sum(embeddings)
+        summed = _tiled_sum(embeddings) if similarity.in_tiles(embeddings) else _dense_sum(embeddings)
         total = summed / embeddings.image_ND.shape[0]
         return Loss(total, {"contrastive_loss": total})
 

@@ -9,14 +9,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vlp.types import Embeddings
+from vlp import distributed
+from vlp.features import Embeddings
+from vlp.similarity import tiles
 
 MOST_DENSE_LOGITS = 1 << 22  # 16 MiB a matrix; above, tiles are as fast and the memory no longer grows with N x B
 
 
-def is_large(embeddings: Embeddings) -> bool:
-    """Whether the losses take their sums tile by tile: the same answer on every process."""
-    return embeddings.image_ND.shape[0] * embeddings.text_BD.shape[0] > MOST_DENSE_LOGITS
+def in_tiles(embeddings: Embeddings) -> bool:
+    """Whether the losses take their sums tile by tile: where the matrix is large, or others hold a part of it.
+
+    Over processes the sums need the texts of the others only, half of what both matrices would have to gather.
+    """
+    rows, world = len(embeddings.image_ND), distributed.world_size()
+    return world > 1 or rows * rows > MOST_DENSE_LOGITS
 
 
 def logits_per_image(embeddings: Embeddings) -> Tensor:
@@ -31,7 +37,8 @@ def logits_per_text(embeddings: Embeddings) -> Tensor:
 
 def logits_of_matches(embeddings: Embeddings) -> Tensor:
     """Scaled cosine similarities of local images with their own texts, N, fp32 and without the bias."""
-    return embeddings.logit_scale * (embeddings.image_ND.float() * embeddings.text_ND.float()).sum(-1)
+    wide = tiles.precision(embeddings.image_ND)
+    return embeddings.logit_scale * (embeddings.image_ND.to(wide) * embeddings.text_ND.to(wide)).sum(-1)
 
 
 def matches(embeddings: Embeddings) -> Tensor:
@@ -40,7 +47,13 @@ def matches(embeddings: Embeddings) -> Tensor:
     return torch.arange(rows, device=embeddings.image_ND.device) + embeddings.first_row
 
 
+def global_mean(values: Tensor) -> Tensor:
+    """Mean over the rows of all processes, the same on each, with the exact gradient: N... -> ..."""
+    return distributed.mean_with_gradient(values.mean(0))
+
+
 def _logits(rows_ND: Tensor, columns_BD: Tensor, embeddings: Embeddings) -> Tensor:
     # Autocast would round the product to bf16, which costs 1.5 % of the gradient at scale 100.
     with torch.autocast(rows_ND.device.type, enabled=False):
-        return embeddings.logit_scale * (rows_ND.float() @ columns_BD.float().T) + embeddings.logit_bias
+        wide = tiles.precision(rows_ND)
+        return embeddings.logit_scale * (rows_ND.to(wide) @ columns_BD.to(wide).T) + embeddings.logit_bias

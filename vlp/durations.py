@@ -1,0 +1,91 @@
+"""Durations in steps, samples, epochs or shares of the run, and values that change over them."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from vlp.types import UserError
+
+Duration = int | str
+"""Steps as a number, or a string such as ``2000 steps``, ``1e6 samples``, ``0.5 epochs`` or ``5%`` (of the run)."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """What converts durations: steps of the run, size of the global batch, samples of an epoch."""
+
+    total_steps: int
+    global_batch_size: int
+    num_samples: int
+
+    def steps(self, duration: Duration, key: str) -> int:
+        """``duration`` in whole steps, rounded up."""
+        if isinstance(duration, int) and duration >= 0:
+            return duration
+        number = r"(\d+(?:\.\d*)?(?:e\+?\d+)?)"
+        match = re.fullmatch(rf"\s*{number}\s*(steps?|samples?|epochs?|%)\s*", str(duration))
+        if not match:
+            raise UserError(f"{key}: '{duration}' is no duration; write 2000, '1e6 samples', '0.5 epochs' or '5%'")
+        amount, unit = float(match[1]), match[2].rstrip("s")
+        steps_per = {
+            "step": 1.0,
+            "sample": 1 / self.global_batch_size,
+            "epoch": self.num_samples / self.global_batch_size,
+            "%": self.total_steps / 100,
+        }[unit]
+        return math.ceil(amount * steps_per - 1e-9)
+
+
+class Schedule(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
+    """A value that stays at ``start``, then moves to ``end`` and stays there.
+
+    A ramp is ``{start: 0, end: 1, over: 1 epochs}``, what ends is ``{start: 1, end: 0, after: 50%}``.
+    """
+
+    start: float = Field(description="value until it begins to move")
+    end: float = Field(description="value when it has arrived")
+    after: Duration = Field(0, description="when it begins to move: steps, or '2000 samples', '0.5 epochs', '5%'")
+    over: Duration = Field(0, description="how long it takes to arrive; 0: a jump")
+    shape: Literal["linear", "cosine"] = Field("linear", description="of the way between the two")
+
+    @model_validator(mode="after")
+    def _moves(self) -> Schedule:
+        if self.start == self.end:
+            raise ValueError(f"a schedule from {self.start:g} to {self.end:g} does not move: write the number alone")
+        if self.shape != "linear" and self.over == 0:
+            raise ValueError(
+                f"the shape {self.shape} has no effect on a jump: remove it, or say over how long it moves"
+            )
+        return self
+
+    def at(self, span: Span, step: int, key: str) -> float:
+        """Its value in the update that follows ``step`` finished ones: a pure function, so no state is saved."""
+        after, over = span.steps(self.after, f"{key}.after"), span.steps(self.over, f"{key}.over")
+        if step < after:
+            return self.start
+        way = min(1.0, (step - after) / over) if over else 1.0
+        share = way if self.shape == "linear" else (1 - math.cos(math.pi * way)) / 2
+        return self.start + (self.end - self.start) * share
+
+
+Scheduled = float | Schedule
+
+
+def value_at(value: Scheduled, span: Span, step: int, key: str) -> float:
+    """The number that a plain or scheduled value is at ``step``; ``key`` names it in errors."""
+    return value.at(span, step, key) if isinstance(value, Schedule) else value
+
+
+def smallest(value: Scheduled) -> float:
+    return min(value.start, value.end) if isinstance(value, Schedule) else value
+
+
+def settled(value: Scheduled) -> float:
+    """A value that `objectives.base.Objective.at` has settled for the step."""
+    assert not isinstance(value, Schedule), "a schedule has a value at a step only"
+    return value

@@ -1,0 +1,34 @@
+"""A frozen model beside the one in training, which sees the same pictures and captions in its own format."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vlp.encoders.openclip import load
+from vlp.types import Batch
+
+
+class Teacher:
+    """Any MODEL. Pictures are those of the student, resized where it wants another size; captions are tokenised anew.
+
+    Raises:
+        UserError: nothing is there, or it cannot be loaded.
+    """
+
+    def __init__(self, reference: str, device: torch.device) -> None:
+        self.model = load(reference, device).requires_grad_(False)
+
+    def encode(self, batch: Batch) -> dict[str, Tensor]:
+        """Its outputs for the first view of each picture and the first caption."""
+        text_NL = self.model.tokenizer(list(batch.captions)).to(self.model.device)
+        return self.model(self._resized(batch.image_NCHW)[None], text_NL[None])
+
+    def _resized(self, image_NCHW: Tensor) -> Tensor:
+        size = self.model.picture_format.size
+        if tuple(image_NCHW.shape[-2:]) == size:
+            return image_NCHW
+        mode = self.model.picture_format.interpolation
+        pixels = F.interpolate(image_NCHW.float(), size, mode=mode, antialias=True)
+        return pixels.round_().clamp_(0, 255).to(torch.uint8)

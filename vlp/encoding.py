@@ -1,0 +1,74 @@
+"""What a run's encoders deliver, as its objectives declare it: the model, its momentum twin, a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from vlp.embeddings import Encoders, Outputs
+from vlp.encoders.teacher import Teacher
+from vlp.encoders.two_tower import TwoTower
+from vlp.features import Features
+from vlp.momentum import Momentum
+from vlp.objectives.base import Objective, image_views, needs, shared_field, text_views
+from vlp.types import Batch
+
+TOKENS = frozenset({"image_tokens", "text_tokens"})
+_OF_TWIN = "momentum."
+
+
+def crops(objectives: Sequence[Objective]) -> int:
+    """Views of each picture that the loader has to make; the twin sees one of its own, the last."""
+    return image_views(objectives) + ("momentum" in needs(objectives))
+
+
+class Encoding:
+    """The encoders of a run.
+
+    Args:
+        model: on its device, before an engine wraps it.
+    """
+
+    def __init__(self, model: TwoTower, objectives: Sequence[Objective], global_batch_size: int) -> None:
+        self._model = model
+        self._image_views, self._text_views = image_views(objectives), text_views(objectives)
+        wanted = needs(objectives)
+        self._wanted = wanted & TOKENS
+        self._in_first_pass = needs([o for o in objectives if o.couples_batch]) & TOKENS
+        self.momentum: Momentum | None = None
+        if "momentum" in wanted:
+            of_twin = frozenset(need.removeprefix(_OF_TWIN) for need in wanted if need.startswith(_OF_TWIN))
+            decay = shared_field(objectives, "momentum", "momentum")
+            queue_size = shared_field(objectives, "queue", "queue_size") or 0
+            self.momentum = Momentum(model, decay, queue_size, of_twin, global_batch_size)
+        teacher = shared_field(objectives, "teacher", "teacher")
+        self.teacher = Teacher(teacher, model.device) if teacher else None
+
+    def encoders(self, wrapped: nn.Module) -> Encoders:
+        """Those of one step, where ``wrapped`` is the model as its engine has it."""
+
+        def encode(batch: Batch, wanted: frozenset[str]) -> Outputs:
+            return wrapped(batch.image_VNCHW[: self._image_views], batch.text_VNL[: self._text_views], wanted)
+
+        return Encoders(
+            model=lambda batch: encode(batch, self._wanted),
+            first_pass=lambda batch: encode(batch, self._in_first_pass),
+            momentum=self.momentum.encode if self.momentum else None,
+            teacher=self.teacher.encode if self.teacher else None,
+            fusion=self._model.fusion,
+            queue=self.momentum.queue if self.momentum else None,
+        )
+
+    def after_step(self, momentum: Features | None) -> None:
+        """The twin follows the model; ``momentum`` are its features of the step's batch."""
+        if self.momentum is not None and momentum is not None:
+            self.momentum.update(self._model, momentum)
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps beside the model; empty if there is nothing."""
+        return self.momentum.state() if self.momentum else {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        if self.momentum is not None:
+            self.momentum.load_state(state)

@@ -1,0 +1,80 @@
+"""The momentum twin: a slowly moving copy of the encoders, and a queue of its features (MoCo, He et al. 2019)."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor
+
+from vlp.ema import lerp
+from vlp.embeddings import Features, Queue
+from vlp.encoders.two_tower import TwoTower
+from vlp.types import Batch, UserError
+
+
+class Momentum:
+    """``twin = decay * twin + (1 - decay) * model`` after each step, and the last ``queue_size`` pairs of its features.
+
+    The twin is in evaluation mode: no dropout, running statistics of batch norms. Every process holds the same twin
+    and the same queue, whose order does not depend on how many there are, but for rows of the same step.
+
+    Args:
+        wanted: tokens to deliver, as `TwoTower.forward` names them.
+        queue_size: pairs; 0 for no queue. A multiple of the global batch, so that a step goes as a whole.
+    """
+
+    def __init__(
+        self, model: TwoTower, decay: float, queue_size: int, wanted: frozenset[str], global_batch: int
+    ) -> None:
+        if queue_size % global_batch:
+            raise UserError(
+                f"queue_size {queue_size} is no multiple of train.global_batch_size {global_batch}: "
+                f"write {max(1, queue_size // global_batch) * global_batch}"
+            )
+        self.decay = decay
+        self._twin = deepcopy(model).requires_grad_(False).eval()
+        self._twin.fusion = None
+        self._wanted = wanted
+        width = model.openclip_config["model_cfg"]["embed_dim"]
+        self._image_QD, self._text_QD = (torch.zeros(queue_size, width, device=model.device) for _ in range(2))
+        self._seen = 0  # rows that ever entered
+
+    @property
+    def queue(self) -> Queue | None:
+        """The rows there are; they keep their places when others come."""
+        size = len(self._image_QD)
+        if size == 0:
+            return None
+        filled = min(self._seen, size)
+        return Queue(self._image_QD[:filled], self._text_QD[:filled])
+
+    def encode(self, batch: Batch) -> dict[str, Tensor]:
+        """The twin's outputs for the last view of each picture and the first caption."""
+        return self._twin(batch.image_VNCHW[-1:], batch.text_VNL[:1], self._wanted)
+
+    @torch.no_grad()
+    def update(self, model: TwoTower, features: Features) -> None:
+        """After an optimiser step: the twin follows ``model``; the global batch's ``features`` enter the queue."""
+        lerp(self._twin.clip.state_dict(), model.clip.state_dict(), 1 - self.decay)
+        if len(self._image_QD):
+            start = self._seen % len(self._image_QD)
+            self._image_QD[start : start + len(features.image_BD)] = features.image_BD
+            self._text_QD[start : start + len(features.text_BD)] = features.text_BD
+            self._seen += len(features.image_BD)
+
+    def state(self) -> dict[str, Tensor]:
+        """All that a checkpoint needs, under names that no weight has."""
+        twin = {f"twin/{name}": value for name, value in self._twin.clip.state_dict().items()}
+        return twin | {
+            "queue/image": self._image_QD,
+            "queue/text": self._text_QD,
+            "queue/seen": torch.tensor(self._seen),
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """In place."""
+        self._twin.clip.load_state_dict({n.removeprefix("twin/"): v for n, v in state.items() if n.startswith("twin/")})
+        self._image_QD.copy_(state["queue/image"])
+        self._text_QD.copy_(state["queue/text"])
+        self._seen = int(state["queue/seen"])
