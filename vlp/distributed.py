@@ -31,20 +31,42 @@ def say(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
 
-class _GatherRows(torch.autograd.Function):
-    """All-gather of rows; backward is the reduce-scatter, so each rank gets the whole gradient of its own rows."""
+class Gathering:
+    """An all-gather of rows that goes on while its process does something else; every process starts them alike.
+
+    Args:
+        local: this process's rows, as many as every other process has.
+    """
+
+    def __init__(self, local: Tensor) -> None:
+        self._local = local
+        self._gathered = local.new_empty(world_size() * local.shape[0], *local.shape[1:])
+        self._work = dist.all_gather_into_tensor(self._gathered, local.detach().contiguous(), async_op=True)
+
+    def wait(self) -> Tensor:
+        """The rows of all processes, in the order of ranks: (N, ...) -> (B, ...), with the exact gradient."""
+        self._work.wait()
+        return _Gathered.apply(self._local, self._gathered)
+
+
+class _Gathered(torch.autograd.Function):
+    """Backward is the reduce-scatter, so each rank gets the whole gradient of its own rows."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, local: Tensor) -> Tensor:
-        gathered = local.new_empty(world_size() * local.shape[0], *local.shape[1:])
-        dist.all_gather_into_tensor(gathered, local.contiguous())
-        return gathered
+    def forward(ctx: FunctionCtx, local: Tensor, gathered: Tensor) -> Tensor:
+        return gathered.view_as(gathered)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
-        local = grad.new_empty(grad.shape[0] // world_size(), *grad.shape[1:])
-        dist.reduce_scatter_tensor(local, grad.contiguous())
-        return local
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        grad = grad.contiguous()
+        rows = grad.shape[0] // world_size()
+        if dist.get_backend() == dist.Backend.GLOO:  # whose reduce-scatter sends as much as an all-reduce: twice
+            parts = torch.empty_like(grad)
+            dist.all_to_all_single(parts, grad)
+            return parts.unflatten(0, (world_size(), rows)).sum(0), None
+        local = grad.new_empty(rows, *grad.shape[1:])
+        dist.reduce_scatter_tensor(local, grad)
+        return local, None
 
 
 def gather_rows(local: Tensor) -> Tensor:
@@ -53,7 +75,7 @@ def gather_rows(local: Tensor) -> Tensor:
     The gradient is exact: that of the sum of all ranks' losses. DDP averages over ranks, so a loss that is the mean
     over local rows gets the gradient of the mean over the global batch.
     """
-    return _GatherRows.apply(local) if world_size() > 1 else local
+    return Gathering(local).wait() if world_size() > 1 else local
 
 
 class _MeanOverRanks(torch.autograd.Function):
