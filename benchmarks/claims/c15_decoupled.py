@@ -4,6 +4,7 @@ from claim import Arm, Claim, Contrast
 
 FIXED = "train.temperature=0.1"
 DECOUPLED = "objectives=[{name: decoupled}]"
+# 28,672 samples each
 SMALL = (FIXED, "train.global_batch_size=32", "train.steps=896", "train.warmup=40")
 LARGE = (FIXED, "train.global_batch_size=256", "train.steps=112", "train.warmup=5")
 INFONCE_32, DECOUPLED_32 = "infonce, batch 32", "decoupled, batch 32"

@@ -158,7 +158,8 @@ def test_arms_of_a_claim_differ_and_are_all_compared(scripts: Modules, stem: str
 def test_slope_over_temperatures_is_that_of_least_squares(scripts: Modules) -> None:
     temperature = scripts["c17_temperature"]
     values = np.array([0.3, 0.1, 0.4, 0.1, 0.5])
-    slope = sum(weight * value for weight, value in zip(temperature.SLOPE.values(), values, strict=True))
+    weights = temperature.slope(temperature.TEMPERATURES)
+    slope = sum(weight * value for weight, value in zip(weights.values(), values, strict=True))
     expected = np.polyfit([math.log(t) for t in temperature.TEMPERATURES], values, 1)[0]
     assert slope == pytest.approx(expected)
 
