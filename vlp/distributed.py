@@ -45,6 +45,7 @@ class Gathering:
 
     def wait(self) -> Tensor:
         """The rows of all processes, in the order of ranks: (N, ...) -> (B, ...), with the exact gradient."""
+        assert self._work is not None
         self._work.wait()
         return _Gathered.apply(self._local, self._gathered)
 

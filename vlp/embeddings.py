@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlp import distributed
+from vlp.distributed import Gathering
 from vlp.features import Embeddings, Features, Masked, Queue
 from vlp.types import Batch, Loss
 
@@ -33,6 +34,7 @@ class Encoders:
         momentum, teacher: without gradient, the same names.
         fusion: module whose parameters the losses use.
         queue: of earlier batches.
+        text_gathering: after a plain pass of ``model``, the gathering of its texts if it began one.
     """
 
     model: Encode
@@ -41,13 +43,14 @@ class Encoders:
     teacher: Encode | None = None
     fusion: nn.Module | None = None
     queue: Queue | None = None
+    text_gathering: Callable[[], Gathering | None] = lambda: None
 
 
 class Step(NamedTuple):
-    """What a backward pass leaves: the loss of this process's rows, and the twin's features of them."""
+    """What a backward pass leaves: the loss of this process's rows, and what the losses that compare rows saw."""
 
     loss: Loss
-    momentum: Features | None
+    embeddings: Embeddings | None
 
 
 def embed(
@@ -59,6 +62,7 @@ def embed(
     teacher: Outputs | None = None,
     fusion: nn.Module | None = None,
     queue: Queue | None = None,
+    text_gathering: Gathering | None = None,
 ) -> Embeddings:
     """Embeddings of ``batch`` from what the encoders gave for it."""
     masked = None
@@ -66,6 +70,7 @@ def embed(
         masked = Masked(outputs["masked_tokens"].float(), outputs["masked_mask"], outputs["masked_labels"])
     return Embeddings(
         **_features(outputs),
+        text_gathering=text_gathering,
         momentum=Features(**_features(momentum)) if momentum is not None else None,
         queue=queue,
         teacher=Features(**_features(teacher)) if teacher is not None else None,
@@ -144,15 +149,16 @@ def backward(
 
     if len(chunks) == 1:
         outputs = encode(0, encoders.model)
-        embedded = embed(outputs, batch, seed, **rest)
+        embedded = embed(outputs, batch, seed, text_gathering=encoders.text_gathering(), **rest)
         losses = [loss_of(embedded) for loss_of in (coupled, per_sample) if loss_of is not None]
         loss = _sum(losses, [1.0] * len(losses))
         # DDP waits for the gradient of every parameter, also where the objectives leave an output unused.
         unused = sum(0.0 * tensor.sum() for tensor in [*_floating(outputs).values(), *shared])
         backward_of(loss.total + unused)
-        return Step(Loss(loss.total.detach(), loss.parts), embedded.momentum)
+        return Step(Loss(loss.total.detach(), loss.parts), embedded)
 
-    losses, weights, of_outputs, of_shared, momentum = [], [], {}, [], None
+    losses, weights, of_outputs, of_shared = [], [], {}, []
+    seen: Embeddings | None = None
     if coupled is not None:
         first_pass = encoders.first_pass or encoders.model
         with torch.no_grad():
@@ -164,8 +170,7 @@ def backward(
             loss.total, [*leaves.values(), *shared], allow_unused=True, materialize_grads=True
         )
         of_outputs, of_shared = dict(zip(leaves, gradients, strict=False)), list(gradients[len(leaves) :])
-        losses, weights = [Loss(loss.total.detach(), loss.parts)], [1.0]
-        momentum = embedded.momentum
+        losses, weights, seen = [Loss(loss.total.detach(), loss.parts)], [1.0], embedded
 
     start = 0
     for index, chunk in enumerate(chunks):
@@ -189,7 +194,7 @@ def backward(
                 total = total + weights[-1] * loss.total
             unused = sum(0.0 * value.sum() for name, value in _floating(outputs).items() if name not in of_outputs)
             backward_of(total + unused)
-    return Step(_sum(losses, weights), momentum)
+    return Step(_sum(losses, weights), seen)
 
 
 def _joined(outputs: Sequence[Outputs]) -> Outputs:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vlp import distributed
+from vlp.distributed import Gathering
 from vlp.embeddings import Encoders, Outputs
 from vlp.encoders.teacher import Teacher
 from vlp.encoders.two_tower import TwoTower
-from vlp.features import Features
+from vlp.features import Embeddings
 from vlp.momentum import Momentum
 from vlp.objectives.base import Objective, image_views, needs, shared_field, text_views
 from vlp.types import Batch
@@ -32,6 +35,9 @@ class Encoding:
 
     def __init__(self, model: TwoTower, objectives: Sequence[Objective], global_batch_size: int) -> None:
         self._model = model
+        self._rows = global_batch_size // distributed.world_size()
+        self._texts_are_asked_for = False
+        self._text_gathering: Gathering | None = None
         self._image_views, self._text_views = image_views(objectives), text_views(objectives)
         wanted = needs(objectives)
         self._wanted = wanted & TOKENS
@@ -49,7 +55,9 @@ class Encoding:
         """Those of one step, where ``wrapped`` is the model as its engine has it."""
 
         def encode(batch: Batch, wanted: frozenset[str]) -> Outputs:
-            return wrapped(batch.image_VNCHW[: self._image_views], batch.text_VNL[: self._text_views], wanted)
+            images, texts = batch.image_VNCHW[: self._image_views], batch.text_VNL[: self._text_views]
+            plain_pass = len(batch) == self._rows
+            return wrapped(images, texts, wanted, self._send if plain_pass and self._texts_are_asked_for else None)
 
         return Encoders(
             model=lambda batch: encode(batch, self._wanted),
@@ -58,12 +66,27 @@ class Encoding:
             teacher=self.teacher.encode if self.teacher else None,
             fusion=self._model.fusion,
             queue=self.momentum.queue if self.momentum else None,
+            text_gathering=self._sent,
         )
 
-    def after_step(self, momentum: Features | None) -> None:
-        """The twin follows the model; ``momentum`` are its features of the step's batch."""
-        if self.momentum is not None and momentum is not None:
-            self.momentum.update(self._model, momentum)
+    def _send(self, text_NVD: Tensor) -> None:
+        """Begin to gather the texts while the image tower works."""
+        self._text_gathering = Gathering(F.normalize(text_NVD[:, 0].float(), dim=-1))
+
+    def _sent(self) -> Gathering | None:
+        gathering, self._text_gathering = self._text_gathering, None
+        return gathering
+
+    def after_step(self, embeddings: Embeddings | None) -> None:
+        """The twin follows the model, the step's batch enters the queue.
+
+        Where the losses asked for everybody's texts, the next step sends them as soon as they are there.
+        """
+        if embeddings is None:
+            return
+        self._texts_are_asked_for = distributed.world_size() > 1 and "text_BD" in vars(embeddings)
+        if self.momentum is not None and embeddings.momentum is not None:
+            self.momentum.update(self._model, embeddings.momentum)
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps beside the model; empty if there is nothing."""

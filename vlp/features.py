@@ -30,6 +30,7 @@ class Features:
     image_tokens_NPD: Tensor | None = None
     text_tokens_NLD: Tensor | None = None
     text_mask_NL: Tensor | None = None
+    text_gathering: distributed.Gathering | None = None  # of text_ND, where it began while the image tower worked
 
     @property
     def image_ND(self) -> Tensor:
@@ -47,6 +48,8 @@ class Features:
 
     @cached_property
     def text_BD(self) -> Tensor:
+        if self.text_gathering is not None:
+            return self.text_gathering.wait()
         return distributed.gather_rows(self.text_ND)
 
     @property

@@ -257,7 +257,7 @@ def _update(run: _Run, batch: Batch, step: int) -> dict[str, Tensor]:
     if options.temperature is not None:
         run.model.set_temperature(value_at(options.temperature, run.span, step, "train.temperature"))
     seed = distributed.seed_of(run.recipe.seed, "step", step)
-    loss, momentum = embeddings.backward(
+    loss, embedded = embeddings.backward(
         run.encoding.encoders(run.wrapped),
         batch,
         _loss_of([objective for objective in objectives if objective.couples_batch]),
@@ -275,7 +275,7 @@ def _update(run: _Run, batch: Batch, step: int) -> dict[str, Tensor]:
     run.engine_optimizer.zero_grad()
     if options.temperature is None:
         run.model.clamp_logit_scale(options.max_logit_scale)
-    run.encoding.after_step(momentum)
+    run.encoding.after_step(embedded)
     if run.ema is not None:
         run.ema.update(run.model.clip)
     return {"loss": loss.total, **loss.parts, "grad_norm": grad_norm, **_weights(run, objectives)}

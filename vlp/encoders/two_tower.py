@@ -89,15 +89,22 @@ class TwoTower(nn.Module):
         """Features ND, those of all positions NLD, and which of them are words (NL)."""
         return text_with_tokens(self.clip, text_NL)
 
-    def forward(self, image_VNCHW: Tensor, text_VNL: Tensor, wanted: frozenset[str] = frozenset()) -> dict[str, Tensor]:
+    def forward(
+        self,
+        image_VNCHW: Tensor,
+        text_VNL: Tensor,
+        wanted: frozenset[str] = frozenset(),
+        on_text: Callable[[Tensor], object] | None = None,
+    ) -> dict[str, Tensor]:
         """What objectives need under its names, rows first.
 
         Always ``image`` and ``text`` (N V D, not of length 1), ``logit_scale`` (the logarithm) and ``logit_bias`` (0
         without one); ``image_tokens`` (N P D) and ``text_tokens`` (N L D) with ``text_mask`` (N L), both of the first
-        view, where ``wanted`` names them.
+        view, where ``wanted`` names them. ``on_text`` is given ``text`` before the image tower begins: time to send it.
         """
-        # Texts first: they are gathered while the image tower works.
         outputs = self._text(text_VNL, "text_tokens" in wanted)
+        if on_text is not None:
+            on_text(outputs["text"])
         outputs |= self._image(image_VNCHW, "image_tokens" in wanted)
         bias = self.clip.logit_bias
         outputs["logit_scale"] = self.clip.logit_scale
