@@ -55,7 +55,7 @@ def test_texts_that_were_asked_for_go_early_in_the_next_step_and_change_nothing(
         assert [first[2], second[2]] == [False, True]
         assert first[0] == second[0]
         for once, again in zip(first[1], second[1], strict=True):
-            torch.testing.assert_close(again, once, rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(again, once, rtol=1e-4, atol=1e-5)
 
 
 def test_cached_micro_batches_and_one_process_gather_nothing_early(run_ranks, tiny_model):
