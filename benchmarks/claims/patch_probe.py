@@ -1,10 +1,11 @@
-"""How well the tokens of a run's image tower tell what lies at their patch: nothing, or an object of which colour.
+"""How well the tokens of a run's image tower tell what lies at their patch: if anything, of which colour and shape.
 
     python benchmarks/claims/patch_probe.py RUN DATA
 
-A linear probe on tokens of scenes of two objects that the run has not seen, drawn by the options of DATA (``vlp
-data scenes``), one token a picture: every other time of a patch with an object in its middle, else of an empty one. Who
-knows the whole picture but not the place gets half of them right. Writes RUN/probe.json.
+Linear probes on tokens of scenes of two objects that the run has not seen, drawn by the options of DATA (``vlp data
+scenes``), one token a picture: every other time of a patch with an object in its middle, else of an empty one.
+``probe/patch_colour`` is the accuracy in telling the eight colours and nothing (who knows the picture but not the place
+gets half of them right), ``probe/patch_shape`` in telling the eight shapes where there is one. Writes RUN/probe.json.
 """
 
 from __future__ import annotations
@@ -23,35 +24,34 @@ from torch import Tensor
 
 from data_tools._scenes_options import ScenesOptions
 from data_tools._scenes_training import training_sample
-from data_tools._scenes_world import COLOURS
+from data_tools._scenes_world import COLOURS, SHAPES
 from vlp.encoders.openclip import load
 from vlp.evaluation.probe import logistic_accuracy
 
-PICTURES = 2000
+PICTURES = 4000
 BATCH = 250
-EMPTY, UNCLEAR = len(COLOURS), -1
+EMPTY, UNCLEAR = -1, -2
 
 
-def patch_labels(objects: list[dict[str, Any]], image_size: int, grid: int) -> np.ndarray:
-    """For each patch, row by row: the number of the colour at its centre, EMPTY, or UNCLEAR near an edge."""
+def objects_at_patches(objects: list[dict[str, Any]], image_size: int, grid: int) -> np.ndarray:
+    """For each patch, row by row: the number of the object at its centre, EMPTY, or UNCLEAR near an edge."""
     side = image_size / grid
-    labels = np.full(grid * grid, EMPTY)
+    found = np.full(grid * grid, EMPTY)
     for place in range(grid * grid):
         x, y = (place % grid + 0.5) * side, (place // grid + 0.5) * side
-        for thing in objects:
+        for number, thing in enumerate(objects):
             distance = np.hypot(thing["x"] - x, thing["y"] - y) - thing["diameter"] / 2
             if distance < 0:
-                labels[place] = COLOURS.index(thing["colour"])
+                found[place] = number
                 break
             if distance < side / np.sqrt(2):
-                labels[place] = UNCLEAR
-    return labels
+                found[place] = UNCLEAR
+    return found
 
 
-def choose(labels: np.ndarray, number: int) -> int | None:
+def choose(found: np.ndarray, number: int) -> int | None:
     """The patch that picture ``number`` is asked about; None where it has none of the kind in turn."""
-    wanted = (labels >= 0) & (labels < EMPTY) if number % 2 else labels == EMPTY
-    places = np.flatnonzero(wanted)
+    places = np.flatnonzero(found >= 0 if number % 2 else found == EMPTY)
     return int(Random(number).choice(places)) if len(places) else None
 
 
@@ -74,15 +74,21 @@ def main() -> None:
     with torch.inference_mode():
         tokens_NPD = torch.cat([model.encode_image_tokens(images)[1] for images in images_NCHW.split(BATCH)])
     grid = round(tokens_NPD.shape[1] ** 0.5)
-    features, labels = [], []
+    tokens, colours, shapes = [], [], []
     for number, things in enumerate(objects):
-        labels_P = patch_labels(things, image_size, grid)
-        place = choose(labels_P, number)
+        found = objects_at_patches(things, image_size, grid)
+        place = choose(found, number)
         if place is not None:
-            features.append(tokens_NPD[number, place])
-            labels.append(int(labels_P[place]))
-    accuracy = logistic_accuracy(torch.stack(features), torch.tensor(labels))
-    (run_dir / "probe.json").write_text(json.dumps({"probe/patch_accuracy": accuracy}) + "\n", encoding="utf-8")
+            thing = things[found[place]] if found[place] >= 0 else None
+            tokens.append(tokens_NPD[number, place])
+            colours.append(COLOURS.index(thing["colour"]) if thing else len(COLOURS))
+            shapes.append(SHAPES.index(thing["shape"]) if thing else EMPTY)
+    tokens_ND, shapes_N = torch.stack(tokens), torch.tensor(shapes)
+    figures = {
+        "probe/patch_colour": logistic_accuracy(tokens_ND, torch.tensor(colours)),
+        "probe/patch_shape": logistic_accuracy(tokens_ND[shapes_N != EMPTY], shapes_N[shapes_N != EMPTY]),
+    }
+    (run_dir / "probe.json").write_text(json.dumps(figures) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -365,11 +365,11 @@ def patch_probe() -> Iterator[ModuleType]:
 def test_patches_are_labelled_by_what_lies_in_their_middle(patch_probe: ModuleType) -> None:
     empty, unclear = patch_probe.EMPTY, patch_probe.UNCLEAR
     thing = {"x": 4.0, "y": 4.0, "diameter": 6.0, "colour": "blue"}
-    labels = patch_probe.patch_labels([thing], image_size=24, grid=3)
-    # Patches of 8 px; the middle of the first is the object's, and those at (12, 4) are 5 px from its edge.
-    assert labels.tolist() == [2, unclear, empty, unclear, empty, empty, empty, empty, empty]
-    assert patch_probe.choose(labels, 1) == 0
-    assert labels[patch_probe.choose(labels, 2)] == empty
+    found = patch_probe.objects_at_patches([{**thing, "x": 20.0}, thing], image_size=24, grid=3)
+    # Patches of 8 px: the middles of two are in objects, those of their neighbours 5 px from an edge.
+    assert found.tolist() == [1, unclear, 0, unclear, empty, unclear, empty, empty, empty]
+    assert {patch_probe.choose(found, number) for number in range(1, 40, 2)} == {0, 2}
+    assert found[patch_probe.choose(found, 2)] == empty
     assert patch_probe.choose(np.full(9, empty), 1) is None
 
 
