@@ -77,7 +77,7 @@ def embed(
         fusion=fusion,
         masked=masked,
         picture_N=batch.picture_N,
-        caption_N=_identities(batch.text_NL),
+        caption_VN=_identities(batch.text_VNL),
         seed=seed,
     )
 
@@ -95,13 +95,13 @@ def _features(outputs: Outputs) -> dict[str, Any]:
     }
 
 
-def _identities(text_NL: Tensor) -> Tensor:
-    """A hash of each row of ids, int64: equal rows are equal, others almost surely not (2^-64 a pair)."""
-    identity_N = torch.zeros(len(text_NL), dtype=torch.int64, device=text_NL.device)
-    for ids_N in text_NL.long().unbind(1):
-        identity_N = (identity_N ^ ids_N) * 0x5851F42D4C957F2D + 0x14057B7EF767814F  # wraps: Knuth's MMIX generator
-        identity_N = identity_N ^ (identity_N >> 29)
-    return identity_N
+def _identities(text_VNL: Tensor) -> Tensor:
+    """A hash of each row of ids, VN, int64: equal rows are equal, others almost surely not (2^-64 a pair)."""
+    identity_VN = torch.zeros(text_VNL.shape[:-1], dtype=torch.int64, device=text_VNL.device)
+    for ids_VN in text_VNL.long().unbind(-1):
+        identity_VN = (identity_VN ^ ids_VN) * 0x5851F42D4C957F2D + 0x14057B7EF767814F  # wraps: Knuth's MMIX generator
+        identity_VN = identity_VN ^ (identity_VN >> 29)
+    return identity_VN
 
 
 def backward(

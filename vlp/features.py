@@ -52,6 +52,21 @@ class Features:
             return self.text_gathering.wait()
         return distributed.gather_rows(self.text_ND)
 
+    @cached_property
+    def image_tokens_BPD(self) -> Tensor:
+        assert self.image_tokens_NPD is not None
+        return distributed.gather_rows(self.image_tokens_NPD)
+
+    @cached_property
+    def text_tokens_BLD(self) -> Tensor:
+        assert self.text_tokens_NLD is not None
+        return distributed.gather_rows(self.text_tokens_NLD)
+
+    @cached_property
+    def text_mask_BL(self) -> Tensor:
+        assert self.text_mask_NL is not None
+        return distributed.gather_rows(self.text_mask_NL)
+
     @property
     def first_row(self) -> int:
         return distributed.rank() * self.image_VND.shape[1]
@@ -65,7 +80,7 @@ class Queue(NamedTuple):
 
 
 class Masked(NamedTuple):
-    """Texts with hidden ids: their tokens, which of them are words, and the ids to find (-100 where none is hidden)."""
+    """Texts with hidden words: their tokens, which of them are words, and the ids to find (-100 where none is hidden)."""
 
     tokens_NLD: Tensor
     mask_NL: Tensor
@@ -83,7 +98,7 @@ class Embeddings(Features):
         fusion: the tower that reads text tokens with image tokens, `vlp.encoders.fusion`.
         masked: word tokens of the texts with some ids hidden, and what was hidden, for `fusion`.
         picture_N: equal where two rows show the same picture.
-        caption_N: equal where two rows have the same caption.
+        caption_VN: equal where two captions are the same, of whatever rows and views.
         seed: of this step, the same on all processes, for what an objective draws.
     """
 
@@ -93,8 +108,13 @@ class Embeddings(Features):
     fusion: Any = None
     masked: Masked | None = None
     picture_N: Tensor | None = None
-    caption_N: Tensor | None = None
+    caption_VN: Tensor | None = None
     seed: int = 0
+
+    @property
+    def caption_N(self) -> Tensor | None:
+        """That of the first caption of each picture."""
+        return None if self.caption_VN is None else self.caption_VN[0]
 
     @classmethod
     def of(
