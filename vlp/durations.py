@@ -85,6 +85,10 @@ def smallest(value: Scheduled) -> float:
     return min(value.start, value.end) if isinstance(value, Schedule) else value
 
 
+def largest(value: Scheduled) -> float:
+    return max(value.start, value.end) if isinstance(value, Schedule) else value
+
+
 def settled(value: Scheduled) -> float:
     """A value that `objectives.base.Objective.at` has settled for the step."""
     assert not isinstance(value, Schedule), "a schedule has a value at a step only"
