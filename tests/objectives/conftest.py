@@ -103,7 +103,7 @@ class Maker:
             masked=masked,
             fusion=fusion,
             picture_N=inputs.get("pictures"),
-            caption_VN=inputs["caption_N"][None] if "caption_N" in inputs else None,
+            caption_VN=inputs["captions"].T if "captions" in inputs else None,
             seed=seed,
         )
 
