@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlp import distributed
+from vlp import distributed, draws
 from vlp.distributed import Gathering
 from vlp.features import Embeddings, Features, Masked, Queue
 from vlp.types import Batch, Loss
@@ -77,7 +77,7 @@ def embed(
         fusion=fusion,
         masked=masked,
         picture_N=batch.picture_N,
-        caption_VN=_identities(batch.text_VNL),
+        caption_VN=draws.identities(batch.text_VNL),
         seed=seed,
     )
 
@@ -93,15 +93,6 @@ def _features(outputs: Outputs) -> dict[str, Any]:
         "text_tokens_NLD": tokens["text_tokens"],
         "text_mask_NL": outputs.get("text_mask"),
     }
-
-
-def _identities(text_VNL: Tensor) -> Tensor:
-    """A hash of each row of ids, VN, int64: equal rows are equal, others almost surely not (2^-64 a pair)."""
-    identity_VN = torch.zeros(text_VNL.shape[:-1], dtype=torch.int64, device=text_VNL.device)
-    for ids_VN in text_VNL.long().unbind(-1):
-        identity_VN = (identity_VN ^ ids_VN) * 0x5851F42D4C957F2D + 0x14057B7EF767814F  # wraps: Knuth's MMIX generator
-        identity_VN = identity_VN ^ (identity_VN >> 29)
-    return identity_VN
 
 
 def backward(
@@ -157,7 +148,8 @@ def backward(
         backward_of(loss.total + unused)
         return Step(Loss(loss.total.detach(), loss.parts), embedded)
 
-    losses, weights, of_outputs, of_shared = [], [], {}, []
+    losses, weights, of_outputs = [], [], {}
+    of_shared = [torch.zeros_like(parameter) for parameter in shared]  # without a coupled loss
     seen: Embeddings | None = None
     if coupled is not None:
         first_pass = encoders.first_pass or encoders.model

@@ -1,4 +1,4 @@
-"""What a run's encoders deliver, as its objectives declare it: the model, its momentum twin, a teacher."""
+"""What a run's encoders deliver, as its objectives declare it: the model, its twin, a teacher, hidden words."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vlp import distributed
 from vlp.distributed import Gathering
 from vlp.embeddings import Encoders, Outputs
+from vlp.encoders.masking import Masking
 from vlp.encoders.teacher import Teacher
 from vlp.encoders.two_tower import TwoTower
 from vlp.features import Embeddings
@@ -17,7 +18,7 @@ from vlp.momentum import Momentum
 from vlp.objectives.base import Objective, image_views, needs, shared_field, text_views
 from vlp.types import Batch
 
-TOKENS = frozenset({"image_tokens", "text_tokens"})
+TOKENS = frozenset({"image_tokens", "text_tokens", "masked_text"})
 _OF_TWIN = "momentum."
 
 
@@ -50,14 +51,24 @@ class Encoding:
             self.momentum = Momentum(model, decay, queue_size, of_twin, global_batch_size)
         teacher = shared_field(objectives, "teacher", "teacher")
         self.teacher = Teacher(teacher, model.device) if teacher else None
+        share = shared_field(objectives, "masked_text", "share")
+        self._masking = Masking(model.tokenizer, share) if share else None
 
-    def encoders(self, wrapped: nn.Module) -> Encoders:
-        """Those of one step, where ``wrapped`` is the model as its engine has it."""
+    def encoders(self, wrapped: nn.Module, seed: int = 0) -> Encoders:
+        """Those of one step, where ``wrapped`` is the model as its engine has it and ``seed`` says what is hidden."""
 
         def encode(batch: Batch, wanted: frozenset[str]) -> Outputs:
             images, texts = batch.image_VNCHW[: self._image_views], batch.text_VNL[: self._text_views]
             plain_pass = len(batch) == self._rows
-            return wrapped(images, texts, wanted, self._send if plain_pass and self._texts_are_asked_for else None)
+            on_text = self._send if plain_pass and self._texts_are_asked_for else None
+            if "masked_text" not in wanted:
+                return wrapped(images, texts, wanted, on_text)
+            assert self._masking is not None
+            masked_NL, labels_NL = self._masking(batch.text_NL, seed)
+            outputs = wrapped(images, texts, wanted, on_text, masked_NL)
+            # A tower that pools at its first place gives no token of it.
+            outputs["masked_labels"] = labels_NL[:, labels_NL.shape[1] - outputs["masked_mask"].shape[1] :]
+            return outputs
 
         return Encoders(
             model=lambda batch: encode(batch, self._wanted),

@@ -80,7 +80,7 @@ class Queue(NamedTuple):
 
 
 class Masked(NamedTuple):
-    """Texts with hidden words: their tokens, which of them are words, and the ids to find (-100 where none is hidden)."""
+    """Texts with hidden words: their tokens, which of them are words, and the ids to find (-100 where none is)."""
 
     tokens_NLD: Tensor
     mask_NL: Tensor

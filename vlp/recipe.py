@@ -75,6 +75,12 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
             raise ValueError("must be a list, such as [{name: infonce}]")
         return tuple(objectives_base.parse(entry) for entry in entries)
 
+    @model_validator(mode="after")
+    def _fusion_has_an_effect(self) -> Recipe:
+        if self.model.fusion is not None and not any("fusion" in o.needs for o in self.objectives):
+            raise ValueError("model.fusion has no effect without an objective that uses it: remove it, or add matching")
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _default_run_dir(cls, values: Any) -> Any:
@@ -87,7 +93,8 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
         bias = self.model.init_logit_bias is not None or any(
             "logit_bias" in o.initial_logits() for o in self.objectives
         )
-        return _ALWAYS | {"logit_bias"} if bias else _ALWAYS
+        fusion = self.model.fusion is not None
+        return _ALWAYS | ({"logit_bias"} if bias else set()) | ({"fusion", "masked_text"} if fusion else set())
 
     def starts(self) -> dict[str, float]:
         """Start values of logit_scale and logit_bias from the objectives' papers; what the model section says wins."""

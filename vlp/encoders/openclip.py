@@ -18,7 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vlp import distributed
 from vlp.encoders import config, hub, source, text_tower
+from vlp.encoders.fusion import FusionTower
 from vlp.encoders.locks import lock
 from vlp.encoders.options import ModelOptions
 from vlp.encoders.source import CONFIG_FILE, WEIGHTS_FILE, Source
@@ -53,6 +55,9 @@ def build(options: ModelOptions, seed: int, starts: Mapping[str, float] | None =
         _load_weights(model, found)
         _start_logits(model, options)
     _lock(model, options)
+    with torch.random.fork_rng(devices=[]):  # on its own: the towers start the same with it and without
+        torch.default_generator.manual_seed(distributed.seed_of(seed, "fusion"))
+        _add_fusion(model, options)
     return model.train()
 
 
@@ -78,6 +83,8 @@ def outline(options: ModelOptions, starts: Mapping[str, float] | None = None) ->
     openclip_config = config.of_options(options, found, starts or {})
     model = _assemble(openclip_config, found, pretrained_towers=False, device=torch.device("meta"))
     _lock(model, options)
+    with torch.device("meta"):
+        _add_fusion(model, options)
     return model.train()
 
 
@@ -201,6 +208,12 @@ def _lock(model: TwoTower, options: ModelOptions) -> None:
     for tower, wanted in (("image", options.lock_image), ("text", options.lock_text)):
         if wanted is not False:
             lock(model.clip, tower, 0 if wanted is True else wanted)
+
+
+def _add_fusion(model: TwoTower, options: ModelOptions) -> None:
+    if options.fusion is not None:
+        vocab_size = getattr(model.clip, "text", model.clip).vocab_size
+        model.fusion = FusionTower(options.fusion, model.openclip_config["model_cfg"]["embed_dim"], vocab_size)
 
 
 def _short(error: BaseException) -> str:

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StrictBool, model_validator
 
+from vlp.encoders.fusion import FusionOptions
+
 Positive = Annotated[float, Field(gt=0)]
 Lock = StrictBool | Annotated[int, Field(ge=1, strict=True)]
 
@@ -50,6 +52,9 @@ class ModelOptions(BaseModel, frozen=True, extra="forbid"):
     lock_image: Lock = Field(False, description="true, or the number of last layer groups that stay trainable")
     lock_text: Lock = Field(False, description="true, or the number of last layer groups that stay trainable")
     picture: PictureOptions = PictureOptions()
+    fusion: FusionOptions | None = Field(
+        None, description="a tower that reads texts with pictures, for the objectives that need it: `{layers: 2}`"
+    )
 
     @model_validator(mode="after")
     def _one_architecture(self) -> ModelOptions:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlp.data.transforms import PictureFormat, eval_transform
-from vlp.encoders.tokens import image_with_tokens, text_with_tokens
+from vlp.encoders.tokens import image_with_tokens, marks_of, text_with_tokens
 
 
 class TwoTower(nn.Module):
@@ -19,7 +19,8 @@ class TwoTower(nn.Module):
 
     ``openclip_config`` is ``{"model_cfg", "preprocess_cfg"}`` as open_clip writes it, enough to build the
     same towers again. ``weights`` tells where the values come from: ``random``, ``model`` or ``ema`` (the
-    average of a run). ``fusion`` reads texts together with pictures, for objectives that ask for it.
+    average of a run). ``fusion`` reads texts together with pictures, for objectives that ask for it; it is no part of
+    what is exported.
     """
 
     clip: Any
@@ -87,7 +88,7 @@ class TwoTower(nn.Module):
 
     def encode_text_tokens(self, text_NL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Features ND, those of all positions NLD, and which of them are words (NL)."""
-        return text_with_tokens(self.clip, text_NL)
+        return text_with_tokens(self.clip, text_NL, marks_of(self.tokenizer))
 
     def forward(
         self,
@@ -95,12 +96,14 @@ class TwoTower(nn.Module):
         text_VNL: Tensor,
         wanted: frozenset[str] = frozenset(),
         on_text: Callable[[Tensor], object] | None = None,
+        masked_NL: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """What objectives need under its names, rows first.
 
         Always ``image`` and ``text`` (N V D, not of length 1), ``logit_scale`` (the logarithm) and ``logit_bias`` (0
         without one); ``image_tokens`` (N P D) and ``text_tokens`` (N L D) with ``text_mask`` (N L), both of the first
-        view, where ``wanted`` names them. ``on_text`` is given ``text`` before the image tower begins: time to send it.
+        view, where ``wanted`` names them; ``masked_tokens`` with ``masked_mask``, of the texts ``masked_NL``. Where
+        ``on_text`` is given, it gets ``text`` before the image tower begins: time to send it.
         """
         outputs = self._text(text_VNL, "text_tokens" in wanted)
         if on_text is not None:
@@ -109,6 +112,8 @@ class TwoTower(nn.Module):
         bias = self.clip.logit_bias
         outputs["logit_scale"] = self.clip.logit_scale
         outputs["logit_bias"] = torch.zeros_like(self.clip.logit_scale) if bias is None else bias
+        if masked_NL is not None:  # last, so that the passes with and without it draw the same dropout for the others
+            _, outputs["masked_tokens"], outputs["masked_mask"] = self.encode_text_tokens(masked_NL)
         return outputs
 
     def _text(self, text_VNL: Tensor, with_tokens: bool) -> dict[str, Tensor]:
@@ -149,11 +154,13 @@ class TwoTower(nn.Module):
         self.clip.logit_scale.clamp_(0.0, math.log(maximum))
 
     def parameters_by_tower(self, trainable_only: bool = False) -> dict[str, int]:
-        """Number of parameters: ``image``, ``text``, ``other`` (logit scale and bias, captioning head)."""
+        """Number of parameters: ``image``, ``text``, ``other`` (logit scale and bias, captioning head), ``fusion``."""
         count = {"image": 0, "text": 0, "other": 0}
         for name, parameter in self.clip.named_parameters():
             if parameter.requires_grad or not trainable_only:
                 count[_tower(name)] += parameter.numel()
+        if self.fusion is not None:
+            count["fusion"] = sum(p.numel() for p in self.fusion.parameters())
         return count
 
 
