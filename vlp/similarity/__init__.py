@@ -47,6 +47,11 @@ def matches(embeddings: Embeddings) -> Tensor:
     return torch.arange(rows, device=embeddings.image_ND.device) + embeddings.first_row
 
 
+def text_BD(embeddings: Embeddings, view: int) -> Tensor:
+    """Features of the captions of one view, of the global batch, with the exact gradient."""
+    return embeddings.text_BD if view == 0 else distributed.gather_rows(embeddings.text_VND[view])
+
+
 def global_mean(values: Tensor) -> Tensor:
     """Mean over the rows of all processes, the same on each, with the exact gradient: N... -> ..."""
     return distributed.mean_with_gradient(values.mean(0))

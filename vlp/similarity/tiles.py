@@ -75,7 +75,8 @@ def row_products(left_ND: Tensor, right_ND: Tensor) -> Tensor:
     """Dot product of each row of the one with that of the other, N, in pieces that need little memory."""
     wide = precision(left_ND)
     pieces = zip(left_ND.split(_ROWS), right_ND.split(_ROWS), strict=True)
-    return torch.cat([torch.linalg.vecdot(left.to(wide), right.to(wide)) for left, right in pieces])
+    # vecdot would be rounded to bf16 by autocast.
+    return torch.cat([(left.to(wide) * right.to(wide)).sum(-1) for left, right in pieces])
 
 
 class Gradients:
