@@ -19,6 +19,7 @@ from typing import ClassVar
 
 from vlp.features import Embeddings
 from vlp.objectives import base
+from vlp.similarity import tiles
 from vlp.types import Loss
 
 
@@ -32,5 +33,6 @@ class Objective(base.Objective, frozen=True, extra="forbid"):
         return frozenset({"image", "text"})
 
     def loss(self, embeddings: Embeddings) -> Loss:
-        total = (embeddings.image_ND - embeddings.text_ND).square().sum(-1).mean()
+        wide = tiles.precision(embeddings.image_ND)
+        total = (embeddings.image_ND.to(wide) - embeddings.text_ND.to(wide)).square().sum(-1).mean()
         return Loss(total, {"alignment_loss": total})

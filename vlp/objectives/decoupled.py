@@ -36,6 +36,7 @@ from typing_extensions import Self
 from vlp import similarity
 from vlp.features import Embeddings
 from vlp.objectives import base
+from vlp.similarity import tiles
 from vlp.similarity.softmax import log_sum_exps
 from vlp.types import Loss
 
@@ -70,7 +71,9 @@ class Objective(base.Objective, frozen=True, extra="forbid"):
     @torch.no_grad()
     def _weights(self, embeddings: Embeddings) -> Tensor:
         """w_i of this process's pairs, N; their mean over the global batch is 1."""
-        agreement_N = ((embeddings.image_ND * embeddings.text_ND).sum(-1) / self.sigma).exp()
+        wide = tiles.precision(embeddings.image_ND)
+        cosine_N = (embeddings.image_ND.to(wide) * embeddings.text_ND.to(wide)).sum(-1)
+        agreement_N = (cosine_N / self.sigma).exp()
         return 2 - agreement_N / similarity.global_mean(agreement_N)
 
     def notes(self) -> list[str]:

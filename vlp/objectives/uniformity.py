@@ -35,7 +35,9 @@ class Objective(base.Objective, frozen=True, extra="forbid"):
 
     couples_batch: ClassVar[bool] = True
 
-    t: float = Field(2.0, gt=0, le=MOST_T, description="the larger, the nearer two must be to repel each other")
+    t: float = Field(
+        2.0, gt=0, le=MOST_T, examples=[5.0], description="the larger, the nearer two must be to repel each other"
+    )
 
     @property
     def needs(self) -> frozenset[str]:
