@@ -70,7 +70,11 @@ def benchmark(arguments: argparse.Namespace) -> int:
             failed = train(queues, arguments)
     finally:
         for stem, claim in claims.items():
-            publish(stem, claim, queues[stem], arguments.output)
+            try:
+                publish(stem, claim, queues[stem], arguments.output)
+            except UserError as error:  # the others shall be published all the same
+                print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+                failed += 1
         write_page(arguments.output)
     return 1 if failed else 0
 

@@ -135,8 +135,6 @@ def test_every_arm_is_a_recipe_with_an_evaluation(scripts: Modules, stem: str, t
     assert stem.startswith(f"c{int(claim.name[1:]):02}_")
     assert claim.promise.endswith(".")
     assert any(finding.decisive for finding in claim.findings)
-    if not (FOLDER.parents[1] / "vlp" / "objectives" / "triple.py").exists() and stem != "c01_process_equality":
-        pytest.skip("the objectives come in the next merge")
     for job in scripts["runs"].jobs_of(tmp_path, stem, claim, [3]):
         found = recipe.load(str(claim.recipe_file), job.overrides)
         assert found.seed == 3
