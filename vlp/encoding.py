@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from vlp import distributed
 from vlp.distributed import Gathering
 from vlp.embeddings import Encoders, Outputs
+from vlp.encoders import tokens
 from vlp.encoders.masking import Masking
 from vlp.encoders.teacher import Teacher
 from vlp.encoders.two_tower import TwoTower
 from vlp.features import Embeddings
-from vlp.momentum import Momentum
+from vlp.momentum import Momentum, check_queue
 from vlp.objectives.base import Objective, image_views, needs, shared_field, text_views
 from vlp.types import Batch
 
@@ -27,6 +28,21 @@ def crops(objectives: Sequence[Objective]) -> int:
     return image_views(objectives) + ("momentum" in needs(objectives))
 
 
+def check(model: TwoTower, objectives: Sequence[Objective], global_batch_size: int) -> None:
+    """Refuse what the towers or the batch cannot give to the objectives; ``model`` may lie on the device ``meta``.
+
+    Raises:
+        UserError: towers without tokens, a queue that is no multiple of the batch, objectives that disagree.
+    """
+    wanted = {need.removeprefix(_OF_TWIN) for need in needs(objectives)}
+    if "masked_text" in wanted:
+        wanted.add("text_tokens")
+    tokens.check(model, frozenset({"image_tokens", "text_tokens"} & wanted))
+    for need, field in (("momentum", "momentum"), ("teacher", "teacher")):
+        shared_field(objectives, need, field)
+    check_queue(shared_field(objectives, "queue", "queue_size") or 0, global_batch_size)
+
+
 class Encoding:
     """The encoders of a run.
 
@@ -35,6 +51,7 @@ class Encoding:
     """
 
     def __init__(self, model: TwoTower, objectives: Sequence[Objective], global_batch_size: int) -> None:
+        check(model, objectives, global_batch_size)
         self._model = model
         self._rows = global_batch_size // distributed.world_size()
         self._texts_are_asked_for = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vlp import encoding
 from vlp.data.batches import TrainingData
 from vlp.encoders.openclip import outline
 from vlp.engine import check_batch_statistics
@@ -24,6 +25,7 @@ def inspect(recipe: Recipe) -> str:
     batch = recipe.train.global_batch_size
     check_batch_statistics(model, cached=(recipe.train.micro_batch_size or batch) < batch)
     adamw(model, recipe.train)
+    encoding.check(model, recipe.objectives, batch)
     lines = [
         f"run           {recipe.run_dir} (seed {recipe.seed})",
         f"data          {data.num_samples:,} samples in {data.num_shards} shards",

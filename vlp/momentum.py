@@ -5,12 +5,25 @@ from __future__ import annotations
 from copy import deepcopy
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlp.ema import lerp
-from vlp.embeddings import Features, Queue
 from vlp.encoders.two_tower import TwoTower
+from vlp.features import Features, Queue
 from vlp.types import Batch, UserError
+
+
+def check_queue(queue_size: int, global_batch: int) -> None:
+    """A step must leave the queue as a whole, so that what is compared with does not depend on the order of rows.
+
+    Raises:
+        UserError: with the multiple of the global batch to write instead.
+    """
+    if queue_size % global_batch:
+        raise UserError(
+            f"objectives: queue_size {queue_size} is no multiple of train.global_batch_size {global_batch}: "
+            f"write {max(1, queue_size // global_batch) * global_batch}"
+        )
 
 
 class Momentum:
@@ -21,17 +34,13 @@ class Momentum:
 
     Args:
         wanted: tokens to deliver, as `TwoTower.forward` names them.
-        queue_size: pairs; 0 for no queue. A multiple of the global batch, so that a step goes as a whole.
+        queue_size: pairs, a multiple of the global batch; 0 for no queue.
     """
 
     def __init__(
         self, model: TwoTower, decay: float, queue_size: int, wanted: frozenset[str], global_batch: int
     ) -> None:
-        if queue_size % global_batch:
-            raise UserError(
-                f"queue_size {queue_size} is no multiple of train.global_batch_size {global_batch}: "
-                f"write {max(1, queue_size // global_batch) * global_batch}"
-            )
+        check_queue(queue_size, global_batch)
         self.decay = decay
         self._twin = deepcopy(model).requires_grad_(False).eval()
         self._twin.fusion = None
@@ -56,7 +65,7 @@ class Momentum:
     @torch.no_grad()
     def update(self, model: TwoTower, features: Features) -> None:
         """After an optimiser step: the twin follows ``model``; the global batch's ``features`` enter the queue."""
-        lerp(self._twin.clip.state_dict(), model.clip.state_dict(), 1 - self.decay)
+        lerp(_each_once(self._twin.clip), _each_once(model.clip), 1 - self.decay)
         if len(self._image_QD):
             start = self._seen % len(self._image_QD)
             self._image_QD[start : start + len(features.image_BD)] = features.image_BD
@@ -65,7 +74,7 @@ class Momentum:
 
     def state(self) -> dict[str, Tensor]:
         """All that a checkpoint needs, under names that no weight has."""
-        twin = {f"twin/{name}": value for name, value in self._twin.clip.state_dict().items()}
+        twin = {f"twin/{name}": value for name, value in _each_once(self._twin.clip).items()}
         return twin | {
             "queue/image": self._image_QD,
             "queue/text": self._text_QD,
@@ -74,7 +83,15 @@ class Momentum:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """In place."""
-        self._twin.clip.load_state_dict({n.removeprefix("twin/"): v for n, v in state.items() if n.startswith("twin/")})
+        for name, value in _each_once(self._twin.clip).items():
+            value.copy_(state[f"twin/{name}"])
         self._image_QD.copy_(state["queue/image"])
         self._text_QD.copy_(state["queue/text"])
         self._seen = int(state["queue/seen"])
+
+
+def _each_once(module: nn.Module) -> dict[str, Tensor]:
+    """What is saved of ``module``; a tied weight, which has several names, under the first alone."""
+    names = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    tied = names - {name for name, _ in module.named_parameters()}
+    return {name: value for name, value in module.state_dict().items() if name not in tied}

@@ -5,13 +5,15 @@ A tower's own projection takes its tokens where it takes the pooled feature; one
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from open_clip.hf_model import HFTextEncoder
+from open_clip.model import CLIP
 from open_clip.timm_model import TimmModel
+from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import TextTransformer, VisionTransformer, text_global_pool
 from torch import Tensor, nn
 
@@ -27,47 +29,119 @@ def image_with_tokens(visual: nn.Module, pixels_NCHW: Tensor) -> tuple[Tensor, T
     if isinstance(visual, VisionTransformer):
         with _returning_tokens(visual):
             pooled_ND, tokens = visual(pixels_NCHW)
-        if visual.final_ln_after_pool:
+        if visual.final_ln_after_pool and visual.attn_pool is None:
             tokens = visual.ln_post(tokens)
         return pooled_ND, tokens if visual.proj is None else tokens @ visual.proj
     if isinstance(visual, TimmModel) and not hasattr(visual.head, "pool"):
         features = visual.trunk.forward_features(pixels_NCHW)
         pooled_ND = visual.head(visual.trunk.forward_head(features))
-        if features.ndim == 4:
-            tokens = features.flatten(2).transpose(1, 2)
-        else:
-            tokens = features[:, getattr(visual.trunk, "num_prefix_tokens", 0) :]
-        return pooled_ND, visual.head(tokens)
+        tokens = visual.head(visual.trunk.forward_head(_one_patch_each(visual.trunk, features)))
+        return pooled_ND, tokens.unflatten(0, (len(pixels_NCHW), -1))
     raise UserError(
         f"model: an image tower of the kind {type(visual).__name__} gives no patch tokens: "
         "choose a ViT, or a timm tower without timm_pool"
     )
 
 
-def text_with_tokens(clip: Any, text_NL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Pooled features ND, those of all positions NLD, and which of them are words (NL, bool).
+def text_with_tokens(clip: Any, text_NL: Tensor, marks: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Pooled features ND, those of the positions NLD, and which of them are words (NL, bool).
 
-    Words are what lies between the start and the end of the text, or all that is no padding where a tower has neither.
+    Words are what lies between the start and the end of the text, which have the ids ``marks`` (see `marks_of`).
+
+    Raises:
+        UserError: a kind of tower whose words cannot be had.
     """
     tower = getattr(clip, "text", clip)
     if isinstance(tower, HFTextEncoder):
         with _returning_tokens(tower):
             pooled_ND, tokens = tower(text_NL)
-        words_NL = text_NL != tower.config.pad_token_id
+        words_NL = _unmarked(text_NL, tower.config.pad_token_id, marks)
         return pooled_ND, tower.proj(tokens), words_NL[:, words_NL.shape[1] - tokens.shape[1] :]
     if isinstance(tower, TextTransformer):
         with _returning_tokens(tower):
             pooled_ND, tokens = tower(text_NL)
         if tower.cls_emb is not None:
             tokens = tower.ln_final(tokens)
-        return pooled_ND, _project(tower, tokens), _words(text_NL, tower.pool_type, tower.pad_id)
+        eos_id = getattr(tower, "eos_id", None)
+        return pooled_ND, _project(tower, tokens), _words(text_NL, tower.pool_type, eos_id, tower.pad_id, marks)
+    if not isinstance(tower, CLIP):
+        raise UserError(
+            f"model: a text tower of the kind {type(tower).__name__} gives no tokens of words: "
+            "choose a transformer of open_clip or of transformers"
+        )
     # The towers of the class CLIP lie bare in the model, and its encode_text gives no tokens.
     embedded = tower.token_embedding(text_NL).to(tower.transformer.get_cast_dtype())
     embedded = embedded + tower.positional_embedding.to(embedded.dtype)
     states = tower.ln_final(tower.transformer(embedded, attn_mask=tower.attn_mask))
-    kind = tower.text_pool_type
-    pooled = text_global_pool(states, text_NL, kind, eos_token_id=getattr(tower, "text_eos_id", None))
-    return _project(tower, pooled), _project(tower, states), _words(text_NL, kind, 0)
+    kind, eos_id = tower.text_pool_type, getattr(tower, "text_eos_id", None)
+    pooled = text_global_pool(states, text_NL, kind, eos_token_id=eos_id)
+    return _project(tower, pooled), _project(tower, states), _words(text_NL, kind, eos_id, 0, marks)
+
+
+def marks_of(tokenizer: Any) -> tuple[int, ...]:
+    """Ids of the start and the end of a text."""
+    if isinstance(tokenizer, SimpleTokenizer):
+        return tokenizer.sot_token_id, tokenizer.eot_token_id
+    inner = tokenizer.tokenizer
+    ids = {inner.cls_token_id, inner.bos_token_id, inner.sep_token_id, inner.eos_token_id}
+    return tuple(sorted(ids - {None}))
+
+
+def check(model: Any, wanted: frozenset[str]) -> None:
+    """Refuse, before a run begins, towers that do not give the tokens ``wanted``.
+
+    Args:
+        model: a `TwoTower` on any device; on ``meta``, too.
+
+    Raises:
+        UserError: with the kind of the tower.
+    """
+    training, clip = model.training, model.clip
+    picture = torch.zeros(1, 3, *model.picture_format.size, dtype=torch.uint8, device=model.device)
+    text = model.tokenizer(["a word"]).to(model.device)
+    tried = {
+        "image_tokens": (model.encode_image_tokens, picture, clip.visual),
+        "text_tokens": (model.encode_text_tokens, text, getattr(clip, "text", clip)),
+    }
+    width = model.openclip_config["model_cfg"]["embed_dim"]
+    model.eval()
+    try:
+        for encode, rows, tower in (tried[kind] for kind in sorted(wanted)):
+            # Those of transformers always give them, and cannot run without values.
+            if not (rows.is_meta and isinstance(tower, HFTextEncoder)):
+                _check(encode, rows, tower, width)
+    finally:
+        model.train(training)
+
+
+@torch.no_grad()
+def _check(encode: Callable[[Tensor], Any], rows: Tensor, tower: nn.Module, width: int) -> None:
+    reason = ""
+    try:
+        shape = tuple(encode(rows)[1].shape)
+        if len(shape) != 3 or shape[1] == 0 or shape[2] != width:
+            reason = f"their shape is {shape} instead of 1 x tokens x {width}"
+    except UserError:
+        raise
+    except (RuntimeError, AssertionError, AttributeError, IndexError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+    if reason:
+        kind = type(tower).__name__
+        raise UserError(f"model: this tower of the kind {kind} gives no tokens ({reason}): choose another one")
+
+
+def _one_patch_each(trunk: Any, features: Tensor) -> Tensor:
+    """(N P) pictures that show nothing but one patch, as the head of a timm tower takes them.
+
+    What the head does to pooled features (norms, further layers) it then does to each patch.
+    """
+    if features.ndim == 3:
+        prefix = getattr(trunk, "num_prefix_tokens", 0)
+        # In place of the class token, too: whichever tokens the head pools, they are this one.
+        return features[:, prefix:].flatten(0, 1).unsqueeze(1).expand(-1, prefix + 1, -1)
+    if getattr(trunk, "output_fmt", "NCHW") == "NHWC":
+        return features.flatten(0, 2)[:, None, None]
+    return features.permute(0, 2, 3, 1).flatten(0, 2)[:, :, None, None]
 
 
 def _project(tower: Any, states: Tensor) -> Tensor:
@@ -77,12 +151,28 @@ def _project(tower: Any, states: Tensor) -> Tensor:
     return projection(states) if isinstance(projection, nn.Linear) else states @ projection
 
 
-def _words(text_NL: Tensor, pool_type: str, pad_id: int) -> Tensor:
-    if pool_type not in ("argmax", "eos"):
-        return text_NL != pad_id
-    end_N = text_NL.argmax(dim=1)  # the end of a text has the largest id
+def _words(text_NL: Tensor, pool_type: str, eos_id: int | None, pad_id: int, marks: Sequence[int]) -> Tensor:
+    """What open_clip's own towers see as words."""
+    if pool_type == "argmax":
+        end_N = text_NL.argmax(dim=1)  # the end of a text has the largest id
+    elif pool_type == "eos":
+        end_N = (text_NL == eos_id).int().argmax(dim=1)
+    else:
+        return _unmarked(text_NL, pad_id, marks)
     places_L = torch.arange(text_NL.shape[1], device=text_NL.device)
     return (places_L > 0) & (places_L < end_N[:, None])
+
+
+def _unmarked(text_NL: Tensor, pad_id: int, marks: Sequence[int]) -> Tensor:
+    """What is no padding, without the start and the end where a text has them."""
+    filled_NL = text_NL != pad_id
+    # Of what is filled, the first and the last: elsewhere an id of these may stand for a hidden word.
+    first_NL = filled_NL & (filled_NL.cumsum(1) == 1)
+    last_NL = filled_NL & (filled_NL.flip(1).cumsum(1).flip(1) == 1)
+    marked_NL = torch.zeros_like(filled_NL)
+    for mark in marks:
+        marked_NL |= text_NL == mark
+    return filled_NL & ~(marked_NL & (first_NL | last_NL))
 
 
 @contextmanager
