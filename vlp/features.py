@@ -111,11 +111,6 @@ class Embeddings(Features):
     caption_VN: Tensor | None = None
     seed: int = 0
 
-    @property
-    def caption_N(self) -> Tensor | None:
-        """That of the first caption of each picture."""
-        return None if self.caption_VN is None else self.caption_VN[0]
-
     @classmethod
     def of(
         cls, image_ND: Tensor, text_ND: Tensor, logit_scale: Tensor, logit_bias: Tensor | float = 0.0, **others: Any

@@ -44,30 +44,3 @@ def test_matches_start_at_the_first_row_of_this_process(run_ranks):
         assert matches == list(range(rows.start, rows.stop))
         torch.testing.assert_close(everybody, image)
         torch.testing.assert_close(logits.diagonal(rows.start), 5 * (image[rows] * text[rows]).sum(1) - 1)
-
-
-def test_identities_of_infonce():
-    """Equal logits give ln B, orthonormal pairs ln(1 + (B - 1) exp(-s)); rotation and order change nothing."""
-    infonce = base.parse({"name": "infonce"})
-
-    def loss(image: torch.Tensor, text: torch.Tensor, scale: float = 10.0) -> torch.Tensor:
-        return infonce.loss(Embeddings(image[None], text[None], torch.tensor(scale), torch.tensor(0.0))).total
-
-    same = normalize(torch.ones(8, 16), dim=1)
-    torch.testing.assert_close(loss(same, same), torch.tensor(8.0).log())
-    eye = torch.eye(8, 16)
-    torch.testing.assert_close(loss(eye, eye, 3.0), torch.log(1 + 7 * torch.tensor(-3.0).exp()))
-    image, text = (normalize(f, dim=1) for f in features())
-    rotation = torch.linalg.qr(torch.randn(32, 32, generator=torch.Generator().manual_seed(1)))[0]
-    torch.testing.assert_close(loss(image @ rotation, text @ rotation), loss(image, text))
-    order = torch.randperm(64, generator=torch.Generator().manual_seed(2))
-    torch.testing.assert_close(loss(image[order], text[order]), loss(image, text))
-
-
-def test_siglip_by_hand():
-    """Two orthogonal pairs, scale 1, bias 0: each positive costs softplus(-1), each negative softplus(0) = ln 2."""
-    eye = torch.eye(2)
-    siglip = base.parse({"name": "siglip"})
-    found = siglip.loss(Embeddings(eye[None], eye[None], torch.tensor(1.0), torch.tensor(0.0))).total
-    expected = torch.nn.functional.softplus(torch.tensor(-1.0)) + torch.tensor(2.0).log()
-    torch.testing.assert_close(found, expected)
