@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from vlp import resolve
+from vlp.durations import Schedule
 from vlp.objectives.base import Objective
 from vlp.recipe import Recipe
 
@@ -28,6 +29,8 @@ in `recipes/`; `vlp inspect` says what it would run, and an unknown key is refus
   replace, and `null` takes an inherited key away.
 - **`profiles:`** holds named changes; `profile=smoke` merges one. Every recipe here has `smoke`: the same run, small.
 - **Durations** (`train.warmup`, `train.cooldown`) are steps, or `"1e6 samples"`, `"0.5 epochs"`, `"5%"` of the run.
+- **Schedules** change a number during the run: `{start: 0, end: 1, over: 1 epochs}` rises, `{start: 1, end: 0, after: 50%}`
+  ends; `after` and `over` are durations, `shape` is `linear` or `cosine`. The keys that take one say so.
 - Numbers and words are YAML 1.2: `1e-3` is a number, `on` and `no` are words.
 
 The resolved recipe, every default written out, lies in the run as `recipe.yaml`. A run goes on with the same recipe
@@ -76,7 +79,7 @@ def _objectives() -> Iterator[str]:
     yield OBJECTIVES
     for name in resolve.names("vlp.objectives"):
         objective: type[Objective] = resolve.module("vlp.objectives", name, "objective").Objective
-        needs = ", ".join(f"`{need}`" for need in sorted(objective.needs))
+        needs = ", ".join(f"`{need}`" for need in sorted(objective.model_construct(name=name).needs))
         (text,) = _section("", objective, f"### `{name}`", f"{resolve.summary('vlp.objectives', name)} Needs {needs}.")
         yield text
 
@@ -87,6 +90,8 @@ def _model_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if annotation is Schedule:  # has its line above, instead of a table under every key that may be one
+        return None
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return annotation
     found = (_model_in(argument) for argument in typing.get_args(annotation))
@@ -100,7 +105,7 @@ def _docstring(model: type[BaseModel]) -> str:
 def _type(schema: dict[str, Any]) -> str:
     """What a value may be, in words."""
     if "$ref" in schema:
-        return "mapping"
+        return "schedule" if schema["$ref"].endswith("/Schedule") else "mapping"
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if "anyOf" in schema:

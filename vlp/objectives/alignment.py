@@ -6,8 +6,7 @@ u_i, v_i are the normalised image and text features of pair i.
 
 Columns: image, text. The logit scale plays no part. Cost: N x D; no communication, and no other row: with micro-batches
 it is evaluated on each alone.
-Value: 2 at random features, 0 where all pairs agree, 4 where they are opposed. At initialisation 2 - 2c, c the cosine
-of the two cones in which fresh towers start.
+Value: 0 where all pairs agree, 4 where they are opposed, about 2 at initialisation.
 Relations: alone it is smallest where everything is one point; `uniformity`, or a contrastive loss, keeps it from there.
 Source: Wang and Isola 2020, "Understanding Contrastive Representation Learning through Alignment and Uniformity on
 the Hypersphere", section 4.1 with the exponent 2; beside `infonce`, Fahim et al. 2024, "It's Not a Modality Gap".

@@ -9,7 +9,7 @@ Columns: image, text. The logit scale plays no part. Cost per process: an all-ga
 reduce-scatter backward, which `infonce` shares; 6 N B D to 8 N B D multiply-adds with backward; tiles, however large
 N x B. A global batch of one row has no pairs: ValueError.
 Value: -4 (at t = 2) where each picture is orthogonal to the others' texts, never outside [-4 t, 0]. At initialisation
-near -4 times 1 - c, c the cosine of the two cones in which fresh towers start.
+about -4, as the cones into which fresh towers map pictures and texts are about orthogonal.
 Relations: of the terms beside `infonce` that close the gap between the modalities, this one is at odds with `alignment`
 alone: use it with `uniformity`. It pushes all pairs at one sharpness, `infonce` at its temperature.
 Source: Fahim et al. 2024, "It's Not a Modality Gap", the term XUnif of CUAXU.

@@ -11,7 +11,8 @@ Columns: image, text. The logit scale plays no part. Cost per process: an all-ga
 reduce-scatter backward for each of the two; 12 N B D to 16 N B D multiply-adds with backward; tiles, however large
 N x B (`vlp.similarity.softmax`). A global batch of one row has no pairs: ValueError.
 Value: 0 where all features are one point, -4 (at t = 2) where they are orthogonal, about -4 + 8/D spread evenly over
-the sphere, -8 for two antipodes, never outside [-4 t, 0]. At initialisation near 0: fresh towers map all to a cone.
+the sphere, -8 for two antipodes, never outside [-4 t, 0]. At initialisation between 0 and -4, as fresh towers map
+all into a cone: -1.9 in `quickstart`.
 Relations: `cross_uniformity` spreads pictures from the texts of others, `alignment` holds pairs together; the three
 with `infonce` close the gap between the modalities. The part ``image_uniformity`` is what evaluation logs by that name.
 Source: Wang and Isola 2020, "Understanding Contrastive Representation Learning through Alignment and Uniformity on
