@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import Any, ClassVar
+import importlib
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
+from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin
 
 import pytest
 import torch
@@ -13,25 +16,74 @@ from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
 from vlp import distributed, embeddings, resolve, similarity
+from vlp.durations import Span
 from vlp.embeddings import LossOf
 from vlp.encoders import batch_norm
-from vlp.encoders.openclip import ModelOptions, build
-from vlp.encoding import Encoding
+from vlp.encoders.fusion import FusionOptions
+from vlp.encoders.openclip import ModelOptions, build, save_openclip_directory
+from vlp.encoding import Encoding, crops
 from vlp.features import Embeddings
 from vlp.objectives import base
-from vlp.types import Batch, Loss
+from vlp.types import Batch, Loss, UserError
 
 GLOBAL_BATCH = 16
 OBJECTIVES = resolve.names("vlp.objectives")
+WAYS = [(1, 5), (2, 99), (4, 99), (2, 3)]  # processes, rows of a micro-batch; 16 rows, or 8, in uneven ones too
+WAYS_IN_TILES = [(1, 99), (2, 3), (4, 99)]
 
 
-def global_batch() -> Batch:
-    generator = torch.Generator().manual_seed(3)
-    image = torch.randint(0, 256, (GLOBAL_BATCH, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    text = torch.randint(1, 49000, (GLOBAL_BATCH, 16), generator=generator)
-    text[:, 10] = 49407  # the end of text, where the text tower pools
-    text[:, 11:] = 0
-    return Batch(image[None], text[None], tuple(str(i) for i in range(GLOBAL_BATCH)), ("",) * GLOBAL_BATCH)
+def entries() -> list[dict[str, Any]]:
+    """Every objective as it is by default, and with each of the ``examples`` and choices of its options."""
+    found = []
+    for name in OBJECTIVES:
+        fields = importlib.import_module(f"vlp.objectives.{name}").Objective.model_fields
+        required = {"teacher": "TEACHER"} if "teacher" in fields and fields["teacher"].is_required() else {}
+        found.append({"name": name, **required})
+        for field, info in fields.items():
+            choices = get_args(info.annotation) if get_origin(info.annotation) is Literal else ()
+            choices = (True, False) if info.annotation is bool else choices
+            for value in [*(info.examples or []), *(choice for choice in choices if choice != info.default)]:
+                entry = {"name": name, **required, field: value}
+                with suppress(UserError):  # a choice that only goes with another
+                    base.parse(entry)
+                    found.append(entry)
+    return found
+
+
+def label(entry: dict[str, Any]) -> str:
+    return "-".join(
+        str(value) if key == "name" else f"{key}={value}" for key, value in entry.items() if key != "teacher"
+    )
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model of another width, picture size and length of texts."""
+    config = {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 48, "patch_size": 16, "layers": 1, "width": 32, "head_width": 16},
+        "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+    place = tmp_path_factory.mktemp("teacher")
+    save_openclip_directory(build(ModelOptions(config=config), seed=8), place)
+    return f"local-dir:{place}"
+
+
+def global_batch(images: int = 1, texts: int = 1, seed: int = 3) -> Batch:
+    """``images`` crops, ``texts`` captions of each picture; rows 2 and 9 say the same, rows 3 and 12 show the same."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 256, (images, GLOBAL_BATCH, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    text = torch.randint(1, 49000, (texts, GLOBAL_BATCH, 16), generator=generator)
+    text[..., 0] = 49406
+    end_N = torch.randint(3, 12, (GLOBAL_BATCH,), generator=generator)
+    places_L = torch.arange(16)
+    text[:, places_L == end_N[:, None]] = 49407  # the end of text, where the text tower pools
+    text[:, places_L > end_N[:, None]] = 0
+    text[:, 9] = text[:, 2]
+    picture_N = torch.arange(GLOBAL_BATCH)
+    picture_N[12] = picture_N[3]
+    names = tuple(str(row) for row in range(GLOBAL_BATCH))
+    return Batch(image, text, names, tuple(f"picture {name}" for name in names), picture_N=picture_N)
 
 
 def losses_of(objective: base.Objective) -> tuple[LossOf | None, LossOf | None]:
@@ -43,25 +95,54 @@ def losses_of(objective: base.Objective) -> tuple[LossOf | None, LossOf | None]:
     return (loss_of, None) if objective.couples_batch else (None, loss_of)
 
 
-def gradients(rank: int, world: int, config: dict[str, Any], objective: str, micro: int, patch_dropout: float) -> Any:
-    """Loss and gradients that a training step computes on this rank."""
-    parsed = base.parse({"name": objective})
-    config = {**config, "vision_cfg": {**config["vision_cfg"], "patch_dropout": patch_dropout}}
-    model = build(ModelOptions(config=config), seed=0, starts=parsed.initial_logits()).train()
+class Found(NamedTuple):
+    """What a training step computed: means over the processes, and the gradient of every parameter."""
+
+    loss: float
+    parts: dict[str, float]
+    gradients: dict[str, Tensor]
+
+
+def stepped(rank: int, world: int, config: dict[str, Any], entry: dict[str, Any], micro: int) -> Found:
+    """One step of the trainer on this rank; where there is a momentum twin, the one after another step."""
+    objective = base.parse(entry).at(Span(100, GLOBAL_BATCH, 1000), 50)
+    fusion = FusionOptions(layers=1, width=16, heads=2) if objective.needs & {"fusion", "masked_text"} else None
+    model = build(ModelOptions(config=config, fusion=fusion), seed=0, starts=objective.initial_logits()).train()
     batch_norm.synchronise(model.clip)
     wrapped = DistributedDataParallel(model) if world > 1 else model
+    encoding = Encoding(model, [objective], GLOBAL_BATCH)
     rows = GLOBAL_BATCH // world
-    loss, _ = embeddings.backward(
-        Encoding(model, [parsed], GLOBAL_BATCH).encoders(wrapped),
-        global_batch().rows(rank * rows, (rank + 1) * rows),
-        *losses_of(parsed),
-        micro_batch_size=micro,
-        seeds=(1, distributed.seed_of("test", rank)),
-        backward_of=lambda total: total.backward(),
-        no_sync=wrapped.no_sync if world > 1 else nullcontext,
-    )
-    mean = distributed.mean_over_ranks({"loss": loss.total.item()}, torch.device("cpu"))["loss"]
-    return mean, {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+    def step(seed: int) -> embeddings.Step:
+        batch = global_batch(crops([objective]), base.text_views([objective]), seed)
+        return embeddings.backward(
+            encoding.encoders(wrapped, seed),
+            batch.rows(rank * rows, (rank + 1) * rows),
+            *losses_of(objective),
+            micro_batch_size=micro,
+            seeds=(seed, distributed.seed_of("test", seed, rank)),
+            backward_of=lambda total: total.backward(),
+            no_sync=wrapped.no_sync if world > 1 else nullcontext,
+        )
+
+    if encoding.momentum is not None:
+        earlier = step(1)
+        with torch.no_grad():  # so that the twin is no longer the model
+            for parameter in model.parameters():
+                parameter.add_(0.05 * parameter.roll(1, 0) if parameter.ndim else 0.0)
+        encoding.after_step(earlier.embeddings)
+        model.zero_grad()
+    loss = step(3).loss
+    local = {"loss": loss.total.item(), **{name: part.item() for name, part in loss.parts.items()}}
+    means = distributed.mean_over_ranks(local, torch.device("cpu"))
+    found = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    return Found(means.pop("loss"), means, found)
+
+
+def gradients(rank: int, world: int, config: dict[str, Any], objective: str, micro: int) -> Any:
+    """Loss and gradients of one objective."""
+    found = stepped(rank, world, config, {"name": objective}, micro)
+    return found.loss, found.gradients
 
 
 def assert_equal_gradients(actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-6) -> None:
@@ -74,24 +155,80 @@ def assert_equal_gradients(actual: dict[str, Tensor], expected: dict[str, Tensor
         )
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize(("world", "micro"), [(1, 5), (2, 99), (4, 99), (2, 3)])
-def test_equals_one_process(run_ranks, tiny_model, objective, world, micro):
-    expected_loss, expected = gradients(0, 1, tiny_model, objective, GLOBAL_BATCH, 0.0)
-    for loss, actual in run_ranks(gradients, world, tiny_model, objective, micro, 0.0):
-        assert loss == pytest.approx(expected_loss, rel=1e-6)
-        assert_equal_gradients(actual, expected)
+def assert_equal(actual: Found, expected: Found) -> None:
+    assert actual.loss == pytest.approx(expected.loss, rel=1e-6, abs=1e-6)
+    assert actual.parts == pytest.approx(expected.parts, rel=1e-5, abs=1e-6)
+    assert_equal_gradients(actual.gradients, expected.gradients)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize(("world", "micro"), [(1, 99), (2, 3), (4, 99)])
-def test_large_batches_equal_small_ones(run_ranks, tiny_model, monkeypatch, objective, world, micro):
+Case = tuple[tuple[int, int], bool]  # processes and micro-batch; in tiles
+COMPLAINTS: dict[Case, dict[str, str]] = {}
+
+
+@pytest.fixture
+def complaint(request: pytest.FixtureRequest, run_ranks: Any, tiny_model: dict, teacher: str) -> Callable[..., str]:
+    """``complaint(entry, way, in_tiles)``: in what an objective differs from itself on one process; empty if in none.
+
+    All entries that this session asks for in one way are computed by the same processes: starting them costs more.
+    """
+
+    def asked(way: tuple[int, int]) -> list[dict[str, Any]]:
+        same_test = [i for i in request.session.items if getattr(i, "originalname", "") == request.node.originalname]
+        return [i.callspec.params["entry"] for i in same_test if i.callspec.params["way"] == way]  # type: ignore[attr-defined]
+
+    def compare(rank: int, world: int, micro: int, expected: dict[str, Found], in_tiles: bool) -> dict[str, str]:
+        complaints = {}
+        for entry in asked((world, micro)):
+            with pytest.MonkeyPatch.context() as patch:
+                if in_tiles:
+                    patch.setattr(similarity, "MOST_DENSE_LOGITS", 0)
+                try:
+                    found = stepped(rank, world, tiny_model, given_teacher(entry), micro)
+                    assert_equal(found, expected[label(entry)])
+                    complaints[label(entry)] = ""
+                except Exception:
+                    complaints[label(entry)] = traceback.format_exc()
+        return complaints
+
+    def given_teacher(entry: dict[str, Any]) -> dict[str, Any]:
+        return {**entry, "teacher": teacher} if "teacher" in entry else entry
+
+    def complaint(entry: dict[str, Any], way: tuple[int, int], in_tiles: bool) -> str:
+        if (way, in_tiles) not in COMPLAINTS:
+            for other in asked(way):
+                if label(other) not in EXPECTED:
+                    EXPECTED[label(other)] = stepped(0, 1, tiny_model, given_teacher(other), GLOBAL_BATCH)
+            world, micro = way
+            if world == 1:
+                of_ranks = [compare(0, 1, micro, EXPECTED, in_tiles)]
+            else:
+                of_ranks = run_ranks(compare, world, micro, EXPECTED, in_tiles)  # forked: they inherit EXPECTED
+            COMPLAINTS[way, in_tiles] = {name: "".join(c[name] for c in of_ranks) for name in of_ranks[0]}
+        return COMPLAINTS[way, in_tiles][label(entry)]
+
+    return complaint
+
+
+EXPECTED: dict[str, Found] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget() -> Iterator[None]:
+    yield
+    EXPECTED.clear()
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("entry", entries(), ids=label)
+def test_equals_one_process(complaint, entry, way):
+    assert complaint(entry, way, in_tiles=False) == ""
+
+
+@pytest.mark.parametrize("way", WAYS_IN_TILES, ids=str)
+@pytest.mark.parametrize("entry", entries(), ids=label)
+def test_large_batches_equal_small_ones(complaint, entry, way):
     """Where similarities are taken tile by tile, losses and gradients stay what they are on one dense process."""
-    expected_loss, expected = gradients(0, 1, tiny_model, objective, GLOBAL_BATCH, 0.0)
-    monkeypatch.setattr(similarity, "MOST_DENSE_LOGITS", 0)
-    for loss, actual in run_ranks(gradients, world, tiny_model, objective, micro, 0.0):
-        assert loss == pytest.approx(expected_loss, rel=1e-6)
-        assert_equal_gradients(actual, expected)
+    assert complaint(entry, way, in_tiles=True) == ""
 
 
 class OneSided(base.Objective, frozen=True, extra="forbid"):
@@ -110,15 +247,15 @@ class OneSided(base.Objective, frozen=True, extra="forbid"):
 @pytest.mark.parametrize(("world", "micro"), [(1, 5), (2, 99), (2, 3)])
 def test_an_objective_may_leave_outputs_unused(run_ranks, tiny_model, monkeypatch, world, micro):
     monkeypatch.setattr(base, "parse", lambda entry: OneSided(**entry))
-    expected_loss, expected = gradients(0, 1, tiny_model, "one_sided", GLOBAL_BATCH, 0.0)
-    for loss, actual in run_ranks(gradients, world, tiny_model, "one_sided", micro, 0.0):
+    expected_loss, expected = gradients(0, 1, tiny_model, "one_sided", GLOBAL_BATCH)
+    for loss, actual in run_ranks(gradients, world, tiny_model, "one_sided", micro):
         assert loss == pytest.approx(expected_loss, rel=1e-6)
         assert_equal_gradients(actual, expected, 1e-5)  # its gradient nearly cancels
     assert expected["clip.logit_scale"] == 0
 
 
 def test_every_parameter_gets_a_gradient(tiny_model):
-    _, found = gradients(0, 1, tiny_model, "infonce", GLOBAL_BATCH, 0.0)
+    _, found = gradients(0, 1, tiny_model, "infonce", GLOBAL_BATCH)
     assert all(g is not None and g.abs().sum() > 0 for g in found.values())
 
 
@@ -213,9 +350,9 @@ def test_a_gather_without_gradient_would_be_caught(run_ranks, tiny_model, monkey
             return torch.cat(parts)
 
         monkeypatch.setattr(distributed, "gather_rows", gather_without_gradient)
-        return gradients(rank, world, tiny_model, "infonce", GLOBAL_BATCH, 0.0)
+        return gradients(rank, world, tiny_model, "infonce", GLOBAL_BATCH)
 
-    _, expected = gradients(0, 1, tiny_model, "infonce", GLOBAL_BATCH, 0.0)
+    _, expected = gradients(0, 1, tiny_model, "infonce", GLOBAL_BATCH)
     _, actual = run_ranks(wrong, 2)[0]
     with pytest.raises(AssertionError):
         assert_equal_gradients(actual, expected)
@@ -241,7 +378,7 @@ def test_loss_is_the_loss_of_open_clip_on_one_process():
 @pytest.mark.parametrize("world", [2, 4])
 def test_batch_norms_see_the_global_batch(run_ranks, tiny_model, world):
     vision = {"image_size": 32, "timm_model_name": "resnet10t", "timm_pool": "", "timm_proj": "linear"}
-    arguments = ({**tiny_model, "vision_cfg": vision}, "infonce", GLOBAL_BATCH, 0.0)
+    arguments = ({**tiny_model, "vision_cfg": vision}, "infonce", GLOBAL_BATCH)
     loss, expected = gradients(0, 1, *arguments)
     for rank_loss, actual in run_ranks(gradients, world, *arguments):
         assert rank_loss == pytest.approx(loss, rel=1e-5)
