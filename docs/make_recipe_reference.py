@@ -29,8 +29,8 @@ in `recipes/`; `vlp inspect` says what it would run, and an unknown key is refus
   replace, and `null` takes an inherited key away.
 - **`profiles:`** holds named changes; `profile=smoke` merges one. Every recipe here has `smoke`: the same run, small.
 - **Durations** (`train.warmup`, `train.cooldown`) are steps, or `"1e6 samples"`, `"0.5 epochs"`, `"5%"` of the run.
-- **Schedules** change a number during the run: `{start: 0, end: 1, over: 1 epochs}` rises, `{start: 1, end: 0, after: 50%}`
-  ends; `after` and `over` are durations, `shape` is `linear` or `cosine`. The keys that take one say so.
+- **Schedules** change a number during the run: `{start: 0, end: 1, over: 1 epochs}` rises, and
+  `{start: 1, end: 0, after: 50%}` ends; `after` and `over` are durations, `shape` is `linear` or `cosine`.
 - Numbers and words are YAML 1.2: `1e-3` is a number, `on` and `no` are words.
 
 The resolved recipe, every default written out, lies in the run as `recipe.yaml`. A run goes on with the same recipe
