@@ -24,7 +24,7 @@ class Masking:
     """Hides a share of the words of each text, at least one where there are words.
 
     Of n words, n x share are hidden, rounded up or down at random so that the mean is right (but for texts so short
-    that it is less than one). Which ones is a function of the seed and the text alone, so neither the number of
+    that it is less than one). Ids for unknown words stay: there is nothing to find. Which ones is a function of the seed and the text alone, so neither the number of
     processes nor that of micro-batches matters. Unlike BERT, no hidden word is kept or replaced by another one.
 
     Args:
