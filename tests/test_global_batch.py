@@ -158,7 +158,8 @@ def assert_equal_gradients(actual: dict[str, Tensor], expected: dict[str, Tensor
 def assert_equal(actual: Found, expected: Found) -> None:
     assert actual.loss == pytest.approx(expected.loss, rel=1e-6, abs=1e-6)
     assert actual.parts == pytest.approx(expected.parts, rel=1e-5, abs=1e-6)
-    assert_equal_gradients(actual.gradients, expected.gradients)
+    # After a step of the twin, fp32 differs by 2e-6 of the largest gradient; a wrong gather does by 1e-2.
+    assert_equal_gradients(actual.gradients, expected.gradients, 5e-6)
 
 
 Case = tuple[tuple[int, int], bool]  # processes and micro-batch; in tiles
@@ -221,14 +222,16 @@ def _forget() -> Iterator[None]:
 @pytest.mark.parametrize("way", WAYS, ids=str)
 @pytest.mark.parametrize("entry", entries(), ids=label)
 def test_equals_one_process(complaint, entry, way):
-    assert complaint(entry, way, in_tiles=False) == ""
+    found = complaint(entry, way, in_tiles=False)
+    assert not found, pytest.fail(found, pytrace=False)
 
 
 @pytest.mark.parametrize("way", WAYS_IN_TILES, ids=str)
 @pytest.mark.parametrize("entry", entries(), ids=label)
 def test_large_batches_equal_small_ones(complaint, entry, way):
     """Where similarities are taken tile by tile, losses and gradients stay what they are on one dense process."""
-    assert complaint(entry, way, in_tiles=True) == ""
+    found = complaint(entry, way, in_tiles=True)
+    assert not found, pytest.fail(found, pytrace=False)
 
 
 class OneSided(base.Objective, frozen=True, extra="forbid"):
