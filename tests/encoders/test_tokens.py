@@ -34,7 +34,10 @@ def changed(tiny_model: dict[str, Any], **parts: Any) -> dict[str, Any]:
 IMAGE_TOWERS: dict[str, tuple[dict[str, Any], int]] = {
     "vit": ({"vision_cfg": {}}, 16),
     "vit-mean": ({"vision_cfg": {"pool_type": "avg", "final_ln_after_pool": True}}, 16),
-    "vit-attentional": ({"vision_cfg": {"attentional_pool": True, "attn_pooler_queries": 9, "attn_pooler_heads": 2}}, 8),
+    "vit-attentional": (
+        {"vision_cfg": {"attentional_pool": True, "attn_pooler_queries": 9, "attn_pooler_heads": 2}},
+        8,
+    ),
     "resnet10t": ({"vision_cfg": timm("resnet10t", timm_pool="")}, 1),
     "convnext": ({"vision_cfg": timm("convnext_atto", timm_pool="")}, 1),
 }
@@ -54,8 +57,8 @@ def test_pictures_have_the_same_feature_with_patches(tiny_model: dict[str, Any],
 def test_timm_towers_of_other_sizes() -> None:
     """Channels last (Swin), class and register tokens (DINOv2's), their places in the picture."""
     for name, patches in (("swin_s3_tiny_224", 49), ("vit_small_patch14_reg4_dinov2", 1369)):
-        config = {"embed_dim": 8, "vision_cfg": timm(name), "text_cfg": {"width": 16, "heads": 2, "layers": 1}}
-        config["vision_cfg"] |= {"image_size": 518 if patches > 49 else 224, "timm_pool": ""}
+        vision = timm(name, image_size=518 if patches > 49 else 224, timm_pool="")
+        config = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": {"width": 16, "heads": 2, "layers": 1}}
         model = outline(ModelOptions(config=config)).eval()
         size = model.picture_format.size
         pooled, found = model.encode_image_tokens(torch.zeros(1, 3, *size, dtype=torch.uint8, device="meta"))

@@ -102,7 +102,7 @@ def by_rows(
         def strip(row_nD: Tensor, column_CD: Tensor, logit_scale: Tensor, rows: slice) -> Tensor:
             return of_strip(row_nD.to(wide) * logit_scale @ column_CD.T, rows)
 
-        height = max(1, most_logits // len(column_CD))
+        height = max(1, most_logits // max(1, len(column_CD)))
         if height >= len(row_ND):
             return strip(row_ND, column_CD, logit_scale, slice(None))
         return torch.cat(
