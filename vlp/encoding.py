@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlp import distributed
 from vlp.distributed import Gathering
-from vlp.embeddings import Encoders, Outputs
+from vlp.embeddings import Encode, Encoders, Outputs
 from vlp.encoders import tokens
 from vlp.encoders.masking import Masking
 from vlp.encoders.teacher import Teacher
@@ -71,8 +72,16 @@ class Encoding:
         share = shared_field(objectives, "masked_text", "share")
         self._masking = Masking(model.tokenizer, share) if share else None
 
-    def encoders(self, wrapped: nn.Module, seed: int = 0) -> Encoders:
-        """Those of one step, where ``wrapped`` is the model as its engine has it and ``seed`` says what is hidden."""
+    def encoders(
+        self, wrapped: nn.Module, seed: int = 0, autocast: Callable[[], AbstractContextManager[object]] = nullcontext
+    ) -> Encoders:
+        """Those of one step.
+
+        Args:
+            wrapped: the model as its engine has it.
+            seed: says which words are hidden.
+            autocast: context of the engine's precision, in which twin and teacher, which it does not wrap, encode.
+        """
 
         def encode(batch: Batch, wanted: frozenset[str]) -> Outputs:
             images, texts = batch.image_VNCHW[: self._image_views], batch.text_VNL[: self._text_views]
@@ -87,11 +96,18 @@ class Encoding:
             outputs["masked_labels"] = labels_NL[:, labels_NL.shape[1] - outputs["masked_mask"].shape[1] :]
             return outputs
 
+        def guide(encode: Encode) -> Encode:
+            def in_precision(batch: Batch) -> Outputs:
+                with autocast():
+                    return encode(batch)
+
+            return in_precision
+
         return Encoders(
             model=lambda batch: encode(batch, self._wanted),
             first_pass=lambda batch: encode(batch, self._in_first_pass),
-            momentum=self.momentum.encode if self.momentum else None,
-            teacher=self.teacher.encode if self.teacher else None,
+            momentum=guide(self.momentum.encode) if self.momentum else None,
+            teacher=guide(self.teacher.encode) if self.teacher else None,
             fusion=self._model.fusion,
             queue=self.momentum.queue if self.momentum else None,
             text_gathering=self._sent,

@@ -258,7 +258,7 @@ def _update(run: _Run, batch: Batch, step: int) -> dict[str, Tensor]:
         run.model.set_temperature(value_at(options.temperature, run.span, step, "train.temperature"))
     seed = distributed.seed_of(run.recipe.seed, "step", step)
     loss, embedded = embeddings.backward(
-        run.encoding.encoders(run.wrapped, seed),
+        run.encoding.encoders(run.wrapped, seed, accelerator.autocast),
         batch,
         _loss_of([objective for objective in objectives if objective.couples_batch]),
         _loss_of([objective for objective in objectives if not objective.couples_batch]),
