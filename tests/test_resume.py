@@ -211,6 +211,56 @@ def test_killed_at_each_file_operation_of_a_save(
     assert_repeats(run, uninterrupted(1))
 
 
+# ---- A momentum twin and its queue
+
+
+@pytest.fixture(scope="module")
+def with_twin(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """TCL with an average beside its twin and a queue that wraps."""
+    path = write_recipe(tmp_path_factory.mktemp("recipe") / "twin.yaml", str(shards), TINY_MODEL)
+    tree = yaml.safe_load(path.read_text())
+    tree["objectives"] = [{"name": "triple", "queue_size": 5 * BATCH, "momentum": 0.9}]
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+@pytest.mark.slow
+def test_killed_with_a_twin_and_a_queue_a_run_takes_up_its_thread(with_twin: Path, tmp_path: Path) -> None:
+    whole, run = (Run(with_twin, tmp_path / name, "data.workers=0") for name in ("whole", "run"))
+    whole.start()
+    whole.finish()
+    for steps in (4, 5, 6):  # with the queue in part filled, full and wrapped
+        run.start()
+        run.kill_when(lambda steps=steps: run.num_taken() >= steps)
+    run.start()
+    run.finish()
+    assert run.attempts == 4
+    assert_repeats(run, whole)
+    weights = run.result()[0]
+    assert weights["momentum/queue/seen"] == STEPS * BATCH
+    assert not torch.equal(weights["momentum/twin/visual.proj"], weights["open_clip_model/visual.proj"])
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_with_the_twin_and_the_queue_of_one(with_twin: Path, tmp_path: Path) -> None:
+    overrides = ("model.config.vision_cfg.patch_dropout=0", "data.workers=0")  # ranks draw their own dropout
+    whole, run = (Run(with_twin, tmp_path / name, *overrides) for name in ("whole", "run"))
+    whole.start()
+    whole.finish()
+    run.start(1)
+    run.kill_when(lambda: run.num_taken() >= 9)
+    run.start(2)
+    run.finish()
+    assert_repeats(run, whole, bitwise=False)
+    (weights, _, losses), (expected, _, expected_losses) = run.result(), whole.result()
+    assert [loss for _, loss in losses] == pytest.approx([loss for _, loss in expected_losses], rel=1e-5)
+    # Rows of a step enter the queue in another order.
+    for name in ("momentum/queue/image", "momentum/queue/text"):
+        steps = [sorted(step.tolist()) for step in weights[name].split(BATCH)]
+        of_one = [sorted(step.tolist()) for step in expected[name].split(BATCH)]
+        torch.testing.assert_close(torch.tensor(steps), torch.tensor(of_one), rtol=0, atol=1e-3)
+
+
 # ---- Elasticity
 
 

@@ -125,6 +125,51 @@ def test_cached_micro_batches_train_the_same(recipe_file, tmp_path):
     assert cached == pytest.approx(plain, rel=1e-5)
 
 
+TRIPLE = ("objectives=[{name: triple, queue_size: 48, momentum: 0.8}]", "evaluate.sets=[]")
+
+
+def test_cached_micro_batches_train_the_same_with_a_twin_and_a_queue(recipe_file, tmp_path):
+    """To the weights: those of the model, of the average and of the twin, and what is queued."""
+    plain = run(recipe_file, *TRIPLE, f"run_dir={tmp_path / 'plain'}")
+    cached = run(recipe_file, *TRIPLE, f"run_dir={tmp_path / 'cached'}", "train.micro_batch_size=5")
+    assert losses(cached) == pytest.approx(losses(plain), rel=1e-5)
+    for name in ("open_clip_model", "ema", "momentum"):
+        a, b = (load_file(each / "checkpoints" / "latest" / f"{name}.safetensors") for each in (plain, cached))
+        assert a.keys() == b.keys()
+        for key, value in a.items():
+            torch.testing.assert_close(b[key], value, rtol=1e-3, atol=2e-4, msg=lambda m, k=key: f"{k}: {m}")
+    rows = [row for row in read_metrics(plain / "metrics.jsonl") if "train/lr" in row]
+    for row in rows:
+        parts = [row[f"train/{term}_loss"] for term in ("cma", "imc", "lmi")]
+        assert row["train/loss"] == pytest.approx(sum(parts) / 3, rel=1e-6)
+    # An epoch has six steps: alpha arrives in the seventh. Scenes always say something.
+    assert [row["train/alpha"] for row in rows] == pytest.approx([0.4 * min(1, i / 6) for i in range(8)])
+    assert {row["train/share_without_words"] for row in rows} == {0.0}
+
+
+def test_a_tower_without_tokens_is_refused_before_training(recipe_file):
+    resnet = "model.config.vision_cfg={layers: [1, 1, 1, 1], width: 8, head_width: 8, image_size: 64}"
+    with pytest.raises(UserError, match="ModifiedResNet gives no patch tokens: choose a ViT"):
+        run(recipe_file, *TRIPLE, resnet)
+    assert not list(Path(recipe.load(str(recipe_file)).run_dir).glob("metrics.jsonl"))
+
+
+@pytest.mark.slow
+def test_batch_norms_train_with_a_twin_on_two_processes_as_on_one(recipe_file, tmp_path):
+    tower = "model.config.vision_cfg={image_size: 64, timm_model_name: resnet10t, timm_pool: '', timm_proj: linear}"
+    overrides = (*TRIPLE, tower, "train.steps=4")
+    one = losses(run(recipe_file, *overrides, f"run_dir={tmp_path / 'one'}"))
+    two = tmp_path / "two"
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    subprocess.run(
+        command(recipe_file, *overrides, f"run_dir={two}", launcher=launcher),
+        env=ENVIRONMENT,
+        capture_output=True,
+        check=True,
+    )
+    assert losses(two) == pytest.approx(one, rel=1e-4)
+
+
 def test_bf16_checkpointed_activations_and_siglip_train_like_fp32(recipe_file, tmp_path):
     siglip = ("objectives.0.name=siglip", "evaluate.sets=[]")
     plain = losses(run(recipe_file, *siglip, f"run_dir={tmp_path / 'plain'}"))
