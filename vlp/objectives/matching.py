@@ -17,7 +17,7 @@ per process and step:
 - 2 N B D multiply-adds for the draw.
 The fusion tower computes in fp32 whatever train.precision is.
 Parts: matching_loss, matching_accuracy (of the 3 N items).
-Value at initialisation: about ln 2.
+Value at initialisation: about ln 2. A tower that tells nothing apart soon says no to all: 0.637, and two thirds right.
 Relations: goes with a contrastive objective (`infonce`, `triple`), whose similarities make the negatives hard;
 `masked_words` uses the same tower.
 Source: ITM of Li et al. 2021, "Align before Fuse", section 3.2, as in TCL (Yang et al. 2022, section 3.5). They draw
