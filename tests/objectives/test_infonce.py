@@ -395,7 +395,7 @@ def test_strips_change_nothing(monkeypatch, example, options, most_logits):
     inputs = inputs_of(example)
     expected = results(embedded(*inputs), inputs, options)
     monkeypatch.setattr(similarity, "MOST_DENSE_LOGITS", 0)
-    monkeypatch.setattr(rows.by_rows, "__defaults__", (most_logits,))
+    monkeypatch.setattr(rows, "MOST_LOGITS", most_logits)
     torch.testing.assert_close(results(embedded(*inputs), inputs, options), expected)
 
 

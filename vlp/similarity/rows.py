@@ -17,7 +17,8 @@ from vlp import distributed
 from vlp.features import Embeddings
 from vlp.similarity import tiles
 
-MOST_LOGITS = 1 << 22  # of a strip: 16 MiB of fp32
+MOST_LOGITS = 1 << 20  # of a strip: 4 MiB of fp32
+ACCELERATOR_MOST_LOGITS = 1 << 24  # there, starting the operations on a strip costs as much as a million logits
 
 OfStrip = Callable[[Tensor, slice], Tensor]
 """Values, one a row (n), of a strip's logits (n C) and the places of its rows."""
@@ -88,12 +89,13 @@ def _both(
 
 
 def by_rows(
-    of_strip: OfStrip, row_ND: Tensor, column_CD: Tensor, logit_scale: Tensor, most_logits: int = MOST_LOGITS
+    of_strip: OfStrip, row_ND: Tensor, column_CD: Tensor, logit_scale: Tensor, most_logits: int | None = None
 ) -> Tensor:
     """``of_strip`` of the scaled similarities of each row with all columns, in fp32 (fp64 for fp64 features), N.
 
     8 N C D multiply-adds with backward, 6 where one strip holds all rows. Memory beside inputs and their gradients:
-    what ``of_strip`` and its backward hold of ``most_logits`` logits. No communication.
+    what ``of_strip`` and its backward hold of ``most_logits`` logits, by default what suits the device. No
+    communication.
     """
     wide = tiles.precision(row_ND)
     with torch.autocast(row_ND.device.type, enabled=False):
@@ -102,6 +104,8 @@ def by_rows(
         def strip(row_nD: Tensor, column_CD: Tensor, logit_scale: Tensor, rows: slice) -> Tensor:
             return of_strip(row_nD.to(wide) * logit_scale @ column_CD.T, rows)
 
+        if most_logits is None:
+            most_logits = MOST_LOGITS if row_ND.device.type == "cpu" else ACCELERATOR_MOST_LOGITS
         height = max(1, most_logits // max(1, len(column_CD)))
         if height >= len(row_ND):
             return strip(row_ND, column_CD, logit_scale, slice(None))
