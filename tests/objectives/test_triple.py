@@ -15,7 +15,7 @@ from torch import Tensor
 from vlp.durations import Schedule, Span
 from vlp.features import Embeddings, Features, Queue
 from vlp.objectives import base, triple
-from vlp.similarity import rows
+from vlp.similarity import parts, rows
 from vlp.types import Loss, UserError
 
 N, D, P, L, Q = 5, 6, 16, 4, 10
@@ -65,7 +65,8 @@ def tcl(embedded: Embeddings, *terms: str, **options: Any) -> Loss:
 def _path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Matrices as they are, or two rows at a time."""
     if request.param == "strips":
-        monkeypatch.setattr(triple, "by_rows", partial(rows.by_rows, most_logits=2 * (N + Q)))
+        for module in (triple, parts):
+            monkeypatch.setattr(module, "by_rows", partial(rows.by_rows, most_logits=2 * (N + Q)))
 
 
 # ---- The formulas, written out

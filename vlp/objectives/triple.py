@@ -15,11 +15,11 @@ the words. A text without any adds 0 to its half of lmi_loss; their share is log
 
 Columns: image, text; momentum (a second crop); queue, for cma and imc; momentum.image_tokens and momentum.text_tokens,
 for lmi. Cost per process:
-- compute: a forward pass of the twin; 2 N (B + Q) D multiply-adds a direction of cma and imc, 4 N (B + Q) D more where
-  alpha > 0, as many again in backward, one product more where strips are recomputed; B N K D a modality of lmi, with
-  K locals a row;
-- memory: the twin (the weights once more), 8 Q D bytes for the queue and as many while the loss is computed; up to
-  2^22 logits a matrix, above that a strip of it;
+- compute: a forward pass of the twin; N (B + Q) D multiply-adds a direction of cma and imc and B N K D a modality of
+  lmi, with K locals a row, as many again in backward and where strips are recomputed; 2 N (B + Q) D more a direction
+  of cma where alpha > 0;
+- memory: the twin (the weights once more), 8 Q D bytes for the queue, twice as many while the loss is computed, a few
+  times N K D floats for the locals; up to 2^22 logits a matrix, above that a strip of it;
 - communication: all-gathers of the twin's N x 2D features (no gradient), for lmi of the online N x 2D features and
   of W x 2B floats, with theirs. The locals themselves stay where they are.
 Value at initialisation: cma_loss about ln(B + Q), lmi_loss about ln(1 + (B - 1) K); imc_loss below, since two crops of
@@ -27,7 +27,7 @@ a picture begin alike.
 Relations: alpha = 0, no queue, the twin equal to the model and one view: cma_loss is `infonce`. Of the paper's code it
 leaves two things out: negatives of lmi from the own process only (here the global batch, so that any number of
 processes computes the same), and paddings masked by a constant that leaves them in the mean (here they are not there).
-Source: Yang et al. 2022, "Vision-Language Pre-Training with Triple Contrastive Learning", equations 1 to 9; alpha and
+Source: Yang et al. 2022, "Vision-Language Pre-Training with Triple Contrastive Learning", section 3; alpha and
 the momentum as Li et al. 2021 (ALBEF), the queue as He et al. 2019 (MoCo).
 """
 
@@ -41,10 +41,10 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from vlp import distributed
 from vlp.durations import Schedule, Scheduled, largest, settled, smallest
 from vlp.features import Embeddings, Features
 from vlp.objectives import base
+from vlp.similarity.parts import log_sum_exps_of_others
 from vlp.similarity.rows import by_rows
 from vlp.types import Loss
 
@@ -193,19 +193,9 @@ def _own_parts(
 ) -> Tensor:
     """Mean over rows of the mean over its valid locals of finding the own one among those of all other rows."""
     locals_NKD = locals_NKD.masked_fill(~valid_NK[..., None], 0.0)  # paddings may be anything, NaN too
-    last_row = first_row + len(whole_ND)
-    owner_NK = torch.arange(first_row, last_row, device=whole_ND.device)[:, None].expand_as(valid_NK)
-    owner_C = owner_NK[valid_NK]
-
-    def over_others(logits_nC: Tensor, rows: slice) -> Tensor:
-        row_n = torch.arange(len(whole_BD), device=logits_nC.device)[rows]
-        # The lowest finite number instead of -inf: a sum over nothing, and its gradient, must not become NaN.
-        lowest = torch.finfo(logits_nC.dtype).min
-        return logits_nC.masked_fill(row_n[:, None] == owner_C, lowest).logsumexp(1).clamp_min(lowest)
-
-    # The wholes travel instead of the locals, of which there are many more: each process sums over its own locals.
-    here_B = by_rows(over_others, whole_BD, locals_NKD[valid_NK], logit_scale)
-    others_N = distributed.gather_rows(here_B[None]).logsumexp(0)[first_row:last_row]
+    local = slice(first_row, first_row + len(whole_ND))
+    owner_NK = torch.arange(len(whole_BD), device=whole_BD.device)[local, None].expand_as(valid_NK)
+    others_N = log_sum_exps_of_others(whole_BD, locals_NKD[valid_NK], owner_NK[valid_NK], logit_scale, local)
     own_NK = logit_scale * (locals_NKD * whole_ND[:, None]).sum(-1)
     losses_NK = F.softplus(others_N[:, None] - own_NK) * valid_NK
     return (losses_NK.sum(1) / valid_NK.sum(1).clamp_min(1)).mean()
