@@ -47,10 +47,10 @@ class Encoders:
 
 
 class Step(NamedTuple):
-    """What a backward pass leaves: the loss of this process's rows, and what the losses that compare rows saw."""
+    """What a backward pass leaves: the loss of this process's rows, and what its losses saw, but for tokens."""
 
     loss: Loss
-    embeddings: Embeddings | None
+    embeddings: Embeddings
 
 
 def embed(
@@ -158,18 +158,19 @@ def backward(
         leaves = {name: tensor.requires_grad_() for name, tensor in _floating(cached).items()}
         embedded = embed({**cached, **leaves}, batch, seed, **rest)
         loss = coupled(embedded)
-        gradients = torch.autograd.grad(
-            loss.total, [*leaves.values(), *shared], allow_unused=True, materialize_grads=True
-        )
+        total = loss.total + 0.0 * leaves["logit_scale"]  # where every weight has become 0, it depends on nothing
+        gradients = torch.autograd.grad(total, [*leaves.values(), *shared], allow_unused=True, materialize_grads=True)
         of_outputs, of_shared = dict(zip(leaves, gradients, strict=False)), list(gradients[len(leaves) :])
         losses, weights, seen = [Loss(loss.total.detach(), loss.parts)], [1.0], embedded
 
     start = 0
+    passed: list[Outputs] = []
     for index, chunk in enumerate(chunks):
         rows, last = slice(start, start + len(chunk)), index == len(chunks) - 1
         start += len(chunk)
         with nullcontext() if last else no_sync():
             outputs = encode(index, encoders.model)
+            passed.append({name: outputs[name].detach() for name in ("image", "text", "logit_scale", "logit_bias")})
             # The derivative of this sum by an output is the output's cached gradient; scalars take theirs once.
             carried = [(outputs[name], of[rows]) for name, of in of_outputs.items() if of.ndim]
             if last:
@@ -185,8 +186,10 @@ def backward(
                 weights.append(len(chunk) / len(batch))
                 total = total + weights[-1] * loss.total
             unused = sum(0.0 * value.sum() for name, value in _floating(outputs).items() if name not in of_outputs)
-            backward_of(total + unused)
-    return Step(_sum(losses, weights), seen)
+            total = total + unused
+            if total.requires_grad:  # with locked towers, only the scalars, which take theirs last
+                backward_of(total)
+    return Step(_sum(losses, weights), seen or embed(_joined(passed), batch, seed, **rest))
 
 
 def _joined(outputs: Sequence[Outputs]) -> Outputs:
