@@ -9,7 +9,7 @@ Options, each of which works with the others but for `captions` with `duplicates
 - `label_smoothing: e`: the target is (1 - e) for the match and e spread evenly over all that the denominator holds,
   which adds e (s mean_i u_i.v_i - s mean_ij u_i.v_j), in any number of rows for the price of two mean features.
   ALIGN's loss is e = 0.1 with `weight: 2`, as it sums the two directions, and a temperature learned from 1.0,
-  `model.init_logit_scale: 0` (recipe `align`).
+  `model.init_logit_scale: 0`, which takes many thousand steps (recipe `align` has a schedule instead).
 - `hardest: a`: of each row's n negatives only the ceil(a n) with the largest similarity stay in the denominator: never
   more than the loss of all of them; 1 is that loss, and one negative alone gives softplus(s max_j u_i.v_j - s u_i.v_i).
 - `duplicates`: i and j match if their pictures are equal, or their captions. `masked`: the matches of i other than

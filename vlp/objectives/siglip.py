@@ -2,7 +2,8 @@
 
     loss = -1/B sum_ij log sigmoid( z_ij (s u_i.v_j + b) ),   z_ij = 1 if i = j else -1
 
-u_i, v_j are normalised features, s the logit scale, b the logit bias.
+u_i, v_j are normalised features, s the logit scale (learned, or fixed or on a schedule by `train.temperature`, its
+inverse), b the logit bias, which is learned.
 
 Columns: image, text; needs `model.init_logit_bias`, or the default of -10 with a scale of 10 as in the paper. Cost per
 process: 6 N B D multiply-adds with backward; up to 2^22 logits an N x B fp32 matrix and what its backward keeps, above
