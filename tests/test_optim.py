@@ -84,6 +84,23 @@ def test_only_matrices_decay():
     assert sum(len(g["params"]) for g in groups) == 5
 
 
+def test_a_temperature_that_is_fixed_is_no_parameter_of_the_optimiser():
+    model = Towers()
+    model.logit_scale.requires_grad_(False)
+    trained = [p for group in adamw(model, OptimOptions(temperature=0.07)).param_groups for p in group["params"]]
+    assert all(p is not model.logit_scale for p in trained)
+    assert len(trained) == 4
+
+
+def test_a_temperature_may_be_as_low_as_the_clamp_allows_all_along():
+    OptimOptions(temperature={"start": 1.0, "end": 0.01})
+    OptimOptions(temperature=0.005, max_logit_scale=200)
+    with pytest.raises(ValueError, match="raise one of them"):
+        OptimOptions(temperature={"start": 1.0, "end": 0.0099})
+    with pytest.raises(ValueError, match="raise one of them"):
+        OptimOptions(temperature=0)
+
+
 def test_a_model_without_trainable_parameters_is_refused():
     model = Towers().requires_grad_(False)
     with pytest.raises(UserError, match="lock_image"):

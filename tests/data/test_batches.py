@@ -127,6 +127,70 @@ def test_the_shape_of_a_batch(write_shards: WriteShards) -> None:
     assert list(data.batches(3, 3)) == []
 
 
+def with_views(train: Path, images: int, texts: int, ids: bool = True, workers: int = 0, **options: Any) -> list[Batch]:
+    data_options = DataOptions(train=str(train), workers=workers, shuffle_window=7, **{**VARIED, **options})
+    data = TrainingData(data_options, FORMAT, tokens, 5, 5, image_views=images, text_views=texts, with_picture_ids=ids)
+    return list(data.batches(0, 6))
+
+
+def test_further_views_change_nothing_of_the_first(tmp_path: Path) -> None:
+    train = write_mixed_set(tmp_path, 23, 5)
+    plain, several = (with_views(train, *views, max_bad_fraction=1.0) for views in ((1, 1), (2, 3)))
+    assert content(several) == content(plain)
+    assert [batch.skipped for batch in several] == [batch.skipped for batch in plain]
+    for batch in several:
+        assert batch.image_VNCHW.shape == (2, 5, 3, 8, 8)
+        assert batch.text_VNL.shape == (3, 5, 6)
+        assert not torch.equal(batch.image_VNCHW[0], batch.image_VNCHW[1]), "a crop of its own"
+
+
+def test_further_captions_are_others_of_the_same_picture(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "train", 5) as writer:
+        for i in range(10):
+            image = encode_image(Image.new("RGB", (9, 9), (i, 0, 0)))
+            writer.write(image, "png", f"{i} txt", rewrites=[f"{i} one", f"{i} two"])
+    different = []
+    for batch in with_views(tmp_path / "train", 1, 3):
+        written = ["".join(map(chr, ids)).strip() for text_NL in batch.text_VNL for ids in text_NL.tolist()]
+        views = [written[:5], written[5:10], written[10:]]
+        assert tuple(views[0]) == batch.captions
+        for of_one in zip(*views, strict=True):
+            number = of_one[0].split()[0]
+            assert set(of_one) <= {f"{number} {kind}" for kind in ("txt", "one", "two")}
+            different.append(len(set(of_one)))
+    assert different.count(3) > 0.8 * len(different), "now and then, no draw finds another"
+
+
+def test_equal_pictures_have_equal_ids_in_any_process(tmp_path: Path) -> None:
+    """Of the bytes: two crops of one picture are that picture."""
+    with ShardWriter(tmp_path / "train", 4) as writer:
+        for i in range(10):
+            writer.write(
+                encode_image(Image.new("RGB", (9, 9), (i % 4, 0, 0))), "png", f"{i % 4}", rewrites=[f"{i % 4}"]
+            )
+    alone = with_views(tmp_path / "train", 2, 1)
+    picture_of: dict[int, set[str]] = {}
+    for batch in alone:
+        assert batch.picture_N is not None
+        assert batch.picture_N.dtype == torch.int64
+        for number, caption in zip(batch.picture_N.tolist(), batch.captions, strict=True):
+            picture_of.setdefault(number, set()).add(caption)
+    assert sorted(picture_of.values(), key=min) == [{"0"}, {"1"}, {"2"}, {"3"}]
+    for several, one in zip(with_views(tmp_path / "train", 2, 1, workers=2), alone, strict=True):
+        assert torch.equal(several.picture_N, one.picture_N)  # type: ignore[arg-type]
+    assert all(batch.picture_N is None for batch in with_views(tmp_path / "train", 2, 1, ids=False))
+
+
+def test_a_micro_batch_keeps_views_captions_and_ids_of_its_rows(tmp_path: Path) -> None:
+    batch = with_views(write_mixed_set(tmp_path, 23, 5), 2, 3, max_bad_fraction=1.0)[0]
+    part = batch.rows(3, 9).to("cpu")
+    assert (part.keys, part.captions) == (batch.keys[3:], batch.captions[3:])
+    assert torch.equal(part.image_VNCHW, batch.image_VNCHW[:, 3:])
+    assert torch.equal(part.text_VNL, batch.text_VNL[:, 3:])
+    assert torch.equal(part.picture_N, batch.picture_N[3:])  # type: ignore[arg-type,index]
+    assert torch.equal(part.text_NL, batch.text_NL[3:])
+
+
 def test_the_sheet_shows_what_is_trained_on_first(write_shards: WriteShards) -> None:
     data = training_data(write_shards(12, 5), 4, **VARIED)
     sheet = data.sheet(6)

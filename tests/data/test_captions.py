@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from vlp.data.captions import CaptionLayers, CaptionSource, check_sources, draw
+from vlp.data.captions import CaptionLayers, CaptionSource, check_sources, draw, draw_more
 from vlp.data.index import open_shard
 from vlp.data.layers import LayerWriter
 from vlp.data.samples import BadSample
@@ -218,3 +218,54 @@ def test_a_broken_layer_file_ends_the_run(shards: list[Shard]) -> None:
     assert layers.of(shards[1], 0) == {"layer.rewrites.long": []}
     with pytest.raises(UserError, match=rf"unreadable layer {path} .*write it again, or remove it"):
         layers.of(shards[0], 0)
+
+
+# ---- Several captions of one picture
+
+
+def several(number: int, members: dict[str, bytes], seed: int = 0, **options: Any) -> list[str]:
+    generator = np.random.default_rng(seed)
+    first = draw(members, [TXT, REWRITES], generator)
+    return draw_more(first, number, members, [TXT, REWRITES], generator, **options)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_several_captions_are_different_ones_where_there_are_as_many(seed: int) -> None:
+    found = several(3, sample(rewrites=["a", "b", "c"]), seed)
+    assert len(set(found)) == 3
+    assert set(found) <= {"plain", "a", "b", "c"}
+
+
+def test_the_first_stays_and_one_is_no_further_draw() -> None:
+    members, generator = sample(rewrites=["a", "b"]), np.random.default_rng(3)
+    state = generator.bit_generator.state
+    assert draw_more("first", 1, members, [TXT, REWRITES], generator) == ["first"]
+    assert generator.bit_generator.state == state
+    assert draw_more("first", 3, members, [TXT, REWRITES], generator)[0] == "first"
+
+
+def test_fewer_captions_than_asked_for_repeat() -> None:
+    assert several(3, sample()) == ["plain"] * 3
+    found = several(4, sample(rewrites=["plain", "a"]))
+    assert len(found) == 4
+    assert set(found) == {"plain", "a"}
+
+
+def test_several_captions_are_drawn_by_weight() -> None:
+    """The second of two, where the first was the .txt: each rewrite as often as the other."""
+    members, generator = sample(rewrites=["a", "b"]), np.random.default_rng(1)
+    second = [draw_more("plain", 2, members, [TXT, REWRITES], generator)[1] for _ in range(2000)]
+    assert abs(second.count("a") - 1000) < 100
+    assert second.count("plain") < 40, "now and then, no draw finds another"
+
+
+def test_several_captions_of_a_layer() -> None:
+    found = draw_more(
+        "plain",
+        3,
+        sample(),
+        [TXT, LAYER],
+        np.random.default_rng(0),
+        {"layer.rewrites": ["two words", "three more words"]},
+    )
+    assert sorted(found) == ["plain", "three more words", "two words"]
