@@ -241,3 +241,14 @@ def test_every_training_run_says_how_to_go_on(home: Path, capsys: pytest.Capture
     printed = capsys.readouterr()
     assert "going on from step 2" in printed.err
     assert "vlp report run" in printed.out + printed.err
+
+
+def test_an_objective_prints_its_contract_and_an_unknown_one_is_named(capsys):
+    cli.main(["objectives", "uniformity"])
+    said = capsys.readouterr().out
+    assert "log 1/(B(B-1)) sum_{i != j} exp(-t ||z_i - z_j||^2)" in said
+    assert "  t: " in said
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["objectives", "uniformty"])
+    assert ended.value.code == 2
+    assert "did you mean 'uniformity'?" in capsys.readouterr().err

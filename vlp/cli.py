@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import errno
 import json
 import logging
@@ -93,7 +94,8 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     sub.add_argument("--json", metavar="FILE", help="write all figures there")
 
     add("recipes", _recipes, "list the recipes")
-    add("objectives", _objectives, "list the objectives")
+    sub = add("objectives", _objectives, "list the objectives, or read what one promises")
+    sub.add_argument("name", nargs="?", metavar="NAME", help="formula, needs, cost, relations and source of this one")
 
     sub = commands.add_parser("data", help="make, check and change data sets: vlp data TOOL")
     tools = sub.add_subparsers(title="tools", required=True, metavar="TOOL")
@@ -195,6 +197,14 @@ def _recipes(arguments: argparse.Namespace) -> None:
 
 
 def _objectives(arguments: argparse.Namespace) -> None:
+    if arguments.name:
+        module = resolve.module("vlp.objectives", arguments.name, "objective")
+        print(inspect.getdoc(module))
+        print("\nOptions (docs/recipes.md has their defaults):")
+        for option, field in module.Objective.model_fields.items():
+            if option != "name":
+                print(f"  {option}: {field.description}")
+        return
     for name in resolve.names("vlp.objectives"):
         print(f"{name:<20} {resolve.summary('vlp.objectives', name)}")
 

@@ -23,14 +23,15 @@ Options, each of which works with the others but for `captions` with `duplicates
   be drawn to one common similarity, however differently they describe it. With the weight, K times the same caption is
   one caption, the loss starts at ln B for any K, and the order of captions does not matter.
 
-Columns: image, text; text_views:K with `captions`; picture_ids and caption_ids with `duplicates`. Cost per process: one
-packed all-gather of N x 2D features forward, one reduce-scatter backward, and with backward
-- up to 2^18 logits (N x B) of one process: two N x B fp32 matrices, 12 N B D multiply-adds;
-- above: two tiles of 16 MiB, however large N x B, 8 N B D multiply-adds, an all-reduce of B and an all-gather of N
-  floats. Images are not gathered. With `captions`, K times that, at any size;
-- with `hardest` or `duplicates`: 16 N K B D multiply-adds and about twenty strips of 4 MiB, however large N x B; both
-  features are gathered. What is done with each logit takes longer than the products: on a processor four to seven
-  times the time of the plain loss at 8,192 pairs of 256 numbers.
+Columns: image, text; text_views:K with `captions`; picture_ids and caption_ids with `duplicates`. Cost per process, with
+backward:
+- up to 2^18 logits (N x B) of one process: an N x B fp32 matrix and its softmaxes, 6 N B D multiply-adds;
+- above, and over several processes: tiles of 4 MiB (on accelerators 256 MiB), however large N x B, and up to 256 MiB of
+  exponentials kept for backward: 6 N B D multiply-adds up to 2^26 logits, towards 8 N B D above. An all-gather of N x D
+  text features and the reduce-scatter of their gradient, an all-reduce of B and an all-gather of N floats; images are not
+  gathered. With `captions`, K times all that;
+- with `hardest` or `duplicates`: 16 N K B D multiply-adds, about ten strips of 16 MiB, however large N x B, both
+  features gathered; for `hardest` a partial sort of each row, which takes longer than the products.
 Value at initialisation: about ln B; with `hardest` about ln(1 + a B).
 Relations: `siglip` replaces the softmax over the batch by independent pairs, `decoupled` leaves the match out of the
 denominator. LaCLIP's multi-text variant is the mean over k of losses in which picture i meets the k-th captions only:

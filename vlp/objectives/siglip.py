@@ -5,10 +5,11 @@
 u_i, v_j are normalised features, s the logit scale (learned, or fixed or on a schedule by `train.temperature`, its
 inverse), b the logit bias, which is learned.
 
-Columns: image, text; needs `model.init_logit_bias`, or the default of -10 with a scale of 10 as in the paper. Cost per
-process: 6 N B D multiply-adds with backward; up to 2^22 logits an N x B fp32 matrix and what its backward keeps, above
-that a tile and a copy of the gradients, computed in the forward pass; the same packed all-gather as `infonce`. Value
-at initialisation with scale 10 and bias -10: about 10 at random features, then fast to below 1.
+Columns: image, text; logit_bias: of `model.init_logit_bias`, or the default of -10 with a scale of 10 as in the paper.
+Cost per process: 6 N B D multiply-adds with backward; up to 2^18 logits (N x B) of one process an N x B fp32 matrix and
+what its backward keeps; above, and over several processes, a tile and a copy of the gradients, computed in the forward
+pass. An all-gather of N x D text features and the reduce-scatter of their gradient; images are not gathered.
+Value at initialisation with scale 10 and bias -10: about 10 at random features, then fast to below 1.
 Relations: `infonce` normalises over the batch, SigLIP does not, so it depends less on the batch size.
 Source: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", algorithm 1.
 """
