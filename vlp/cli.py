@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import errno
+import inspect
 import json
 import logging
 import os

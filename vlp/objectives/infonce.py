@@ -23,13 +23,13 @@ Options, each of which works with the others but for `captions` with `duplicates
   be drawn to one common similarity, however differently they describe it. With the weight, K times the same caption is
   one caption, the loss starts at ln B for any K, and the order of captions does not matter.
 
-Columns: image, text; text_views:K with `captions`; picture_ids and caption_ids with `duplicates`. Cost per process, with
-backward:
+Columns: image, text; text_views:K with `captions`; picture_ids and caption_ids with `duplicates`. Cost per process,
+with backward:
 - up to 2^18 logits (N x B) of one process: an N x B fp32 matrix and its softmaxes, 6 N B D multiply-adds;
-- above, and over several processes: tiles of 4 MiB (on accelerators 256 MiB), however large N x B, and up to 256 MiB of
-  exponentials kept for backward: 6 N B D multiply-adds up to 2^26 logits, towards 8 N B D above. An all-gather of N x D
-  text features and the reduce-scatter of their gradient, an all-reduce of B and an all-gather of N floats; images are not
-  gathered. With `captions`, K times all that;
+- above, and over several processes: tiles of 4 MiB (on accelerators 256 MiB), however large N x B, and up to 256 MiB
+  of exponentials kept for backward: 6 N B D multiply-adds up to 2^26 logits, towards 8 N B D above. An all-gather of
+  N x D text features and the reduce-scatter of their gradient, an all-reduce of B and an all-gather of N floats;
+  images are not gathered. With `captions`, K times all that;
 - with `hardest` or `duplicates`: 16 N K B D multiply-adds, about ten strips of 16 MiB, however large N x B, both
   features gathered; for `hardest` a partial sort of each row, which takes longer than the products.
 Value at initialisation: about ln B; with `hardest` about ln(1 + a B).
