@@ -156,6 +156,7 @@ def _words(text_NL: Tensor, pool_type: str, eos_id: int | None, pad_id: int, mar
     if pool_type == "argmax":
         end_N = text_NL.argmax(dim=1)  # the end of a text has the largest id
     elif pool_type == "eos":
+        assert eos_id is not None
         end_N = (text_NL == eos_id).int().argmax(dim=1)
     else:
         return _unmarked(text_NL, pad_id, marks)
