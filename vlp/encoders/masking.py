@@ -1,8 +1,8 @@
 """Texts with some of their words hidden, for an objective that finds them again.
 
 A word is one id between the start and the end of a text. Hidden ids become one mask id: that of the tokenizer where it
-has one, otherwise its id for the start of a text. CLIP's vocabulary has no mask; its start cannot occur inside a
-caption, the tower knows it, and the end, where the tower pools, keeps the larger id. Its padding would not do: 0 is the
+has one, otherwise its id for the start of a text. CLIP's vocabulary has no mask; no caption that does not
+spell it out has its start inside, the tower knows it, and the end, where the tower pools, keeps the larger id. Its padding would not do: 0 is the
 id of the exclamation mark.
 """
 
@@ -24,8 +24,9 @@ class Masking:
     """Hides a share of the words of each text, at least one where there are words.
 
     Of n words, n x share are hidden, rounded up or down at random so that the mean is right (but for texts so short
-    that it is less than one). Ids for unknown words stay: there is nothing to find. Which ones is a function of the seed and the text alone, so neither the number of
-    processes nor that of micro-batches matters. Unlike BERT, no hidden word is kept or replaced by another one.
+    that it is less than one). Ids for unknown words stay: there is nothing to find. Which words is a function of the
+    seed and the text alone, so neither the number of processes nor that of micro-batches matters. Unlike BERT, no
+    hidden word is kept or replaced by another one.
 
     Args:
         tokenizer: open_clip's, as `vlp.encoders.text_tower.tokenizer` gives it.
