@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 Expected = Literal["up", "down", "same", "not lower", "not higher"]
-SHOWN, NOT_SHOWN, CONTRADICTED = "shown", "not shown", "contradicted"
+SHOWN, IN_PART, NOT_SHOWN, CONTRADICTED = "shown", "shown in part", "not shown", "contradicted"
 MIN_SEEDS = 5
 
 # 97.5 % quantiles of Student's t for 1 to 19 degrees of freedom: the two-sided 95 % interval of 2 to 20 seeds.
@@ -58,8 +58,10 @@ def verdict(found: Mapping[str, Any], expected: Expected, margin: float = 0.0) -
 
 
 def together(findings: Sequence[Mapping[str, Any]]) -> str:
-    """The verdict on a claim: shown by all its decisive findings, contradicted by any."""
-    verdicts = {finding["verdict"] for finding in findings if finding["decisive"]}
-    if CONTRADICTED in verdicts:
+    """The verdict on a claim: shown by all its decisive findings, in part if one beside them is contradicted."""
+    decisive, beside = ({f["verdict"] for f in findings if f["decisive"] is side} for side in (True, False))
+    if CONTRADICTED in decisive:
         return CONTRADICTED
-    return SHOWN if verdicts == {SHOWN} else NOT_SHOWN
+    if decisive != {SHOWN}:
+        return NOT_SHOWN
+    return IN_PART if CONTRADICTED in beside else SHOWN

@@ -82,12 +82,13 @@ def test_verdict(scripts: Modules, low: float, high: float, expected: str, margi
 
 
 def test_claim_is_shown_by_all_decisive_findings_and_contradicted_by_one(scripts: Modules) -> None:
-    def together(*verdicts: str, beside: str = "contradicted") -> str:
+    def together(*verdicts: str, beside: str = "not shown") -> str:
         findings = [{"verdict": verdict, "decisive": True} for verdict in verdicts]
         return str(scripts["intervals"].together([*findings, {"verdict": beside, "decisive": False}]))
 
     assert together("shown", "shown") == "shown"
-    assert together("shown", "not shown") == "not shown"
+    assert together("shown", "shown", beside="contradicted") == "shown in part"
+    assert together("shown", "not shown", beside="contradicted") == "not shown"
     assert together("shown", "not shown", "contradicted") == "contradicted"
 
 
