@@ -1,9 +1,9 @@
 """Texts with some of their words hidden, for an objective that finds them again.
 
 A word is one id between the start and the end of a text. Hidden ids become one mask id: that of the tokenizer where it
-has one, otherwise its id for the start of a text. CLIP's vocabulary has no mask; its start stands inside no caption that
-does not spell it out, the tower knows it, and the end, where the tower pools, keeps the larger id. Its padding would not
-do: 0 is the id of the exclamation mark.
+has one, otherwise its id for the start of a text. CLIP's vocabulary has no mask. Its start stands inside no caption
+that does not spell it out, the tower knows it, and the end, where the tower pools, keeps the larger id. Its padding
+would not do: 0 is the id of the exclamation mark.
 """
 
 from __future__ import annotations
