@@ -12,6 +12,7 @@ from vlp import embeddings
 from vlp.distributed import Gathering
 from vlp.encoders.openclip import ModelOptions, build
 from vlp.encoding import Encoding, crops
+from vlp.features import Embeddings
 from vlp.objectives import base
 from vlp.types import Batch
 
@@ -67,3 +68,18 @@ def test_the_twin_sees_a_crop_of_its_own():
     infonce = base.parse({"name": "infonce"})
     assert crops([infonce]) == 1
     assert crops([infonce, base.parse({"name": "triple"})]) == 2
+
+
+def gradient_after_a_look_without_one(rank: int, world: int) -> torch.Tensor:
+    image, text = (torch.randn(3, 4, generator=torch.Generator().manual_seed(seed)) for seed in (rank, 9 - rank))
+    image.requires_grad_()
+    embedded = Embeddings.of(image, text, torch.tensor(1.0))
+    with torch.no_grad():
+        assert embedded.image_BD.shape == (3 * world, 4)
+    embedded.image_BD.square().sum(0)[0].backward()
+    assert image.grad is not None
+    return image.grad
+
+
+def test_a_first_look_without_gradient_takes_nobody_elses_away(run_ranks):
+    assert all(gradient.abs().sum() > 0 for gradient in run_ranks(gradient_after_a_look_without_one, 2))

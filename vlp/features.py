@@ -44,23 +44,24 @@ class Features:
 
     @cached_property
     def image_BD(self) -> Tensor:
-        return distributed.gather_rows(self.image_ND)
+        return _gathered(self.image_ND)
 
     @cached_property
     def text_BD(self) -> Tensor:
         if self.text_gathering is not None:
-            return self.text_gathering.wait()
-        return distributed.gather_rows(self.text_ND)
+            with torch.enable_grad():
+                return self.text_gathering.wait()
+        return _gathered(self.text_ND)
 
     @cached_property
     def image_tokens_BPD(self) -> Tensor:
         assert self.image_tokens_NPD is not None
-        return distributed.gather_rows(self.image_tokens_NPD)
+        return _gathered(self.image_tokens_NPD)
 
     @cached_property
     def text_tokens_BLD(self) -> Tensor:
         assert self.text_tokens_NLD is not None
-        return distributed.gather_rows(self.text_tokens_NLD)
+        return _gathered(self.text_tokens_NLD)
 
     @cached_property
     def text_mask_BL(self) -> Tensor:
@@ -70,6 +71,11 @@ class Features:
     @property
     def first_row(self) -> int:
         return distributed.rank() * self.image_VND.shape[1]
+
+
+def _gathered(rows: Tensor) -> Tensor:
+    with torch.enable_grad():  # it is kept: who asks first, perhaps without gradient, must not take others' away
+        return distributed.gather_rows(rows)
 
 
 class Queue(NamedTuple):
