@@ -44,24 +44,25 @@ class Features:
 
     @cached_property
     def image_BD(self) -> Tensor:
-        return _gathered(self.image_ND)
+        with torch.enable_grad():  # kept: who asks first, perhaps without gradient, must not take it away from others
+            return distributed.gather_rows(self.image_ND)
 
     @cached_property
     def text_BD(self) -> Tensor:
-        if self.text_gathering is not None:
-            with torch.enable_grad():
-                return self.text_gathering.wait()
-        return _gathered(self.text_ND)
+        with torch.enable_grad():
+            return distributed.gather_rows(self.text_ND) if self.text_gathering is None else self.text_gathering.wait()
 
     @cached_property
     def image_tokens_BPD(self) -> Tensor:
         assert self.image_tokens_NPD is not None
-        return _gathered(self.image_tokens_NPD)
+        with torch.enable_grad():
+            return distributed.gather_rows(self.image_tokens_NPD)
 
     @cached_property
     def text_tokens_BLD(self) -> Tensor:
         assert self.text_tokens_NLD is not None
-        return _gathered(self.text_tokens_NLD)
+        with torch.enable_grad():
+            return distributed.gather_rows(self.text_tokens_NLD)
 
     @cached_property
     def text_mask_BL(self) -> Tensor:
@@ -71,11 +72,6 @@ class Features:
     @property
     def first_row(self) -> int:
         return distributed.rank() * self.image_VND.shape[1]
-
-
-def _gathered(rows: Tensor) -> Tensor:
-    with torch.enable_grad():  # it is kept: who asks first, perhaps without gradient, must not take others' away
-        return distributed.gather_rows(rows)
 
 
 class Queue(NamedTuple):
