@@ -6,6 +6,7 @@ import importlib
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
+from copy import deepcopy
 from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin
 
 import pytest
@@ -21,6 +22,7 @@ from vlp.embeddings import LossOf
 from vlp.encoders import batch_norm
 from vlp.encoders.fusion import FusionOptions
 from vlp.encoders.openclip import ModelOptions, build, save_openclip_directory
+from vlp.encoders.two_tower import TwoTower
 from vlp.encoding import Encoding, crops
 from vlp.features import Embeddings
 from vlp.objectives import base
@@ -103,11 +105,22 @@ class Found(NamedTuple):
     gradients: dict[str, Tensor]
 
 
+BUILT: dict[str, TwoTower] = {}
+
+
+def fresh(options: ModelOptions, starts: dict[str, float]) -> TwoTower:
+    """A model with seed 0; processes that are forked later copy it instead of building it again."""
+    key = repr((options, starts))
+    if key not in BUILT:
+        BUILT[key] = build(options, seed=0, starts=starts)
+    return deepcopy(BUILT[key], {id(BUILT[key].tokenizer): BUILT[key].tokenizer}).train()
+
+
 def stepped(rank: int, world: int, config: dict[str, Any], entry: dict[str, Any], micro: int) -> Found:
     """One step of the trainer on this rank; where there is a momentum twin, the one after another step."""
     objective = base.parse(entry).at(Span(100, GLOBAL_BATCH, 1000), 50)
     fusion = FusionOptions(layers=1, width=16, heads=2) if objective.needs & {"fusion", "masked_text"} else None
-    model = build(ModelOptions(config=config, fusion=fusion), seed=0, starts=objective.initial_logits()).train()
+    model = fresh(ModelOptions(config=config, fusion=fusion), objective.initial_logits())
     batch_norm.synchronise(model.clip)
     wrapped = DistributedDataParallel(model) if world > 1 else model
     encoding = Encoding(model, [objective], GLOBAL_BATCH)
@@ -217,6 +230,7 @@ EXPECTED: dict[str, Found] = {}
 def _forget() -> Iterator[None]:
     yield
     EXPECTED.clear()
+    BUILT.clear()
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)

@@ -42,7 +42,8 @@ class Momentum:
     ) -> None:
         check_queue(queue_size, global_batch)
         self.decay = decay
-        self._twin = deepcopy(model).requires_grad_(False).eval()
+        shared = {id(model.tokenizer): model.tokenizer}  # its vocabulary would take a second to copy
+        self._twin = deepcopy(model, shared).requires_grad_(False).eval()
         self._twin.fusion = None
         self._wanted = wanted
         width = model.openclip_config["model_cfg"]["embed_dim"]
