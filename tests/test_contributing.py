@@ -19,10 +19,10 @@ def test_examples_run(run_document, tmp_path: Path) -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     run_document(text, checkout, PYTHONPATH=str(checkout))
 
-    for example in ("data_tools/colours.py", "vlp/evaluation/tasks/choice.py", "my_lab/smoothed.py"):
+    for example in ("data_tools/colours.py", "vlp/evaluation/tasks/choice.py", "my_lab/margin.py"):
         assert (checkout / example).is_file()
     run = checkout / "runs" / "colours-smoke"
-    assert "smoothed_loss" in (run / "metrics.jsonl").read_text()
+    assert "margin_loss" in (run / "metrics.jsonl").read_text()
     result = json.loads((run / "evaluation" / "choice.json").read_text())
     assert result["task"] == "caption_image_selection"
     assert result["metrics"]["image_acc"] > 0.7
