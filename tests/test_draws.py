@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vlp import draws
 
@@ -47,6 +50,29 @@ def test_rows_have_one_identity_and_others_have_others():
 
 def test_an_order_of_ids_is_another_row():
     assert draws.identities(torch.tensor([[1, 2], [2, 1]])).unique().numel() == 2
+
+
+def test_no_id_at_one_place_is_taken_for_another_id_at_another_place():
+    places_L = torch.arange(1000) * draws._STEP
+    differences = (places_L[:, None] - places_L).fill_diagonal_(1 << 62)
+    assert differences.abs().min() > 1 << 48
+
+
+class Operations(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_identities_take_few_operations_however_long_the_rows():
+    """Every step of every run takes them of all its captions."""
+    with Operations() as operations:
+        draws.identities(torch.randint(0, 49408, (1, 64, 77)))
+    assert operations.number < 25
 
 
 def test_numbers_are_uniform_and_never_zero_or_one():
