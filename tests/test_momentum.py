@@ -17,7 +17,7 @@ from vlp.encoders.openclip import ModelOptions, build
 from vlp.encoders.two_tower import TwoTower
 from vlp.encoding import Encoding, check
 from vlp.features import Features
-from vlp.momentum import Momentum
+from vlp.momentum import Momentum, check_queue
 from vlp.objectives import base
 from vlp.types import Batch, UserError
 
@@ -217,6 +217,16 @@ def test_a_queue_must_be_a_multiple_of_the_batch(model: TwoTower) -> None:
             twin(model, queue_size=size)
 
 
+@pytest.mark.parametrize(("size", "samples", "most"), [(24, 31, 16), (16, 16, 8), (8, 15, 0), (65_536, 20_000, 19_992)])
+def test_a_queue_and_a_batch_are_no_more_than_the_data(size: int, samples: int, most: int) -> None:
+    """A pair that came already would be a negative of itself."""
+    with pytest.raises(UserError, match=rf"queue_size {size} .* exceed the data set of {samples} .* at most {most}$"):
+        check_queue(size, 8, samples)
+    for fits in (0, most):
+        check_queue(fits, 8, samples)
+    check_queue(size, 8)
+
+
 @pytest.mark.parametrize(
     ("entry", "vision", "sentence"),
     [
@@ -236,7 +246,7 @@ def test_the_encoders_of_a_run_refuse(
 
 
 def test_inspection_says_what_triple_lacks(tiny_model: dict[str, Any], tmp_path: Path) -> None:
-    write_scenes(ScenesOptions(out=tmp_path / "data", num_train=16, num_eval=8))
+    write_scenes(ScenesOptions(out=tmp_path / "data", num_train=32, num_eval=8))
     tree = {
         "name": "test",
         "data": {"train": str(tmp_path / "data" / "train")},

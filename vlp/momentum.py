@@ -13,16 +13,25 @@ from vlp.features import Features, Queue
 from vlp.types import Batch, UserError
 
 
-def check_queue(queue_size: int, global_batch: int) -> None:
-    """A step must leave the queue as a whole, so that what is compared with does not depend on the order of rows.
+def check_queue(queue_size: int, global_batch: int, num_samples: int | None = None) -> None:
+    """Refuse a queue that would make what is compared with depend on the order of rows, or false.
+
+    A step must leave it as a whole. Queue and batch together must not exceed the data set of ``num_samples``, where
+    that is known: a pair would stand in the queue as a negative of itself.
 
     Raises:
-        UserError: with the multiple of the global batch to write instead.
+        UserError: with the size to write instead.
     """
     if queue_size % global_batch:
         raise UserError(
             f"objectives: queue_size {queue_size} is no multiple of train.global_batch_size {global_batch}: "
             f"write {max(1, queue_size // global_batch) * global_batch}"
+        )
+    if num_samples is not None and queue_size and queue_size + global_batch > num_samples:
+        most = max(0, num_samples // global_batch - 1) * global_batch
+        raise UserError(
+            f"objectives: queue_size {queue_size} and a batch of {global_batch} exceed the data set of {num_samples} "
+            f"samples, so that pairs would be negatives of themselves: write at most {most}"
         )
 
 
