@@ -26,7 +26,7 @@ def _findings(name: str, temperature: float, decisive: bool) -> list[Finding]:
         Contrast(label, f"{SET}/image_effective_rank", difference, "up", decisive=decisive),
         Contrast(label, f"{SET}/text_effective_rank", difference, "up", decisive=decisive),
         *(
-            Contrast(f"{label}: a null", f"{SET}/{direction}_R@1", difference, "same", margin=0.01, decisive=False)
+            Contrast(f"{label}: a null", f"{SET}/{direction}_R@1", difference, "same", margin=0.01, decisive=decisive)
             for direction in directions
         ),
     ]

@@ -8,6 +8,7 @@ way a figure has to move, and by how much. A kind of finding that is missing her
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,7 +101,10 @@ class Contrast:
 
 @dataclass(frozen=True)
 class SameLosses:
-    """The largest difference between the losses that two arms logged at the same steps stays within ``bound``."""
+    """The largest difference between the losses that two arms logged at the same steps stays within ``bound``.
+
+    A loss that is not a number is within no bound.
+    """
 
     name: str
     pair: tuple[str, str]
@@ -118,7 +122,12 @@ class SameLosses:
             a, b = one[seed].losses, other[seed].losses
             if a.keys() != b.keys():
                 raise UserError(f"{self.name}: the arms of seed {seed} logged their losses at different steps")
-            values[seed] = max(abs(a[step] - b[step]) for step in a)
+            if not a:
+                raise UserError(
+                    f"{self.name}: the arms of seed {seed} logged no loss: let track.every be below the steps"
+                )
+            differences = [abs(a[step] - b[step]) for step in a]
+            values[seed] = math.nan if any(map(math.isnan, differences)) else max(differences)
         within = [value <= self.bound for value in values.values()]
         decided = SHOWN if all(within) and len(within) >= MIN_SEEDS else NOT_SHOWN
         return {

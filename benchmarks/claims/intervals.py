@@ -21,8 +21,8 @@ MAX_SEEDS = len(T_QUANTILES) + 1
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
     """``num``, ``mean``, and ``low`` and ``high`` of its 95 % t-interval; null where the values do not give them."""
-    if not values:
-        return {"num": 0, "mean": None, "low": None, "high": None}
+    if not values or not all(map(math.isfinite, values)):
+        return {"num": len(values), "mean": None, "low": None, "high": None}
     mean = statistics.fmean(values)
     if len(values) == 1:
         return {"num": 1, "mean": mean, "low": None, "high": None}
@@ -35,9 +35,10 @@ def verdict(found: Mapping[str, Any], expected: Expected, margin: float = 0.0) -
 
     "up" and "down" are shown by an interval that excludes 0 on that side, and contradicted on the other. "same" is
     shown by one that lies within ± ``margin``, "not lower" by one above -``margin``, "not higher" by one below
-    ``margin``; they are contradicted by one wholly beyond the margin. Fewer than ``MIN_SEEDS`` seeds show nothing.
+    ``margin``; they are contradicted by one wholly beyond the margin. Fewer than ``MIN_SEEDS`` seeds show
+    nothing, and no more does a value that is not finite.
     """
-    if found["num"] < MIN_SEEDS:
+    if found["num"] < MIN_SEEDS or found["mean"] is None:
         return NOT_SHOWN
     low, high = found["low"], found["high"]
     shown = {
@@ -58,10 +59,11 @@ def verdict(found: Mapping[str, Any], expected: Expected, margin: float = 0.0) -
 
 
 def together(findings: Sequence[Mapping[str, Any]]) -> str:
-    """The verdict on a claim: shown by all its decisive findings, in part if one beside them is contradicted."""
-    decisive, beside = ({f["verdict"] for f in findings if f["decisive"] is side} for side in (True, False))
-    if CONTRADICTED in decisive:
-        return CONTRADICTED
-    if decisive != {SHOWN}:
-        return NOT_SHOWN
-    return IN_PART if CONTRADICTED in beside else SHOWN
+    """The verdict on a claim, by its decisive findings: shown by all, in part by some.
+
+    Where none is shown, one that is contradicted contradicts the claim. Findings beside it decide nothing.
+    """
+    verdicts = {finding["verdict"] for finding in findings if finding["decisive"]}
+    if SHOWN in verdicts:
+        return SHOWN if verdicts == {SHOWN} else IN_PART
+    return CONTRADICTED if CONTRADICTED in verdicts else NOT_SHOWN

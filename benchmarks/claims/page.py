@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from claim import Claim, Runs
-from intervals import SHOWN, spread, together
+from intervals import CONTRADICTED, SHOWN, spread, together
 
 from vlp.types import UserError
 
@@ -58,14 +58,16 @@ def markdown(records: Mapping[str, Mapping[str, Any]]) -> str:
     lines = ["| claim | method | verdict | decisive findings | runs |", "|---|---|---|---|---:|"]
     for one in records.values():
         decisive = [finding for finding in one["findings"] if finding["decisive"]]
-        shown = sum(finding["verdict"] == SHOWN for finding in decisive)
+        said = f"{_count(decisive, SHOWN)} of {len(decisive)} shown"
+        if contradicted := _count(decisive, CONTRADICTED):
+            said += f", {contradicted} contradicted"
         lines.append(
             _row(
                 [
                     f"[{one['name']}](#{_anchor(one)})",
                     one["title"],
                     f"**{one['verdict']}**",
-                    f"{shown} of {len(decisive)} shown",
+                    said,
                     len(one["runs"]),
                 ]
             )
@@ -73,6 +75,10 @@ def markdown(records: Mapping[str, Mapping[str, Any]]) -> str:
     for stem, one in records.items():
         lines += ["", *_section(stem, one)]
     return "\n".join(lines)
+
+
+def _count(findings: Sequence[Mapping[str, Any]], verdict: str) -> int:
+    return sum(finding["verdict"] == verdict for finding in findings)
 
 
 def _heading(one: Mapping[str, Any]) -> str:
@@ -109,14 +115,14 @@ def _section(stem: str, one: Mapping[str, Any]) -> list[str]:
 
 def interval(finding: Mapping[str, Any]) -> str:
     if finding["mean"] is None:
-        return "no pairs yet"
+        return "not finite" if finding["num"] else "no pairs yet"
     if finding["low"] is None:
         return f"{finding['mean']:+.3g}"
     return f"{finding['mean']:+.3g} [{finding['low']:+.3g}, {finding['high']:+.3g}]"
 
 
 def _mean(found: Mapping[str, Any] | None) -> str:
-    if not found:
+    if not found or found["mean"] is None:
         return ""
     if found["low"] is None:
         return f"{found['mean']:.3f}"

@@ -81,15 +81,16 @@ def test_verdict(scripts: Modules, low: float, high: float, expected: str, margi
     assert scripts["intervals"].verdict({**found, "num": 4}, expected, margin) == "not shown"
 
 
-def test_claim_is_shown_by_all_decisive_findings_and_contradicted_by_one(scripts: Modules) -> None:
-    def together(*verdicts: str, beside: str = "not shown") -> str:
+def test_claim_is_decided_by_its_decisive_findings(scripts: Modules) -> None:
+    def together(*verdicts: str, beside: str = "contradicted") -> str:
         findings = [{"verdict": verdict, "decisive": True} for verdict in verdicts]
         return str(scripts["intervals"].together([*findings, {"verdict": beside, "decisive": False}]))
 
     assert together("shown", "shown") == "shown"
-    assert together("shown", "shown", beside="contradicted") == "shown in part"
-    assert together("shown", "not shown", beside="contradicted") == "not shown"
-    assert together("shown", "not shown", "contradicted") == "contradicted"
+    assert together("shown", "not shown") == "shown in part"
+    assert together("shown", "not shown", "contradicted") == "shown in part"
+    assert together("not shown", "not shown", beside="shown") == "not shown"
+    assert together("not shown", "contradicted", beside="shown") == "contradicted"
 
 
 # ---- Findings
@@ -116,6 +117,8 @@ def test_contrast_of_absent_arms_and_figures_shows_nothing(scripts: Modules) -> 
     contrast = scripts["claim"].Contrast("b - a", "val/y", {"b": 1, "a": -1}, "up")
     assert contrast.assess({})["verdict"] == "not shown"
     assert contrast.assess(_runs(scripts, a=[1], b=[2]))["values"] == {}
+    of_x = scripts["claim"].Contrast("b - a", "val/x", {"b": 1, "a": -1}, "up")
+    assert of_x.assess(_runs(scripts, a=[1, 2, 3, 4, 5], b=[2, 3, 4, 5, math.nan]))["verdict"] == "not shown"
 
 
 def test_same_losses_are_compared_step_by_step(scripts: Modules) -> None:
@@ -125,6 +128,17 @@ def test_same_losses_are_compared_step_by_step(scripts: Modules) -> None:
     assert equal["values"][0] == pytest.approx(5e-5)
     assert finding.assess(_runs(scripts, a=[1], b=[1]))["verdict"] == "not shown"
     assert finding.assess(_runs(scripts, a=[1, 2], b=[1, 2.001]))["verdict"] == "contradicted"
+
+
+def test_losses_that_are_no_numbers_or_absent_are_not_the_same(scripts: Modules) -> None:
+    finding = scripts["claim"].SameLosses("equal", ("a", "b"), bound=1e-4)
+    # The second of the two logged losses: max() alone would pass over it.
+    diverged = finding.assess(_runs(scripts, a=[1, 2, 3, 4, 5], b=[1, 2, math.nan, 4, 5]))
+    assert diverged["verdict"] == "contradicted"
+    assert math.isnan(diverged["values"][2])
+    silent = {arm: {0: scripts["claim"].Run(1.0, {}, {})} for arm in "ab"}
+    with pytest.raises(UserError, match="equal: the arms of seed 0 logged no loss"):
+        finding.assess(silent)
 
 
 # ---- The files of the claims
@@ -152,6 +166,18 @@ def test_arms_of_a_claim_differ_and_are_all_compared(scripts: Modules, stem: str
     assert len(folders) == 2 * len(claim.arms)
     compared = {arm for finding in claim.findings for arm in finding.arms()}
     assert compared == set(claim.arms)
+
+
+@pytest.mark.parametrize(
+    ("stem", "decisive", "retrieval"),
+    [("c05_triple", "image_knn_accuracy", "not lower"), ("c06_contrastive_gap", "modality_gap", "same")],
+)
+def test_retrieval_decides_where_the_promise_names_it(
+    scripts: Modules, stem: str, decisive: str, retrieval: str
+) -> None:
+    found = {(f.figure.split("/")[-1], f.expected) for f in scripts[stem].CLAIM.findings if f.decisive}
+    assert found >= {("image_to_text_R@1", retrieval), ("text_to_image_R@1", retrieval)}
+    assert decisive in {figure for figure, _ in found}
 
 
 def test_slope_over_temperatures_is_that_of_least_squares(scripts: Modules) -> None:
