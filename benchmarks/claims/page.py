@@ -8,20 +8,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from claim import Claim, Runs
-from intervals import CONTRADICTED, SHOWN, spread, together
+from claim import Claim, Finding, Runs
+from intervals import CONTRADICTED, NOT_SHOWN, SHOWN, spread, together
 
 from vlp.types import UserError
 
 START, END = "<!-- results: written by run.py -->", "<!-- end of results -->"
 
 
-def record(claim: Claim, runs: Runs, notes: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Every figure of every run, what it was run with (``notes``: arm -> seed), and what the findings make of them."""
-    findings = [
-        {"name": finding.name, "figure": finding.figure, "decisive": finding.decisive, **finding.assess(runs)}
-        for finding in claim.findings
-    ]
+def record(
+    claim: Claim,
+    runs: Runs,
+    notes: Mapping[str, Mapping[int, Mapping[str, Any]]],
+    failed: Mapping[str, Sequence[int]],
+) -> dict[str, Any]:
+    """Every figure of every run, what it was run with (``notes``: arm -> seed), and what the findings make of them.
+
+    A finding about an arm of which a seed ``failed`` (arm -> seeds) is not shown: those that went well are a choice.
+    """
+    findings = [_assessed(finding, runs, failed) for finding in claim.findings]
     used = {finding.figure for finding in claim.findings}
     return {
         **{key: getattr(claim, key) for key in ("name", "title", "promise", "paper", "shrunk", "recipe")},
@@ -44,6 +49,12 @@ def record(claim: Claim, runs: Runs, notes: Mapping[str, Mapping[int, Mapping[st
             for seed, run in sorted(by_seed.items())
         ],
     }
+
+
+def _assessed(finding: Finding, runs: Runs, failed: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    found = {"name": finding.name, "figure": finding.figure, "decisive": finding.decisive, **finding.assess(runs)}
+    missing = [f"{arm}, seed {seed}" for arm in finding.arms() for seed in failed.get(arm, ())]
+    return {**found, "verdict": NOT_SHOWN, "failed": missing} if missing else found
 
 
 def missing_figures(claim: Claim, runs: Runs) -> list[str]:
@@ -77,8 +88,8 @@ def markdown(records: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _count(findings: Sequence[Mapping[str, Any]], verdict: str) -> int:
-    return sum(finding["verdict"] == verdict for finding in findings)
+def _count(findings: Sequence[Mapping[str, Any]], wanted: str) -> int:
+    return sum(finding["verdict"] == wanted for finding in findings)
 
 
 def _heading(one: Mapping[str, Any]) -> str:
@@ -96,7 +107,7 @@ def _section(stem: str, one: Mapping[str, Any]) -> list[str]:
     for finding in one["findings"]:
         name = finding["name"] if finding["decisive"] else f"{finding['name']} (beside the claim)"
         cells = [name, f"`{finding['figure']}`", finding["expected"], finding["num"], interval(finding)]
-        lines.append(_row([*cells, finding["verdict"]]))
+        lines.append(_row([*cells, verdict(finding)]))
     figures = sorted({figure for spreads in one["spreads"].values() for figure in spreads})
     if figures:
         seconds = {arm: [run["seconds"] for run in one["runs"] if run["arm"] == arm] for arm in one["spreads"]}
@@ -111,6 +122,12 @@ def _section(stem: str, one: Mapping[str, Any]) -> list[str]:
     if one["runs"]:
         lines += ["", f"![{one['name']}](plots/{stem}.png)"]
     return lines
+
+
+def verdict(finding: Mapping[str, Any]) -> str:
+    """With the runs that failed."""
+    failed = finding.get("failed")
+    return f"{finding['verdict']} (failed: {'; '.join(failed)})" if failed else str(finding["verdict"])
 
 
 def interval(finding: Mapping[str, Any]) -> str:

@@ -126,7 +126,11 @@ def publish(stem: str, claim: Claim, jobs: list[runs.Job], output: Path) -> None
     for job in jobs:
         if job.seed in found.get(job.arm, {}):
             notes.setdefault(job.arm, {})[job.seed] = job.done()
-    record = page.record(claim, found, notes)
+    failed: dict[str, list[int]] = {}
+    for job in jobs:
+        if job.failed():
+            failed.setdefault(job.arm, []).append(job.seed)
+    record = page.record(claim, found, notes, failed)
     (output / "results").mkdir(parents=True, exist_ok=True)
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     (output / "results" / f"{stem}.json").write_text(text, encoding="utf-8")
@@ -134,7 +138,8 @@ def publish(stem: str, claim: Claim, jobs: list[runs.Job], output: Path) -> None
     print(f"{claim.name} {claim.title}: {record['verdict']}")
     for finding in record["findings"]:
         print(
-            f"  {finding['verdict']:<12} {finding['name']}: {page.interval(finding)} (expected {finding['expected']})"
+            f"  {page.verdict(finding):<12} {finding['name']}: {page.interval(finding)} "
+            f"(expected {finding['expected']})"
         )
 
 

@@ -32,7 +32,9 @@ from vlp.trainer import FREE_TO_CHANGE
 from vlp.types import UserError
 
 PACKAGES = ("vlp", "torch", "open_clip_torch", "timm")
-DONE = "done.json"
+DONE, FAILED = "done.json", "failed.txt"
+# What may differ from the recipe of a finished run: not its data and evaluation sets, which an arm may change.
+_FREE = ("name", *(key for key in FREE_TO_CHANGE if key not in ("data.train", "evaluate.")))
 TAIL = 15
 
 
@@ -99,9 +101,8 @@ class Job:
         """
         if not (self.run_dir / DONE).is_file():
             return False
-        free = ("name", *FREE_TO_CHANGE)
         differing = recipe.difference(self.run_dir / "recipe.yaml", self.recipe.to_yaml())
-        changed = [key for key in differing if not key.startswith(free)]
+        changed = [key for key in differing if not key.startswith(_FREE)]
         if changed:
             raise UserError(
                 f"{self.run_dir} holds a run of another recipe (different: {', '.join(changed[:5])}): "
@@ -112,8 +113,16 @@ class Job:
     def finish(self, seconds: float, threads: int) -> None:
         """Note that all of it is done, and forget the weights: a hundred runs would fill a small disk."""
         shutil.rmtree(self.run_dir / "checkpoints", ignore_errors=True)
-        done = {"seconds": round(seconds, 1), "threads": threads, "versions": versions()}
+        done = {"seconds": round(seconds, 1), "threads": threads, "versions": versions(), "commit": commit()}
         (self.run_dir / DONE).write_text(json.dumps(done) + "\n", encoding="utf-8")
+
+    def fail(self, problem: str) -> None:
+        """Note that it came to no end, and why; the next try forgets it."""
+        (self.run_dir / FAILED).write_text(problem + "\n", encoding="utf-8")
+
+    def failed(self) -> bool:
+        """Whether its last try came to no end."""
+        return (self.run_dir / FAILED).is_file()
 
     def done(self) -> dict[str, Any]:
         """What `finish` noted."""
@@ -133,6 +142,15 @@ class Job:
 
 def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+
+
+def commit() -> str | None:
+    """The commit of the code, with ``-dirty`` where files differ from it; None where this is no checkout of git."""
+    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    with suppress(OSError):
+        said = subprocess.run(command, capture_output=True, text=True, check=False)
+        return said.stdout.strip() or None
+    return None
 
 
 def _slug(text: str) -> str:
@@ -188,6 +206,7 @@ class _Active:
     @classmethod
     def start(cls, job: Job, threads: int) -> _Active:
         job.run_dir.mkdir(parents=True, exist_ok=True)
+        (job.run_dir / FAILED).unlink(missing_ok=True)
         commands = deque(job.commands())
         return cls(job, commands, threads, _start(commands.popleft(), job.log, threads, "wb"), time.monotonic())
 
@@ -234,9 +253,12 @@ def train(jobs: Sequence[Job], at_once: int, threads: int, report: Callable[[Job
                 active.remove(one)
                 seconds = time.monotonic() - one.started
                 code = one.process.returncode
-                if code == 0:
+                problem = "" if code == 0 else _problem(one.job, code)
+                if problem:
+                    one.job.fail(problem)
+                else:
                     one.job.finish(seconds, threads)
-                report(one.job, seconds, "" if code == 0 else _problem(one.job, code))
+                report(one.job, seconds, problem)
             time.sleep(0.1)
     except BaseException:
         for one in active:

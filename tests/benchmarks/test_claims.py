@@ -264,15 +264,18 @@ def test_train_probe_collect_and_publish(
 
     record = json.loads((output / "results" / "c99_tiny.json").read_text())
     assert record["verdict"] == "not shown"
+    assert [finding["failed"] for finding in record["findings"]] == [["other, seed 0"]] * 2
     (only,) = record["runs"]
     assert (only["arm"], only["seed"], list(only["losses"])) == ("one", 0, ["1", "2"])
     assert only["figures"].keys() >= {"val/retrieval/image_to_text_R@1", "train/loss"}
     assert only["seconds"] > 0
     assert only["versions"].keys() >= {"vlp", "torch", "python"}
+    assert only["commit"] == scripts["runs"].commit()
     assert str(tmp_path) not in json.dumps(record).replace(str(tmp_path / "tiny.yaml"), "")
     page = (output / "README.md").read_text()
     assert page.startswith("before\n")
     assert page.endswith("after\n")
+    assert "not shown (failed: other, seed 0) |" in page
     assert "| [C99](#c99-a-title) | a title | **not shown** | 0 of 2 shown | 1 |" in page
     assert (output / "plots" / "c99_tiny.png").stat().st_size > 5000
     one = work / "runs" / "c99_tiny" / "one" / "seed-0"
@@ -286,6 +289,35 @@ def test_train_probe_collect_and_publish(
     claims["c99_tiny"] = _claim(scripts, tmp_path, arms={"one": module.Arm(("train.lr=5e-1",))}, findings=alone)
     assert run.main() == 2
     assert "another recipe (different: train.lr)" in capsys.readouterr().err
+    data = {**claims["c99_tiny"].data, "more": ("--num-train", "25", "--num-eval", "6", "--image-size", "16")}
+    arms = {"one": module.Arm(data="more")}
+    claims["c99_tiny"] = _claim(scripts, tmp_path, data=data, arms=arms, findings=alone)
+    assert run.main() == 2
+    assert "another recipe (different: data.train, evaluate.sets.0)" in capsys.readouterr().err
+
+
+def test_findings_about_an_arm_that_failed_once_are_not_shown(scripts: Modules, tmp_path: Path) -> None:
+    """Five seeds that went well are not enough where the sixth diverged: the next try forgets it."""
+    module, runs = scripts["claim"], scripts["runs"]
+    up = module.Contrast("up", "val/x", {"b": 1, "a": -1}, "up")
+    findings = [up, module.Contrast("a alone", "val/x", {"a": 1}, "up")]
+    claim = _claim(scripts, tmp_path, arms={"a": module.Arm(), "b": module.Arm()}, findings=findings)
+    found = _runs(scripts, a=[1, 2, 3, 4, 5, 6], b=[2, 3.1, 4, 5, 6])
+    notes = {arm: {seed: {"seconds": 1.0} for seed in by_seed} for arm, by_seed in found.items()}
+    record = scripts["page"].record
+    assert record(claim, found, notes, {})["verdict"] == "shown"
+    of_b, of_a = record(claim, found, notes, {"b": [5]})["findings"]
+    assert (of_b["verdict"], of_b["failed"], of_a["verdict"]) == ("not shown", ["b, seed 5"], "shown")
+    assert "not shown (failed: b, seed 5)" in scripts["page"].verdict(of_b)
+
+    (job, _) = runs.jobs_of(tmp_path, "c99_tiny", claim, [5])
+    job.run_dir.mkdir(parents=True)
+    job.fail("diverged")
+    assert job.failed()
+    active = runs._Active.start(job, 1)
+    active.stop()
+    active.process.wait()
+    assert not job.failed()
 
 
 def test_jobs_run_side_by_side_and_one_of_two_processes_alone(
