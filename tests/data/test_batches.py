@@ -18,6 +18,8 @@ from PIL import Image
 from vlp.data.bad_samples import BadSamples
 from vlp.data.batches import DataOptions, TrainingData
 from vlp.data.captions import CaptionSource
+from vlp.data.layers import LayerWriter
+from vlp.data.index import open_shard
 from vlp.data.transforms import AugmentOptions, PictureFormat
 from vlp.data.write import ShardWriter, encode_image
 from vlp.types import Batch, Skipped, UserError
@@ -159,6 +161,38 @@ def test_further_captions_are_others_of_the_same_picture(tmp_path: Path) -> None
             assert set(of_one) <= {f"{number} {kind}" for kind in ("txt", "one", "two")}
             different.append(len(set(of_one)))
     assert different.count(3) > 0.8 * len(different), "now and then, no draw finds another"
+
+
+def test_several_captions_need_samples_with_several(tmp_path: Path) -> None:
+    """Otherwise the option would compare one caption with itself, and nobody would be told."""
+
+    def written(name: str, texts: Sequence[str]) -> Path:
+        with ShardWriter(tmp_path / name, 3) as writer:
+            for i, text in enumerate(texts):
+                writer.write(encode_image(Image.new("RGB", (9, 9), (i, 0, 0))), "png", f"{i} txt", rewrites=[text])
+        return tmp_path / name
+
+    alike = written("alike", [f"{i} txt" for i in range(7)])
+    with pytest.raises(UserError, match=r"^data\.captions: 2 captions .* no sample .* two that differ: add sources.*$"):
+        with_views(alike, 1, 2)
+    with_views(alike, 1, 1)
+    with_views(written("last", [*(f"{i} txt" for i in range(6)), "another"]), 1, 2)
+    with pytest.raises(UserError, match="two that differ"):
+        with_views(tmp_path / "last", 1, 2, captions=[CaptionSource(source="txt")])
+
+
+def test_layers_count_where_several_captions_are_wanted(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "train", 6) as writer:
+        for i in range(6):
+            writer.write(encode_image(Image.new("RGB", (9, 9), (i, 0, 0))), "png", f"{i} txt")
+    shard, _ = open_shard(str(next((tmp_path / "train").glob("*.tar"))))
+    keys = [shard.key(row) for row in range(len(shard))]
+    LayerWriter(None, "same", {}).write(shard, keys, {"text": [f"{i} txt" for i in range(6)]})
+    LayerWriter(None, "new", {}).write(shard, keys, {"text": ["word"] * 5 + ["a picture of 5"]})  # too short but for one
+    txt = CaptionSource(source="txt")
+    with pytest.raises(UserError, match="two that differ"):
+        with_views(tmp_path / "train", 1, 2, captions=[txt, CaptionSource(source="layer.same")])
+    with_views(tmp_path / "train", 1, 2, captions=[txt, CaptionSource(source="layer.new")])
 
 
 def test_equal_pictures_have_equal_ids_in_any_process(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from vlp.data.bad_samples import BadSamples
 from vlp.data.cache import CacheOptions
-from vlp.data.captions import CaptionLayers, CaptionSource, check_sources, draw, draw_more
+from vlp.data.captions import CaptionLayers, CaptionSource, captions_of, check_sources, draw, draw_more
 from vlp.data.layer_files import check_file_names, layer_columns
 from vlp.data.read_ahead import ReadAhead, Request
 from vlp.data.samples import IMAGE_EXTENSIONS, BadSample
@@ -98,7 +98,8 @@ class TrainingData:
         with_picture_ids: whether batches tell which of their pictures are equal.
 
     Raises:
-        UserError: shards missing or unusable, a caption source without effect, a batch that does not fit.
+        UserError: shards missing or unusable, a caption source without effect, several captions wanted where there is one, a
+            batch that does not fit.
     """
 
     def __init__(
@@ -125,10 +126,12 @@ class TrainingData:
         bad.add(self.defects, seen=self.num_samples)
         bad.check()
         self.columns = _columns(sources)
-        check_sources(_probes(sources), options.captions)
+        check_sources((members for *_, members in _probes(sources)), options.captions)
         order = sources.order(seed, options.shuffle_window, options.shuffle_streams)
         self.notes += sources.room(options.cache)
         layers = _caption_layers(options.captions, sources)
+        if text_views > 1:
+            _check_several_captions(text_views, sources, options.captions, layers)
         views = _Views(image_views, text_views, with_picture_ids)
         self._samples = _Samples(sources, order, layers, options, picture_format, seed, views)
         self._steps = partial(_Steps, self._samples, tokenizer, global_batch_size, rank, world)
@@ -386,14 +389,39 @@ def _columns(sources: Sources) -> list[str]:
     return sorted(columns)
 
 
-def _probes(sources: Sources) -> Iterator[dict[str, bytes]]:
-    """The texts of some samples of the first shard, then of one of each of some others; read when asked for."""
+class _Probe(NamedTuple):
+    """A sample to look at before the run, without its picture."""
+
+    layers: str | None
+    shard: Shard
+    row: int
+    members: dict[str, bytes]
+
+
+def _probes(sources: Sources) -> Iterator[_Probe]:
+    """Some samples of the first shard, then one of each of some others; read when asked for."""
     used = [number for number, entry in enumerate(sources.entries) if entry.used]
     places = [(used[0], row) for row in range(min(sources.entries[used[0]].used, 100))]
     for number, row in places + [(number, 0) for number in used[1:_PROBED_SHARDS]]:
         with suppress(BadSample):
             shard, row_there = sources.row(number, row)
-            yield shard.read(row_there, {"txt", "json"})
+            yield _Probe(
+                sources.entries[number].source.layers, shard, row_there, shard.read(row_there, {"txt", "json"})
+            )
+
+
+def _check_several_captions(
+    wanted: int, sources: Sources, captions: Sequence[CaptionSource], layers: dict[str | None, CaptionLayers]
+) -> None:
+    """Refuse to draw several captions where every sample looked at has one."""
+    for probe in _probes(sources):
+        with suppress(BadSample):  # counted when it is drawn
+            if len(captions_of(probe.members, captions, layers[probe.layers].of(probe.shard, probe.row))) > 1:
+                return
+    raise UserError(
+        f"data.captions: {wanted} captions of each picture are to be compared, but no sample looked at has two that "
+        "differ: add sources, or set captions: 1 in objectives"
+    )
 
 
 def _caption_layers(captions: Sequence[CaptionSource], sources: Sources) -> dict[str | None, CaptionLayers]:

@@ -101,20 +101,44 @@ def draw(
         BadSample: "empty caption", "text is not UTF-8" or "broken JSON".
     """
     texts = SampleTexts(members)
-    found = ((s, layered.get(s.source, ()) if s.layer else texts.of(s.source)) for s in sources)
-    present = [(s, choices) for s, choices in found if choices]
+    present = _choices(texts, sources, layered)
     which, among = generator.random(2)  # always two, so that later draws do not depend on the sources
-    caption, doubtful = "", False
     if present:
         ends = list(accumulate(s.weight for s, _ in present))  # numpy takes several times as long for so few
         source, choices = present[bisect_right(ends, which * ends[-1])]
-        caption = choices[int(among * len(choices))]
-        doubtful = source.layer is not None and len(caption.split()) < 2 and not _UNSPACED.search(caption)
-    if not caption or doubtful:
-        caption = next(iter(texts.of("txt")), "") or caption
+        caption = _drawn(source, choices[int(among * len(choices))], texts)
+    else:
+        caption = _txt(texts)
     if not caption:
         raise BadSample("empty caption")
     return caption
+
+
+def captions_of(
+    members: Mapping[str, bytes], sources: Sequence[CaptionSource], layered: Mapping[str, Sequence[str]] = _NO_LAYERS
+) -> set[str]:
+    """All that `draw` may give."""
+    texts = SampleTexts(members)
+    found = {_drawn(s, choice, texts) for s, choices in _choices(texts, sources, layered) for choice in choices}
+    return (found or {_txt(texts)}) - {""}
+
+
+def _choices(
+    texts: SampleTexts, sources: Sequence[CaptionSource], layered: Mapping[str, Sequence[str]]
+) -> list[tuple[CaptionSource, Sequence[str]]]:
+    """The sources that a sample has, with their texts."""
+    found = ((s, layered.get(s.source, ()) if s.layer else texts.of(s.source)) for s in sources)
+    return [(s, choices) for s, choices in found if choices]
+
+
+def _drawn(source: CaptionSource, text: str, texts: SampleTexts) -> str:
+    """What is used where ``text`` was drawn."""
+    doubtful = source.layer is not None and len(text.split()) < 2 and not _UNSPACED.search(text)
+    return _txt(texts) or text if not text or doubtful else text
+
+
+def _txt(texts: SampleTexts) -> str:
+    return next(iter(texts.of("txt")), "")
 
 
 def draw_more(
