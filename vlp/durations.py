@@ -53,6 +53,9 @@ class Schedule(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     over: Duration = Field(0, description="how long it takes to arrive; 0: a jump")
     shape: Literal["linear", "cosine"] = Field("linear", description="of the way between the two")
 
+    def __str__(self) -> str:
+        return f"{self.start:g} to {self.end:g}"
+
     @model_validator(mode="after")
     def _moves(self) -> Schedule:
         if self.start == self.end:
@@ -74,6 +77,11 @@ class Schedule(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 
 
 Scheduled = float | Schedule
+
+
+def described(value: Scheduled) -> str:
+    """``0.5``, or ``1 to 0``."""
+    return str(value) if isinstance(value, Schedule) else f"{value:g}"
 
 
 def value_at(value: Scheduled, span: Span, step: int, key: str) -> float:

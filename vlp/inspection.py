@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vlp import encoding
 from vlp.data.batches import TrainingData
+from vlp.durations import described
 from vlp.encoders.openclip import outline
 from vlp.engine import check_batch_statistics
 from vlp.evaluation.run import open_tasks
@@ -35,7 +36,7 @@ def inspect(recipe: Recipe) -> str:
         f"captions      {', '.join(f'{c.source} (weight {c.weight:g})' for c in recipe.data.captions)}",
         f"pictures      {model.picture_format.size[0]} x {model.picture_format.size[1]}",
         *(f"parameters    {tower:<6}{count:>14,}" for tower, count in model.parameters_by_tower().items()),
-        f"objectives    {', '.join(f'{o.weight:g} x {o.name}' for o in recipe.objectives)}",
+        f"objectives    {', '.join(f'{described(o.weight)} x {o.name}' for o in recipe.objectives)}",
         f"needs         {', '.join(sorted(frozenset().union(*(o.needs for o in recipe.objectives))))}",
         f"global batch  {batch:,}",
         f"length        {span.total_steps:,} steps = {span.total_steps * batch:,} samples = "
