@@ -216,6 +216,31 @@ def test_moving_weights_and_every_part_are_logged(recipe_file):
     assert ["train/alignment_loss" in row for row in rows] == [True, True, False, False, False, False]
 
 
+def test_a_part_has_one_name_at_every_step_whatever_else_is_on(recipe_file):
+    """Names follow from the recipe: not from which weights are 0, nor from which losses are per sample."""
+    entries = [
+        "{name: infonce, weight: {start: 1, end: 0, after: 2}}",
+        "{name: alignment, weight: 0.5}",
+        "{name: infonce, label_smoothing: 0.2, weight: {start: 0, end: 3, after: 4}}",
+        "{name: siglip}",
+    ]
+    run_dir = train(recipe.load(str(recipe_file), [f"objectives=[{', '.join(entries)}]"])).run_dir
+    rows = [row for row in read_metrics(run_dir / "metrics.jsonl") if "train/lr" in row]
+    first, second = ([row[f"train/weight/{name}"] for row in rows] for name in ("infonce", "infonce.2"))
+    assert first == [1, 1, 0, 0, 0, 0]
+    assert second == [0, 0, 0, 0, 3, 3]
+    for row, one, two in zip(rows, first, second, strict=True):
+        assert ("train/contrastive_loss" in row, "train/contrastive_loss.2" in row) == (one > 0, two > 0)
+        losses = [row.get(f"train/{part}", 0.0) for part in ("contrastive_loss", "contrastive_loss.2")]
+        rest = 0.5 * row["train/alignment_loss"] + row["train/contrastive_loss.3"]
+        assert row["train/loss"] == pytest.approx(one * losses[0] + two * losses[1] + rest, rel=1e-5)
+
+
+def test_inspect_says_a_moving_weight(recipe_file, capsys):
+    cli.main(["inspect", str(recipe_file), f"objectives=[{{name: infonce, weight: 2}}, {OFF_AFTER_2}]"])
+    assert "objectives    2 x infonce, 0.5 to 0 x alignment\n" in capsys.readouterr().out
+
+
 def test_a_run_on_a_schedule_goes_on_where_it_was(recipe_file, tmp_path):
     """A schedule has no state: the resumed run is the uninterrupted one."""
     moving = [f"objectives=[{{name: infonce}}, {OFF_AFTER_2}]", "train.temperature={start: 0.2, end: 0.05, over: 6}"]

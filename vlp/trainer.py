@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,7 @@ from vlp.encoding import Encoding, crops
 from vlp.engine import Signals, accelerator_for, alone_in, check_batch_statistics
 from vlp.evaluation import run as evaluation
 from vlp.evaluation.tasks.base import Task
-from vlp.objectives.base import Objective, check_needs, combined_loss, needs, text_views
+from vlp.objectives.base import check_needs, loss_of, moving_weights, needs, text_views
 from vlp.optim import adamw, learning_rate
 from vlp.recipe import Recipe, difference
 from vlp.track import Tracker
@@ -260,8 +260,8 @@ def _update(run: _Run, batch: Batch, step: int) -> dict[str, Tensor]:
     loss, embedded = embeddings.backward(
         run.encoding.encoders(run.wrapped, seed, accelerator.autocast),
         batch,
-        _loss_of([objective for objective in objectives if objective.couples_batch]),
-        _loss_of([objective for objective in objectives if not objective.couples_batch]),
+        loss_of(objectives, couples_batch=True),
+        loss_of(objectives, couples_batch=False),
         micro_batch_size=run.micro_batch_size,
         seeds=(seed, distributed.seed_of(seed, distributed.rank())),
         backward_of=accelerator.backward,
@@ -278,17 +278,12 @@ def _update(run: _Run, batch: Batch, step: int) -> dict[str, Tensor]:
     run.encoding.after_step(embedded)
     if run.ema is not None:
         run.ema.update(run.model.clip)
-    return {"loss": loss.total, **loss.parts, "grad_norm": grad_norm, **_weights(run, objectives)}
-
-
-def _loss_of(objectives: Sequence[Objective]) -> embeddings.LossOf | None:
-    return (lambda embedded: combined_loss(objectives, embedded)) if objectives else None
-
-
-def _weights(run: _Run, objectives: Sequence[Objective]) -> dict[str, Tensor]:
-    """Of the objectives whose weight moves."""
-    pairs = zip(run.recipe.objectives, objectives, strict=True)
-    return {f"weight/{now.name}": torch.tensor(now.weight) for given, now in pairs if given.weight != now.weight}
+    return {
+        "loss": loss.total,
+        **loss.parts,
+        "grad_norm": grad_norm,
+        **moving_weights(run.recipe.objectives, objectives),
+    }
 
 
 def _log(run: _Run, figures: dict[str, Tensor], stopwatch: Stopwatch, step: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -28,9 +28,11 @@ class Objective(BaseModel, ABC, frozen=True, extra="forbid"):
     Class attributes:
         couples_batch: True if the loss compares samples with each other (it then sees the global batch at once),
             False if it is a mean over samples.
+        shared_parts: those of its loss's parts whose names objectives of other names have too.
     """
 
     couples_batch: ClassVar[bool]
+    shared_parts: ClassVar[frozenset[str]] = frozenset()
 
     name: str
     weight: Scheduled = Field(
@@ -142,18 +144,46 @@ def shared_field(objectives: Sequence[Objective], need: str, field: str) -> Any:
     return next(iter(found), None)
 
 
-def combined_loss(objectives: Sequence[Objective], embeddings: Embeddings) -> Loss:
-    """Weighted sum of the objectives; parts are logged unweighted under their own names.
+def combined_loss(objectives: Sequence[Objective], embeddings: Embeddings, couples_batch: bool | None = None) -> Loss:
+    """Weighted sum of the objectives; parts are unweighted, under the names that `log_name` gives them.
 
-    An objective of weight 0 is left out. A part that two of them have is logged under ``NAME.PLACE`` as well.
+    An objective of weight 0 is left out.
+
+    Args:
+        objectives: all those of the recipe.
+        couples_batch: only those whose ``couples_batch`` is this; None: all.
     """
     total = torch.zeros((), device=embeddings.image_VND.device)
     parts: dict[str, Tensor] = {}
     for place, objective in enumerate(objectives):
-        if objective.weight == 0:
+        if objective.weight == 0 or couples_batch not in (None, objective.couples_batch):
             continue
         loss = objective.loss(embeddings)
         total = total + settled(objective.weight) * loss.total
-        for name, value in loss.parts.items():
-            parts[f"{name}.{place}" if name in parts else name] = value.detach()
+        parts |= {log_name(objectives, place, part): value.detach() for part, value in loss.parts.items()}
     return Loss(total, parts)
+
+
+def loss_of(objectives: Sequence[Objective], couples_batch: bool) -> Callable[[Embeddings], Loss] | None:
+    """`combined_loss` of those whose ``couples_batch`` is this; None if there are none."""
+    if all(objective.couples_batch != couples_batch for objective in objectives):
+        return None
+    return lambda embeddings: combined_loss(objectives, embeddings, couples_batch)
+
+
+def log_name(objectives: Sequence[Objective], place: int, figure: str) -> str:
+    """Under what a ``figure`` of the objective at ``place`` of a recipe is logged: at every step the same.
+
+    It keeps its own name, unless an earlier objective of the recipe has it too: then it is ``FIGURE.PLACE``.
+    """
+    own = objectives[place]
+    taken = any(
+        earlier.name == own.name or figure in own.shared_parts & earlier.shared_parts for earlier in objectives[:place]
+    )
+    return f"{figure}.{place}" if taken else figure
+
+
+def moving_weights(given: Sequence[Objective], now: Sequence[Objective]) -> dict[str, Tensor]:
+    """Under ``weight/NAME``, those of the objectives ``now`` whose weights have schedules in the recipe's ``given``."""
+    moving = [place for place, objective in enumerate(given) if isinstance(objective.weight, Schedule)]
+    return {f"weight/{log_name(now, n, now[n].name)}": torch.tensor(settled(now[n].weight)) for n in moving}

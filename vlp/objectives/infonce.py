@@ -76,6 +76,7 @@ class Objective(base.Objective, frozen=True, extra="forbid"):
     """Symmetric cross-entropy over the rows and columns of the global similarity matrix."""
 
     couples_batch: ClassVar[bool] = True
+    shared_parts: ClassVar[frozenset[str]] = frozenset({"contrastive_loss"})
 
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, examples=[0.1], description="share of the target that is spread evenly over all candidates"

@@ -34,6 +34,7 @@ class Objective(base.Objective, frozen=True, extra="forbid"):
     """Mean over images of the summed binary cross-entropies with every text of the global batch."""
 
     couples_batch: ClassVar[bool] = True
+    shared_parts: ClassVar[frozenset[str]] = frozenset({"contrastive_loss"})
 
     @property
     def needs(self) -> frozenset[str]:
