@@ -178,7 +178,9 @@ def test_the_positive_of_imc_is_the_logit_scale_exactly(embedded: Embeddings) ->
 
 
 def test_imc_uses_no_soft_targets(embedded: Embeddings) -> None:
-    assert tcl(embedded, "imc", alpha=0.0).total == tcl(embedded, "imc", alpha=1.0).total
+    without, with_ = (tcl(embedded, "cma", "imc", alpha=alpha).parts for alpha in (0.0, 1.0))
+    assert without["imc_loss"] == with_["imc_loss"]
+    assert without["cma_loss"] != with_["cma_loss"]
 
 
 @pytest.mark.parametrize("rows_", [2, 3, 5])
@@ -360,9 +362,19 @@ def test_alpha_rises_over_the_first_epoch() -> None:
         ({"queue_size": -1}, "queue_size"),
         ({"alpha": 1.5}, "alpha"),
         ({"alpha": {"start": 0, "end": 2, "over": 10}}, "alpha"),
+        ({"terms": ["imc"], "alpha": 0.2}, "alpha has no effect without cma: remove it"),
+        ({"terms": ["lmi"], "alpha": {"start": 0, "end": 0.4, "over": 10}}, "alpha has no effect without cma"),
+        ({"terms": ["lmi"], "queue_size": 0}, "queue_size has no effect without cma or imc: remove it"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence) as raised:
         base.parse({"name": "triple", **options})
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("term", ["cma", "imc", "lmi"])
+def test_defaults_may_be_written_out(term: str) -> None:
+    """As in the recipe.yaml of a run."""
+    given = base.parse({"name": "triple", "terms": [term]})
+    assert base.parse(given.model_dump(mode="json")) == given

@@ -19,7 +19,7 @@ for lmi. Cost per process:
   lmi, with K locals a row, as many again in backward and where strips are recomputed; 2 N (B + Q) D more a direction
   of cma where alpha > 0;
 - memory: the twin (the weights once more), 8 Q D bytes for the queue, twice as many while the loss is computed, a few
-  times N K D floats for the locals; up to 2^22 logits a matrix, above that a strip of it;
+  times N K D floats for the locals; up to 2^20 logits (on accelerators 2^24) a matrix, above that strips of it;
 - communication: all-gathers of the twin's N x 2D features (no gradient), for lmi of the online N x 2D features and
   of W x 2B floats, with theirs. The locals themselves stay where they are.
 Value at initialisation: cma_loss about ln(B + Q), lmi_loss about ln(1 + (B - 1) K); imc_loss below, since two crops of
@@ -38,8 +38,9 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
+from typing_extensions import Self
 
 from vlp.durations import Schedule, Scheduled, largest, settled, smallest
 from vlp.features import Embeddings, Features
@@ -89,6 +90,16 @@ class Objective(base.Objective, frozen=True, extra="forbid"):
         if not 0 <= smallest(alpha) <= largest(alpha) <= 1:
             raise ValueError("must lie between 0 and 1")
         return alpha
+
+    @model_validator(mode="after")
+    def _all_has_an_effect(self) -> Self:
+        for field, terms in (("alpha", {"cma"}), ("queue_size", {"cma", "imc"})):
+            default = type(self).model_fields[field].default
+            if getattr(self, field) != default and not terms & {*self.terms}:
+                raise ValueError(
+                    f"{field} has no effect without {' or '.join(sorted(terms))}: remove it, or add one to terms"
+                )
+        return self
 
     @property
     def needs(self) -> frozenset[str]:
