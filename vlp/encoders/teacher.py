@@ -13,7 +13,8 @@ from vlp.types import Batch, UserError
 class Teacher:
     """Any MODEL. Pictures are those of the student, resized where it wants another size; captions are tokenised anew.
 
-    It computes in fp32, in evaluation mode. CLIP's tokenizer takes 0.02 ms a caption, in the process that trains.
+    It is in evaluation mode, its weights in fp32; the caller's autocast says in what it computes. CLIP's tokenizer
+    takes 0.02 ms a caption, in the process that trains.
 
     Raises:
         UserError: nothing is there, or it cannot be loaded.

@@ -14,7 +14,7 @@ the temperature (`train.temperature`, 0.1 in the paper), or a learned scale rise
 the trainer stops it.
 
 Columns: image, text. Cost per process: an all-gather of N x D features forward and a reduce-scatter backward, which
-`infonce` shares; on one process up to 2^22 logits (N x B) two N x B fp32 matrices, else tiles, however large N x B,
+`infonce` shares; on one process up to 2^18 logits (N x B) two N x B fp32 matrices, else tiles, however large N x B,
 and an all-reduce of B and an all-gather of N floats (`vlp.similarity.softmax`). A global batch of one row has no
 negatives: ValueError.
 Value at initialisation: about ln(B - 1).
@@ -77,10 +77,7 @@ class Objective(base.Objective, frozen=True, extra="forbid"):
         return 2 - agreement_N / similarity.global_mean(agreement_N)
 
     def notes(self) -> list[str]:
-        return [
-            "has no lower bound where the temperature is learned: the scale rises to train.max_logit_scale; "
-            "train.temperature fixes it"
-        ]
+        return ["has no lower bound: the scale rises to train.max_logit_scale, unless train.temperature fixes it"]
 
 
 def _dense(embeddings: Embeddings) -> Tensor:

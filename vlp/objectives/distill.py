@@ -5,12 +5,14 @@
 u_i, v_i are the student's normalised image and text features of pair i, s its logit scale; U_i, V_i and t are the
 teacher's. Nothing else of the teacher is used, so its features may have any width, and the two need share neither the
 size of pictures nor the tokenizer. The teacher is any MODEL and sees the student's first crop of each picture, resized,
-and its first caption, tokenised anew; in fp32, whatever train.precision is.
+and its first caption, tokenised anew. It computes in train.precision as the student does; normalisation and logits of
+both are in fp32.
 
 Columns: image, text, teacher. Cost per process:
 - a forward pass of the teacher, in which CLIP's tokenizer takes the training process 0.02 ms a caption;
-- with backward 16 N B D multiply-adds and 8 N B D' for the teacher's width D', a quarter and a half less up to 2^22
-  logits (N x B); above, strips of 2^22 logits, about five of which are there at once, however large N x B;
+- with backward 16 N B D multiply-adds and 8 N B D' for the teacher's width D', a quarter and a half less up to 2^20
+  logits (N x B; on accelerators 2^24); above, strips of as many, about five of which are there at once, however large
+  N x B;
 - an all-gather of N x 2D features with its gradient, and one of the teacher's, N x 2D'.
 Parts: distill_loss; teacher_entropy, which is its lower bound, reached where the similarities are the teacher's.
 Value at initialisation: about ln B, whatever the teacher.
