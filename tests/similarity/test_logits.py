@@ -34,7 +34,7 @@ def rows_of_this_rank(rank: int, world: int) -> tuple[list[int], torch.Tensor, t
     rows = slice(rank * 16, (rank + 1) * 16)
     image, text = features()
     embedded = Embeddings.of(image[rows], text[rows], torch.tensor(5.0), -1.0)
-    return similarity.matches(embedded).tolist(), similarity.logits_per_text(embedded), embedded.image_BD
+    return similarity.matches(embedded).tolist(), similarity.logits_per_image(embedded), embedded.text_BD
 
 
 def test_matches_start_at_the_first_row_of_this_process(run_ranks):
@@ -42,5 +42,5 @@ def test_matches_start_at_the_first_row_of_this_process(run_ranks):
     for rank, (matches, logits, everybody) in enumerate(run_ranks(rows_of_this_rank, 4)):
         rows = slice(rank * 16, (rank + 1) * 16)
         assert matches == list(range(rows.start, rows.stop))
-        torch.testing.assert_close(everybody, image)
+        torch.testing.assert_close(everybody, text)
         torch.testing.assert_close(logits.diagonal(rows.start), 5 * (image[rows] * text[rows]).sum(1) - 1)

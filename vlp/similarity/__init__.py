@@ -27,12 +27,11 @@ def in_tiles(embeddings: Embeddings) -> bool:
 
 def logits_per_image(embeddings: Embeddings) -> Tensor:
     """Scaled and biased cosine similarities of local images with all texts, NB, fp32."""
-    return _logits(embeddings.image_ND, embeddings.text_BD, embeddings)
-
-
-def logits_per_text(embeddings: Embeddings) -> Tensor:
-    """Scaled and biased cosine similarities of local texts with all images, NB, fp32."""
-    return _logits(embeddings.text_ND, embeddings.image_BD, embeddings)
+    image_ND, text_BD = embeddings.image_ND, embeddings.text_BD
+    # Autocast would round the product to bf16, which costs 1.5 % of the gradient at scale 100.
+    with torch.autocast(image_ND.device.type, enabled=False):
+        wide = tiles.precision(image_ND)
+        return embeddings.logit_scale * (image_ND.to(wide) @ text_BD.to(wide).T) + embeddings.logit_bias
 
 
 def logits_of_matches(embeddings: Embeddings) -> Tensor:
@@ -55,10 +54,3 @@ def text_BD(embeddings: Embeddings, view: int) -> Tensor:
 def global_mean(values: Tensor) -> Tensor:
     """Mean over the rows of all processes, the same on each, with the exact gradient: N... -> ..."""
     return distributed.mean_with_gradient(values.mean(0))
-
-
-def _logits(rows_ND: Tensor, columns_BD: Tensor, embeddings: Embeddings) -> Tensor:
-    # Autocast would round the product to bf16, which costs 1.5 % of the gradient at scale 100.
-    with torch.autocast(rows_ND.device.type, enabled=False):
-        wide = tiles.precision(rows_ND)
-        return embeddings.logit_scale * (rows_ND.to(wide) @ columns_BD.to(wide).T) + embeddings.logit_bias
