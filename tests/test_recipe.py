@@ -42,6 +42,25 @@ def test_the_resolved_recipe_reads_back_as_itself(written, tmp_path):
     assert recipe.difference(tmp_path / "resolved.yaml", recipe.load(written()).to_yaml()) == ["train.lr"]
 
 
+def test_a_stored_recipe_of_an_earlier_version_differs_in_what_it_says_alone(written, tmp_path):
+    """Options that came later have their defaults; where they were given now, they differ."""
+    tree = yaml.safe_load(recipe.load(written()).to_yaml())
+    del tree["train"]["ema_decay"], tree["objectives"][0]["label_smoothing"], tree["track"]
+    stored = tmp_path / "stored.yaml"
+    stored.write_text(yaml.safe_dump(tree))
+    assert recipe.difference(stored, recipe.load(written()).to_yaml()) == []
+    now = recipe.load(written(), ["train.ema_decay=0.9", "objectives.0.label_smoothing=0.1"])
+    assert recipe.difference(stored, now.to_yaml()) == ["objectives.0.label_smoothing", "train.ema_decay"]
+
+
+def test_a_stored_recipe_that_this_version_cannot_read_is_named_as_such(written, tmp_path):
+    stored = tmp_path / "stored.yaml"
+    stored.write_text(recipe.load(written()).to_yaml().replace("precision: fp32", "precision: int8"))
+    with pytest.raises(UserError, match=r"stored\.yaml: train\.precision.*does not fit this version of vlp") as raised:
+        recipe.difference(stored, recipe.load(written()).to_yaml())
+    assert "\n" not in str(raised.value)
+
+
 def test_base_is_merged_below(written):
     written(name="parent.yaml")
     child = written("base: parent.yaml\nname: child\ntrain: {steps: null, epochs: 2}\n", "child.yaml")

@@ -320,6 +320,15 @@ def test_another_recipe_does_not_go_on_with_a_run(recipe_file):
     run(recipe_file, "train.steps=2", "track.every=2", "data.workers=0")  # changes nothing that is computed
 
 
+def test_a_run_from_before_an_option_existed_goes_on(recipe_file):
+    few = ("train.steps=2", "evaluate.sets=[]")
+    stored = run(recipe_file, *few) / "recipe.yaml"
+    tree = yaml.safe_load(stored.read_text())
+    del tree["train"]["gradient_checkpointing"]
+    stored.write_text(yaml.safe_dump(tree))
+    run(recipe_file, *few)
+
+
 def test_a_run_that_was_moved_goes_on_and_a_stored_recipe_that_is_broken_is_named(recipe_file, tmp_path):
     few = ("train.steps=2", "evaluate.sets=[]")
     moved = run(recipe_file, *few).rename(tmp_path / "moved")

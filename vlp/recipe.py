@@ -179,8 +179,22 @@ def validate(tree: dict[str, Any], where: str) -> Recipe:
 
 
 def difference(path: Path, resolved: str) -> list[str]:
-    """Keys in which the resolved recipe stored at ``path`` differs from ``resolved`` (YAML)."""
-    a, b = _flat(_read(path, ())), _flat(yaml.safe_load(resolved))
+    """Keys in which the resolved recipe stored at ``path`` differs from ``resolved`` (YAML).
+
+    What an earlier version of vlp stored is completed with the defaults of options that it did not have.
+
+    Raises:
+        UserError: what is stored there is no recipe of this version.
+    """
+    tree = _read(path, ())
+    try:
+        stored = validate(tree, str(path)).to_yaml()
+    except UserError as error:
+        raise UserError(
+            f"{error}; this stored recipe does not fit this version of vlp: go on with the version that wrote it, or "
+            "choose another run_dir"
+        ) from error
+    a, b = _flat(yaml.safe_load(stored)), _flat(yaml.safe_load(resolved))
     return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
 
 
