@@ -11,6 +11,7 @@ import torch
 
 from vlp import cli, recipe
 from vlp.bench import _losses, _traffic, loss
+from vlp.objectives import base
 
 
 @pytest.fixture
@@ -39,6 +40,44 @@ def test_figures_of_a_recipe(small, capsys, overrides, expected):
     assert f"{expected[0][0]}, batch {expected[0][1]}" in printed
     assert ("measured at 128" in printed) == ("train.global_batch_size=1000" in overrides)
     assert "bytes that each of 2 processes sends" in printed
+
+
+def test_an_objective_is_measured_with_its_options_and_others_are_named(small, capsys, monkeypatch):
+    monkeypatch.setattr(loss, "_USUAL", 32)
+    monkeypatch.setattr(_losses, "in_child", lambda function, *arguments: function(*arguments))  # so as to look on
+    measured, real = [], _losses.of_objective
+
+    def looked_on(objective: base.Objective, *arguments: torch.Tensor) -> torch.Tensor:
+        measured.append((objective.name, objective.model_dump().get("captions")))
+        return real(objective, *arguments)
+
+    monkeypatch.setattr(_losses, "of_objective", looked_on)
+    with_options = "{name: infonce, duplicates: masked, captions: 2}"
+    objectives = f"objectives=[{with_options}, {{name: triple, queue_size: 0}}, {{name: decoupled}}]"
+    figures = loss.run(recipe.load("quickstart", ["profile=smoke", objectives]))
+    assert [(row["objective"], row["options"]) for row in figures["rows"]] == [
+        ("infonce", {"duplicates": "masked", "captions": 2}),
+        ("decoupled", {}),
+    ]
+    assert figures["left_out"] == ["triple"]
+    assert {("infonce", 2), ("decoupled", None)} <= {*measured}
+    assert figures["rows"][0]["loss_difference"] is None
+    printed = capsys.readouterr().out
+    assert "left out, as they need more than features and identities: triple" in printed
+    assert "vlp with duplicates: masked, captions: 2; the peers compute the plain loss" in printed
+    assert "instead" not in printed
+
+
+def test_an_objective_with_options_is_the_one_that_is_trained():
+    """Equal captions, each counted once: with all rows different, two views of a text give the loss of one."""
+    image, text = _losses.features(40, 8)
+    scale, bias = torch.tensor(20.0), torch.tensor(-4.0)
+
+    def of(**options) -> torch.Tensor:
+        return _losses.of_objective(base.parse({"name": "infonce", **options}), image, text, scale, bias)
+
+    torch.testing.assert_close(of(captions=2, duplicates="masked"), of(), rtol=1e-5, atol=1e-6)
+    assert of(label_smoothing=0.1) > of() + 0.01
 
 
 def test_command_writes_all_figures(small, tmp_path: Path):

@@ -30,8 +30,24 @@ Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # image ND, text ND, 
 
 
 def ours(name: str, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """Objective ``name`` of a single process, by the way that it takes at this size."""
-    return base.parse({"name": name}).loss(Embeddings(image[None], text[None], scale, bias)).total
+    """Objective ``name`` by default, of a single process, by the way that it takes at this size."""
+    return of_objective(base.parse({"name": name}), image, text, scale, bias)
+
+
+def measurable(objective: base.Objective) -> bool:
+    """Whether features and identities are all that it needs."""
+    known = ("image", "text", "picture_ids", "caption_ids", "logit_bias")
+    return all(need in known or need.startswith("text_views:") for need in objective.needs)
+
+
+def of_objective(objective: base.Objective, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """An objective with its options: the views of its texts are equal, no two rows show or say the same."""
+    views = base.text_views([objective])
+    places_N = torch.arange(len(image))
+    captions_VN = torch.arange(views * len(image)).view(views, -1)
+    texts_VND = text.expand(views, -1, -1)
+    embedded = Embeddings(image[None], texts_VND, scale, bias, picture_N=places_N, caption_VN=captions_VN)
+    return objective.loss(embedded).total
 
 
 def clip_loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
@@ -150,10 +166,19 @@ def _measure(loss: Loss, rows: int, width: int) -> dict[str, float]:
 
 
 def compare(
-    name: str, rows: int, width: int, repeats: int, peers: Mapping[str, Loss], told: Callable[[str], None] | None = None
+    name: str,
+    rows: int,
+    width: int,
+    repeats: int,
+    peers: Mapping[str, Loss],
+    told: Callable[[str], None] | None = None,
+    own: Loss | None = None,
 ) -> dict[str, Any]:
-    """Ours and its peers turn by turn: medians, ratios theirs / ours with their spread, how far the losses differ."""
-    losses: dict[str, Loss] = {OURS: partial(ours, name), **peers}
+    """Ours and its peers turn by turn: medians, ratios theirs / ours with their spread, how far the losses differ.
+
+    ``own`` is ours where it has options, by default the plain ``name``.
+    """
+    losses: dict[str, Loss] = {OURS: own or partial(ours, name), **peers}
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in losses}
     for repeat in range(repeats):
         for contender in losses if repeat % 2 else reversed(losses):

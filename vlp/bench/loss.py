@@ -1,7 +1,9 @@
-"""CPU time, memory, rounding and traffic of a recipe's contrastive losses, beside those of open_clip.
+"""CPU time, memory, rounding and traffic of a recipe's losses, beside those of open_clip where it has such a loss.
 
 At the recipe's global batch and width of embeddings, and at 4,096 where its batch is smaller: losses of one process
-with their backward, in fp32, one thread. The recipe's data are not touched.
+with their backward, in fp32, one thread. Objectives have the options of the recipe, their peers are plain. Those that
+need more than features and identities (a twin, a teacher, tokens) are left out, and named. The recipe's data are not
+touched; rounding and traffic are those of the plain `infonce`.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,6 +20,7 @@ from rich.progress import Progress
 
 from vlp.bench import _losses, _traffic
 from vlp.encoders.openclip import outline
+from vlp.objectives import base
 from vlp.recipe import Recipe
 
 _REPEATS = {4096: 5, 8192: 3, 16384: 1}  # up to that batch: all together then take about a minute
@@ -30,21 +34,27 @@ def run(recipe: Recipe) -> dict[str, Any]:
     width = outline(recipe.model, recipe.starts()).openclip_config["model_cfg"]["embed_dim"]
     largest = max(_REPEATS)
     rows = min(recipe.train.global_batch_size, largest)
-    names = [o.name for o in recipe.objectives if o.name in _losses.PEERS] or list(_losses.PEERS)
+    objectives = [o for o in recipe.objectives if _losses.measurable(o)]
     print(
         f"{recipe.name}: batch {recipe.train.global_batch_size:,}, embeddings of {width}, one process, one thread, fp32"
     )
     if rows < recipe.train.global_batch_size:
         print(f"measured at {rows:,}, as a whole batch would take minutes")
-    figures: dict[str, Any] = {"recipe": recipe.name, "width": width, "rows": []}
+    left_out = [o.name for o in recipe.objectives if not _losses.measurable(o)]
+    if left_out:
+        print(f"left out, as they need more than features and identities: {', '.join(left_out)}")
+    if not objectives:
+        objectives = [base.parse({"name": name}) for name in _losses.PEERS]
+        print(f"instead, by default: {', '.join(_losses.PEERS)}")
+    figures: dict[str, Any] = {"recipe": recipe.name, "width": width, "left_out": left_out, "rows": []}
     sizes = sorted({rows, max(rows, _USUAL)})
-    plan = [(name, size, next(n for most, n in _REPEATS.items() if size <= most)) for name in names for size in sizes]
-    total = sum(repeats * (1 + len(_losses.PEERS[name])) for name, _, repeats in plan)
+    plan = [(o, size, next(n for most, n in _REPEATS.items() if size <= most)) for o in objectives for size in sizes]
+    total = sum(repeats * (1 + len(_losses.PEERS.get(o.name, {}))) for o, _, repeats in plan)
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("losses in turn", total=total)
         told = partial(bar.update, task, advance=1)
-        for name, size, repeats in plan:
-            row = _losses.compare(name, size, width, repeats, _losses.PEERS[name], lambda who: told(description=who))
+        for objective, size, repeats in plan:
+            row = _row(objective, size, width, repeats, lambda who: told(description=who))
             figures["rows"].append(row)
             print_row(row)
     figures["rounding"] = _losses.rounding(min(max(sizes), _USUAL), width)
@@ -58,6 +68,19 @@ def run(recipe: Recipe) -> dict[str, Any]:
     return figures
 
 
+def _row(objective: base.Objective, size: int, width: int, repeats: int, told: Callable[[str], None]) -> dict[str, Any]:
+    """One objective with its options beside the plain peers, whose loss is another where it has some."""
+    options = {
+        field: value for field, value in objective.model_dump(mode="json").items() if field not in ("name", "weight")
+    }
+    plain = base.parse({"name": objective.name}).model_dump(mode="json")
+    options = {field: value for field, value in options.items() if value != plain[field]}
+    peers = _losses.PEERS.get(objective.name, {})
+    own = partial(_losses.of_objective, objective)
+    row = _losses.compare(objective.name, size, width, repeats, peers, told, own)
+    return {**row, "options": options, "loss_difference": None if options else row["loss_difference"]}
+
+
 def print_row(row: dict[str, Any]) -> None:
     """A comparison as people read it."""
     print(f"\n{row['objective'] + ', batch ' + format(row['batch'], ','):<34}{'CPU s':>9}{'MiB':>8}   theirs / ours")
@@ -68,7 +91,11 @@ def print_row(row: dict[str, Any]) -> None:
             line += f"   time {time['median']:.2f} ({time['min']:.2f} to {time['max']:.2f})"
             line += f", memory {memory['median']:.1f}" if row["losses"][_losses.OURS]["mib"] >= 1 else ""
         print(line, flush=True)
-    print(f"the losses differ by at most {row['loss_difference']:.0e}")
+    if options := row.get("options"):
+        said = ", ".join(f"{field}: {value}" for field, value in options.items())
+        print(f"vlp with {said}" + ("; the peers compute the plain loss" if row["ratio"] else ""))
+    elif row["ratio"]:
+        print(f"the losses differ by at most {row['loss_difference']:.0e}")
 
 
 def print_rounding(errors: dict[str, float]) -> None:
