@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from data_tools._filter_pictures import perceptual_hash
-from data_tools._filter_text import grams, hash64, normalise, words
+from data_tools._filter_text import grams, normalise, words
 from vlp.data.captions import SampleTexts
+from vlp.data.digest import hash64
 from vlp.data.read_ahead import ReadAhead, Request
 from vlp.data.samples import IMAGE_EXTENSIONS, BadSample, decode_image
 from vlp.data.shards import Shard

@@ -22,7 +22,7 @@ from data_tools._filter_fingerprints import (
     shard_signature,
 )
 from data_tools._filter_rules import Decisions, FilterRules, decide
-from data_tools._filter_text import hash64
+from vlp.data.digest import hash64
 from vlp.data.index import open_shard
 from vlp.data.layer_files import layer_path
 from vlp.data.layers import LayerWriter

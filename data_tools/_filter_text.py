@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -27,11 +26,6 @@ def words(normalised: str) -> list[str]:
 def grams(unigrams: Sequence[str]) -> list[str]:
     """The unigrams, then the bigrams, which are two words with a space between them."""
     return [*unigrams, *map(" ".join, pairwise(unigrams))]
-
-
-def hash64(data: bytes) -> int:
-    """64 bits that stand for ``data``: of a billion different ones about 0.03 pairs collide."""
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 def _trim(text: str) -> str:

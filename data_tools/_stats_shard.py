@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from data_tools._stats_figures import Digests, Figures
 from data_tools._verify_sample import SampleCheck, check_sample
 from data_tools._verify_shard import num_bytes, of_skipped, scanned
 from data_tools.verify import Defect
+from vlp.data.digest import hash64
 from vlp.data.samples import BadSample
 from vlp.data.shards import Shard
 from vlp.types import Skipped, UserError
@@ -74,12 +74,12 @@ def _survey(shard: Shard, skipped: Sequence[Skipped], captions: Sequence[str]) -
         if check.image is not None:
             data = members[check.extension]
             _count_picture(figures, data, check.image)
-            pictures.append((row, digest(data)))
+            pictures.append((row, hash64(data)))
             if look is not None:
                 looks.append((row, look(check.image)))
         for caption in check.captions:
             _count_caption(figures, caption, language)
-            texts.append((row, digest(caption.encode("utf-8", "surrogatepass"))))
+            texts.append((row, hash64(caption.encode("utf-8", "surrogatepass"))))
     found = Digests.of(looks) if look is not None else None
     return ShardFigures(figures, Digests.of(pictures), found, Digests.of(texts))
 
@@ -87,11 +87,6 @@ def _survey(shard: Shard, skipped: Sequence[Skipped], captions: Sequence[str]) -
 def read_sample(shard: Shard, row: int, captions: Sequence[str]) -> SampleCheck:
     """One sample again, for what is shown of it."""
     return check_sample(shard.read(row, shard.extensions), captions)
-
-
-def digest(data: bytes) -> int:
-    """64 bits, of which two among a hundred million items agree by chance with a probability of 0.0003."""
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 def json_type(value: Any) -> str:

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from hashlib import blake2b
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
 from typing import Any, Literal, NamedTuple
@@ -21,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from vlp.data.bad_samples import BadSamples
 from vlp.data.cache import CacheOptions
 from vlp.data.captions import CaptionLayers, CaptionSource, captions_of, check_sources, draw, draw_more
+from vlp.data.digest import hash64
 from vlp.data.layer_files import check_file_names, layer_columns
 from vlp.data.read_ahead import ReadAhead, Request
 from vlp.data.samples import IMAGE_EXTENSIONS, BadSample
@@ -98,8 +98,8 @@ class TrainingData:
         with_picture_ids: whether batches tell which of their pictures are equal.
 
     Raises:
-        UserError: shards missing or unusable, a caption source without effect, several captions wanted where there is one, a
-            batch that does not fit.
+        UserError: shards missing or unusable, a caption source without effect, several captions wanted where there is
+            one, a batch that does not fit.
     """
 
     def __init__(
@@ -315,7 +315,7 @@ class _Samples:
         self._transform(picture, generator, len(out), out)
         # After all other draws: how many captions there are changes nothing else.
         captions = draw_more(first, self.views.texts, members, self._captions, generator, layered)
-        return captions, _identity(picture) if self.views.picture_ids else 0
+        return captions, hash64(picture) - (1 << 63) if self.views.picture_ids else 0  # as int64 has it
 
 
 class _Steps(Dataset):
@@ -361,10 +361,6 @@ class _Steps(Dataset):
         worker = get_worker_info()
         for later in range(step, self.steps.stop, worker.num_workers if worker else 1):
             yield from self._positions(later)
-
-
-def _identity(picture: bytes) -> int:
-    return int.from_bytes(blake2b(picture, digest_size=8).digest(), "little", signed=True)
 
 
 def _check_batch_size(global_batch_size: int, num_samples: int, world: int) -> None:
