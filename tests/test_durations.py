@@ -106,8 +106,16 @@ def test_an_objective_names_the_key_of_a_duration_that_is_none():
         (0, "greater than 0"),
         (-1, "greater than 0"),
         ({"start": 1, "end": -0.1}, "never goes below"),
-        ({"start": 1, "end": 1}, "does not move"),
-        ({"start": 1, "to": 0}, "weight"),
+        ({"start": 1, "end": 1}, r"'infonce': weight: a schedule from 1 to 1 does not move: write the number alone$"),
+        ({"start": 1}, r"'infonce': the key 'weight\.end' is missing$"),
+        ({"start": 1, "to": 0}, r"the key 'weight\.end' is missing$"),
+        ({"start": 1, "end": 0, "aftr": 2}, r"'infonce': unknown key 'weight\.aftr', did you mean 'after'\?$"),
+        ({"start": "x", "end": 0}, r"weight\.start: must be a number, .* \(got 'x'\)$"),
+        ({"start": 1, "end": 0, "shape": "step"}, r"weight\.shape: must be 'linear' or 'cosine' \(got 'step'\)$"),
+        ({"start": 1, "end": 0, "after": [1]}, r"weight\.after: must be an integer or text"),
+        ("x", r"weight: must be a number.* or a mapping, such as .* \(got 'x'\)$"),
+        (float("nan"), r"weight: must be a finite number"),
+        (float("inf"), r"weight: must be a finite number"),
     ],
 )
 def test_a_weight_that_makes_no_sense_is_refused_in_a_sentence(weight, sentence):

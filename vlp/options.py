@@ -6,6 +6,7 @@ import re
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from vlp.resolve import nearest
 from vlp.types import UserError
@@ -13,7 +14,8 @@ from vlp.types import UserError
 
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> UserError:
     """The first problem of ``error`` as a `UserError`; ``where`` names the file or the section."""
-    problem = error.errors()[0]
+    problems = _of_what_was_given(error.errors(), model)
+    problem = problems[0]
     location = list(problem["loc"])
     key = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
@@ -26,10 +28,25 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> UserE
     if problem["type"] == "value_error":
         return UserError(f"{where}: {key + ': ' if key else ''}{problem['msg'].removeprefix('Value error, ')}")
     # A value that may be of several types has a problem with each of them.
-    messages = [_plain(p["msg"]) for p in error.errors() if _known_part(model, list(p["loc"])) == key]
+    messages = [_plain(p["msg"]) for p in problems if _known_part(model, list(p["loc"])) == key]
     scalar = not isinstance(problem["input"], dict | list)
     got = f" (got {problem['input']!r})" if scalar else ""
     return UserError(f"{where}: {key}: must be {' or '.join(dict.fromkeys(messages))}{got}")
+
+
+def _of_what_was_given(problems: list[ErrorDetails], model: type[BaseModel]) -> list[ErrorDetails]:
+    """Where a mapping was given, the problems of the options class that it is, not of the number that it is not."""
+    first = problems[0]
+    key = _known_part(model, list(first["loc"])).split(".")
+    owner = _model_at(model, list(key))
+    if not isinstance(first["input"], dict) or owner is None:
+        return problems
+    found = []
+    for problem in problems:
+        branch, rest = problem["loc"][: len(key) + 1], problem["loc"][len(key) + 1 :]
+        if [str(part) for part in branch[:-1]] == key and owner.__name__ in str(branch[-1]):
+            found.append(ErrorDetails(**{**problem, "loc": (*branch[:-1], *rest)}))
+    return found or problems
 
 
 _WORDS = {

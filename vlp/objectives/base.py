@@ -20,7 +20,7 @@ from vlp.types import Loss, UserError
 _IMAGE_VIEWS, _TEXT_VIEWS = "image_views:", "text_views:"
 
 
-class Objective(BaseModel, ABC, frozen=True, extra="forbid"):
+class Objective(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
     """One loss. Its fields are its options in the recipe; subclasses are named ``Objective`` and live in a file each.
 
     A field of the type ``Scheduled`` takes a number or a `Schedule`; ``loss`` sees the number of the step.
@@ -160,7 +160,13 @@ def combined_loss(objectives: Sequence[Objective], embeddings: Embeddings, coupl
             continue
         loss = objective.loss(embeddings)
         total = total + settled(objective.weight) * loss.total
-        parts |= {log_name(objectives, place, part): value.detach() for part, value in loss.parts.items()}
+        found = {log_name(objectives, place, part): value.detach() for part, value in loss.parts.items()}
+        if twice := sorted(found.keys() & parts.keys()):
+            raise UserError(
+                f"objectives: {objective.name} and an earlier one both have a part {twice[0]}: rename it, or put it in "
+                "shared_parts of both classes"
+            )
+        parts |= found
     return Loss(total, parts)
 
 
