@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vlp import distributed, draws
+from vlp import distributed, draws, similarity
 from vlp.features import Embeddings
+from vlp.similarity.rows import by_rows
 
 _MOST_LOGITS = 1 << 20  # of a strip: with their random numbers, about 64 MiB
 
@@ -33,32 +35,23 @@ def hard_negatives(embeddings: Embeddings) -> Negatives:
     gathers the features, and 16 bytes a row.
     """
     image_BD, text_BD = embeddings.image_BD, embeddings.text_BD  # with their gradient: they are kept for the losses
-    with torch.no_grad(), torch.autocast(image_BD.device.type, enabled=False):
-        return _drawn(embeddings, image_BD, text_BD)
+    with torch.no_grad():
+        places_B = torch.arange(len(image_BD), device=image_BD.device)
+        caption_N = embeddings.caption_VN[0] if embeddings.caption_VN is not None else None
+        known = [ids_N for ids_N in (caption_N, embeddings.picture_N) if ids_N is not None]
+        ids_BK = distributed.gather_rows(torch.stack(known, 1)) if known else places_B[:, None]
+        pair_B = draws.hashed(*ids_BK.unbind(1))
+        place_N = similarity.matches(embeddings)
 
+        def draw(kind: int, logits_nB: Tensor, strip: slice) -> Tensor:
+            """A column for each row; -1 where none is left."""
+            place_n = place_N[strip]
+            same_nB = (ids_BK[place_n, None] == ids_BK).any(-1) | (place_n[:, None] == places_B)
+            noise_nB = draws.uniforms(embeddings.seed, kind, pair_B[place_n, None], pair_B).log_().neg_().log_().neg_()
+            largest = noise_nB.add_(logits_nB).masked_fill_(same_nB, -torch.inf).max(1)
+            return largest.indices.masked_fill_(largest.values == -torch.inf, -1)
 
-def _drawn(embeddings: Embeddings, image_BD: Tensor, text_BD: Tensor) -> Negatives:
-    places_B = torch.arange(len(image_BD), device=image_BD.device)
-    local = slice(embeddings.first_row, embeddings.first_row + len(embeddings.image_ND))
-    caption_N = embeddings.caption_VN[0] if embeddings.caption_VN is not None else None
-    known = [ids_N for ids_N in (caption_N, embeddings.picture_N) if ids_N is not None]
-    ids_BK = distributed.gather_rows(torch.stack(known, 1)) if known else places_B[:, None]
-    pair_B = draws.hashed(*ids_BK.unbind(1))
-    scale = embeddings.logit_scale.float()
-    text_N, image_N = torch.empty_like(places_B[local]), torch.empty_like(places_B[local])
-    exist_N = torch.empty_like(text_N, dtype=torch.bool)
-    step = max(1, _MOST_LOGITS // len(places_B))
-    for start in range(0, len(text_N), step):
-        here = slice(start, start + step)
-        rows = slice(local.start + start, min(local.start + start + step, local.stop))
-        same = (ids_BK[rows, None] == ids_BK[None]).any(-1) | (places_B[rows, None] == places_B)
-        exist_N[here] = ~same.all(1)
-        for drawn_N, row_ND, column_BD, kind in (
-            (text_N, embeddings.image_ND, text_BD, 0),
-            (image_N, embeddings.text_ND, image_BD, 1),
-        ):
-            uniform = draws.uniforms(embeddings.seed, kind, pair_B[rows, None], pair_B)
-            noise = uniform.log_().neg_().log_().neg_()
-            logits = scale * (row_ND[here].float() @ column_BD.float().T)
-            drawn_N[here] = noise.add_(logits).masked_fill_(same, -torch.inf).argmax(1)
-    return Negatives(text_N, image_N, exist_N)
+        scale = embeddings.logit_scale
+        text_N = by_rows(partial(draw, 0), embeddings.image_ND, text_BD, scale, _MOST_LOGITS)
+        image_N = by_rows(partial(draw, 1), embeddings.text_ND, image_BD, scale, _MOST_LOGITS)
+    return Negatives(text_N.clamp_min(0), image_N.clamp_min(0), text_N >= 0)
