@@ -1,7 +1,9 @@
-"""Fixtures that several tests share: real processes over gloo, a tiny model, the commands of a document."""
+"""What several tests share: every objective, real processes over gloo, a tiny model, the commands of a document."""
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import multiprocessing
 import os
 import re
@@ -9,12 +11,18 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
 import torch.distributed as dist
+
+from vlp import resolve
+from vlp.objectives import base
+from vlp.types import UserError
 
 # One thread each: the machine's cores are shared by the ranks, and a forked child cannot use its parent's thread pool.
 torch.set_num_threads(1)
@@ -25,6 +33,63 @@ TINY_MODEL = {
     "vision_cfg": {"image_size": 32, "patch_size": 8, "layers": 2, "width": 64, "head_width": 32},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
 }
+
+
+FILLED_IN = {"teacher": "TEACHER"}  # options without a default, by the name of the field
+
+
+@cache
+def _entries() -> list[dict[str, Any]]:
+    """Every file of vlp/objectives as entries of a recipe.
+
+    By default, with each choice and each of the ``examples`` of a field, with any two of these together, and with one
+    of each field; what does not go together is left out.
+    """
+    found = []
+    for name in resolve.names("vlp.objectives"):
+        fields = importlib.import_module(f"vlp.objectives.{name}").Objective.model_fields
+        required = {field: FILLED_IN[field] for field, info in fields.items() if info.is_required() and field != "name"}
+        plain = {"name": name, **required}
+        base.parse(plain)
+        found.append(plain)
+        values = [{field: value} for field, info in fields.items() for value in _other_values(info)]
+        pairs = [{**one, **other} for one, other in itertools.combinations(values, 2) if not one.keys() & other.keys()]
+        for changes in [*values, *pairs]:
+            with suppress(UserError):
+                base.parse({**plain, **changes})
+                found.append({**plain, **changes})
+        together: dict[str, Any] = {}
+        for value in values:
+            with suppress(UserError):
+                base.parse({**plain, **value, **together})
+                together = {**value, **together}
+        if len(together) > 2:
+            found.append({**plain, **together})
+    return found
+
+
+def _other_values(info: Any) -> list[Any]:
+    """Values of a field that are not its default."""
+    if info.annotation is bool:
+        return [not info.default]
+    choices = get_args(info.annotation) if get_origin(info.annotation) is Literal else ()
+    return [*(info.examples or []), *(choice for choice in choices if choice != info.default)]
+
+
+def _label(entry: dict[str, Any]) -> str:
+    return "-".join(v if k == "name" else f"{k}={v}" for k, v in entry.items() if k not in FILLED_IN)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that asks for ``objective_entry`` is called with every objective, with and without its options."""
+    if "objective_entry" in metafunc.fixturenames:
+        metafunc.parametrize("objective_entry", _entries(), ids=_label)
+
+
+@pytest.fixture(scope="session")
+def objective_entries() -> list[dict[str, Any]]:
+    """All that ``objective_entry`` becomes."""
+    return _entries()
 
 
 def _child(function: Callable[..., Any], rank: int, world: int, folder: Path, arguments: tuple[Any, ...]) -> None:

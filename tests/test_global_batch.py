@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from copy import deepcopy
-from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin
+from functools import partial
+from types import ModuleType
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 import torch
@@ -26,7 +28,7 @@ from vlp.encoders.two_tower import TwoTower
 from vlp.encoding import Encoding, crops
 from vlp.features import Embeddings
 from vlp.objectives import base
-from vlp.types import Batch, Loss, UserError
+from vlp.types import Batch, Loss
 
 GLOBAL_BATCH = 16
 OBJECTIVES = resolve.names("vlp.objectives")
@@ -34,28 +36,25 @@ WAYS = [(1, 5), (2, 99), (4, 99), (2, 3)]  # processes, rows of a micro-batch; 1
 WAYS_IN_TILES = [(1, 99), (2, 3), (4, 99)]
 
 
-def entries() -> list[dict[str, Any]]:
-    """Every objective as it is by default, and with each of the ``examples`` and choices of its options."""
-    found = []
-    for name in OBJECTIVES:
-        fields = importlib.import_module(f"vlp.objectives.{name}").Objective.model_fields
-        required = {"teacher": "TEACHER"} if "teacher" in fields and fields["teacher"].is_required() else {}
-        found.append({"name": name, **required})
-        for field, info in fields.items():
-            choices = get_args(info.annotation) if get_origin(info.annotation) is Literal else ()
-            choices = (True, False) if info.annotation is bool else choices
-            for value in [*(info.examples or []), *(choice for choice in choices if choice != info.default)]:
-                entry = {"name": name, **required, field: value}
-                with suppress(UserError):  # a choice that only goes with another
-                    base.parse(entry)
-                    found.append(entry)
-    return found
+def small_sizes() -> Iterator[tuple[ModuleType, str, Any]]:
+    """Sizes that bring 16 rows to the ways of large batches: several tiles and strips, the last ones smaller.
 
-
-def label(entry: dict[str, Any]) -> str:
-    return "-".join(
-        str(value) if key == "name" else f"{key}={value}" for key, value in entry.items() if key != "teacher"
-    )
+    They are found by their names, so that those of a new objective or sum are made small, too.
+    """
+    small = {
+        "MOST_DENSE_LOGITS": 0,
+        "MOST_LOGITS": 3 * GLOBAL_BATCH,
+        "TOKENS_OF_STRIP": 3 * 32,
+        "TILE": (5, 7),
+        "MOST_KEPT": 50,
+    }
+    places = [("vlp.similarity", name) for name in resolve.names("vlp.similarity")]
+    places += [("vlp.objectives", name) for name in OBJECTIVES]
+    modules = [similarity, *(importlib.import_module(f"{package}.{name}") for package, name in places)]
+    for module in modules:
+        for name in vars(module):
+            if name.lstrip("_") in small:
+                yield module, name, small[name.lstrip("_")]
 
 
 @pytest.fixture(scope="module")
@@ -188,20 +187,20 @@ def complaint(request: pytest.FixtureRequest, run_ranks: Any, tiny_model: dict, 
 
     def asked(way: tuple[int, int]) -> list[dict[str, Any]]:
         same_test = [i for i in request.session.items if getattr(i, "originalname", "") == request.node.originalname]
-        return [i.callspec.params["entry"] for i in same_test if i.callspec.params["way"] == way]  # type: ignore[attr-defined]
+        return [i.callspec.params["objective_entry"] for i in same_test if i.callspec.params["way"] == way]  # type: ignore[attr-defined]
 
     def compare(rank: int, world: int, micro: int, expected: dict[str, Found], in_tiles: bool) -> dict[str, str]:
         complaints = {}
         for entry in asked((world, micro)):
             with pytest.MonkeyPatch.context() as patch:
-                if in_tiles:
-                    patch.setattr(similarity, "MOST_DENSE_LOGITS", 0)
+                for module, name, size in small_sizes() if in_tiles else ():
+                    patch.setattr(module, name, size)
                 try:
                     found = stepped(rank, world, tiny_model, given_teacher(entry), micro)
-                    assert_equal(found, expected[label(entry)])
-                    complaints[label(entry)] = ""
+                    assert_equal(found, expected[str(entry)])
+                    complaints[str(entry)] = ""
                 except Exception:
-                    complaints[label(entry)] = traceback.format_exc()
+                    complaints[str(entry)] = traceback.format_exc()
         return complaints
 
     def given_teacher(entry: dict[str, Any]) -> dict[str, Any]:
@@ -210,42 +209,97 @@ def complaint(request: pytest.FixtureRequest, run_ranks: Any, tiny_model: dict, 
     def complaint(entry: dict[str, Any], way: tuple[int, int], in_tiles: bool) -> str:
         if (way, in_tiles) not in COMPLAINTS:
             for other in asked(way):
-                if label(other) not in EXPECTED:
-                    EXPECTED[label(other)] = stepped(0, 1, tiny_model, given_teacher(other), GLOBAL_BATCH)
+                if str(other) not in EXPECTED:
+                    EXPECTED[str(other)] = stepped(0, 1, tiny_model, given_teacher(other), GLOBAL_BATCH)
             world, micro = way
             if world == 1:
                 of_ranks = [compare(0, 1, micro, EXPECTED, in_tiles)]
             else:
                 of_ranks = run_ranks(compare, world, micro, EXPECTED, in_tiles)  # forked: they inherit EXPECTED
             COMPLAINTS[way, in_tiles] = {name: "".join(c[name] for c in of_ranks) for name in of_ranks[0]}
-        return COMPLAINTS[way, in_tiles][label(entry)]
+        return COMPLAINTS[way, in_tiles][str(entry)]
 
     return complaint
 
 
 EXPECTED: dict[str, Found] = {}
+EXPECTED_TRAINING: dict[str, Any] = {}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget() -> Iterator[None]:
     yield
     EXPECTED.clear()
+    EXPECTED_TRAINING.clear()
     BUILT.clear()
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
-@pytest.mark.parametrize("entry", entries(), ids=label)
-def test_equals_one_process(complaint, entry, way):
-    found = complaint(entry, way, in_tiles=False)
+def test_equals_one_process(complaint, objective_entry, way):
+    found = complaint(objective_entry, way, in_tiles=False)
     assert not found, pytest.fail(found, pytrace=False)
 
 
 @pytest.mark.parametrize("way", WAYS_IN_TILES, ids=str)
-@pytest.mark.parametrize("entry", entries(), ids=label)
-def test_large_batches_equal_small_ones(complaint, entry, way):
-    """Where similarities are taken tile by tile, losses and gradients stay what they are on one dense process."""
-    found = complaint(entry, way, in_tiles=True)
+def test_large_batches_equal_small_ones(complaint, objective_entry, way):
+    """In tiles and strips, losses and gradients stay what they are on one dense process."""
+    found = complaint(objective_entry, way, in_tiles=True)
     assert not found, pytest.fail(found, pytrace=False)
+
+
+def trained(rank: int, world: int, config: dict[str, Any], entries: list[dict[str, Any]], micro: int) -> Any:
+    """Losses of five steps of the trainer with several objectives, and the weights after them."""
+    parsed = [base.parse(entry) for entry in entries]
+    starts = {name: value for objective in parsed for name, value in objective.initial_logits().items()}
+    model = fresh(ModelOptions(config=config), starts)
+    wrapped = DistributedDataParallel(model) if world > 1 else model
+    encoding = Encoding(model, parsed, GLOBAL_BATCH)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    rows = GLOBAL_BATCH // world
+    losses = []
+    for step in range(5):
+        objectives = [objective.at(Span(5, GLOBAL_BATCH, 1000), step) for objective in parsed]
+        batch = global_batch(crops(parsed), base.text_views(parsed), seed=step)
+        done = embeddings.backward(
+            encoding.encoders(wrapped, step),
+            batch.rows(rank * rows, (rank + 1) * rows),
+            *(partial(base.combined_loss, objectives, couples_batch=couples) for couples in (True, False)),
+            micro_batch_size=micro,
+            seeds=(step, distributed.seed_of("test", step, rank)),
+            backward_of=lambda total: total.backward(),
+            no_sync=wrapped.no_sync if world > 1 else nullcontext,
+        )
+        optimizer.step()
+        optimizer.zero_grad()
+        encoding.after_step(done.embeddings)
+        local = {"loss": done.loss.total.item(), **{name: part.item() for name, part in done.loss.parts.items()}}
+        losses.append(distributed.mean_over_ranks(local, torch.device("cpu")))
+    return losses, {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+SEVERAL = [
+    # Its queue of two batches is full after two steps, and begins anew.
+    {"name": "triple", "terms": ["cma", "imc"], "queue_size": 2 * GLOBAL_BATCH, "momentum": 0.7, "alpha": 0.4},
+    {"name": "infonce", "captions": 2, "duplicates": "masked", "label_smoothing": 0.1, "hardest": 0.5},
+    {"name": "siglip", "weight": {"start": 0, "end": 0.5, "after": "1 steps", "over": "2 steps"}},
+    {"name": "alignment", "weight": {"start": 1, "end": 0, "over": "3 steps"}},
+    {"name": "uniformity", "weight": 0.5},
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_several_objectives_that_come_and_go_train_alike(run_ranks, tiny_model, way):
+    """With a queue that wraps and texts that are gathered early, as earlier steps asked for them."""
+    if "trained" not in EXPECTED_TRAINING:
+        EXPECTED_TRAINING["trained"] = trained(0, 1, tiny_model, SEVERAL, GLOBAL_BATCH)
+    losses, weights = EXPECTED_TRAINING["trained"]
+    world, micro = way
+    arguments = (tiny_model, SEVERAL, micro)
+    for found, found_weights in [trained(0, 1, *arguments)] if world == 1 else run_ranks(trained, world, *arguments):
+        for step, (actual, expected) in enumerate(zip(found, losses, strict=True)):
+            assert actual == pytest.approx(expected, rel=2e-5, abs=1e-5), step
+        torch.testing.assert_close(found_weights, weights, rtol=1e-4, atol=1e-6)
+    assert len({frozenset(of_step) for of_step in losses}) > 1  # objectives came and went
 
 
 class OneSided(base.Objective, frozen=True, extra="forbid"):

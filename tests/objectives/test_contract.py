@@ -1,17 +1,18 @@
 """What every objective keeps by existing: the files of vlp/objectives are found, and none is registered here.
 
-Each is tried as it is by default, with every choice of its options, and with the ``examples`` that a field may give.
-A field whose interesting values cannot be guessed gives some: ``Field(0.0, examples=[0.1])``.
+Each is tried as it is by default, with every choice of its options, with the ``examples`` that a field may give, and
+with these together (tests/conftest.py). A field whose interesting values cannot be guessed gives some:
+``Field(0.0, examples=[0.1])``.
 """
 
 from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, get_args, get_origin
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -22,12 +23,10 @@ from vlp import embeddings, resolve
 from vlp.durations import Span
 from vlp.features import Embeddings, Queue
 from vlp.objectives import base
-from vlp.types import Batch, Loss, UserError
+from vlp.types import Batch, Loss
 
 ROWS = 6
 OBJECTIVES = resolve.names("vlp.objectives")
-FILLED_IN = {"teacher": "somewhere"}  # options without a default, by the name of the field
-SHARED_PARTS = {"contrastive_loss"}  # the same thing in each objective that logs it
 PARTS_OF_THE_TRAINER = {"loss", "lr", "grad_norm", "logit_scale", "batch_time", "data_time", "skipped_samples"}
 NEEDS = {
     *("image", "text", "image_tokens", "text_tokens", "momentum", "momentum.image_tokens", "momentum.text_tokens"),
@@ -79,35 +78,10 @@ def kind_of(name: str) -> type[base.Objective]:
     return importlib.import_module(f"vlp.objectives.{name}").Objective
 
 
-def variants(name: str) -> Iterator[dict[str, Any]]:
-    """Entries of a recipe: the defaults, then each choice and each of the ``examples`` of a field on its own."""
-    fields = kind_of(name).model_fields
-    entry = {"name": name, **{f: FILLED_IN[f] for f, info in fields.items() if info.is_required() and f != "name"}}
-    yield entry
-    for field, info in fields.items():
-        others: list[Any] = list(info.examples or [])
-        if info.annotation is bool:
-            others.append(not info.default)
-        elif get_origin(info.annotation) is Literal:
-            others += [choice for choice in get_args(info.annotation) if choice != info.default]
-        yield from ({**entry, field: value} for value in others)
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """``objective`` is every objective, by default and in each of its variants."""
-    if "objective" not in metafunc.fixturenames:
-        return
-    cases = []
-    for name in OBJECTIVES:
-        for number, entry in enumerate(variants(name)):
-            different = [f"{k}={v}" for k, v in entry.items() if k not in ("name", *FILLED_IN)]
-            try:
-                parsed = base.parse(entry).at(Span(100, 10, 1000), 50)
-            except UserError:
-                assert number, f"{name} does not take its own defaults"
-                continue  # a choice that only goes with another
-            cases.append(pytest.param(parsed, id="-".join([name, *different])))
-    metafunc.parametrize("objective", cases)
+@pytest.fixture
+def objective(objective_entry: dict[str, Any]) -> base.Objective:
+    """Every objective, with and without its options, in the middle of its schedules."""
+    return base.parse(objective_entry).at(Span(100, 10, 1000), 50)
 
 
 @pytest.fixture
@@ -205,21 +179,17 @@ def test_its_needs_are_known_and_its_options_say_from_where(objective):
         assert not need.startswith("momentum.") or "momentum" in objective.needs
 
 
-def test_no_two_objectives_log_different_things_under_one_name(make):
+def test_no_two_objectives_log_different_things_under_one_name(make, objective_entries):
     owner: dict[str, str] = {}
-    for name in OBJECTIVES:
-        for entry in variants(name):
-            try:
-                objective = base.parse(entry).at(Span(100, 10, 1000), 50)
-            except UserError:
-                continue
-            embedded = make.embeddings(make.inputs(objective), make.fusion(objective))
-            for part in objective.loss(embedded).parts:
-                assert part not in PARTS_OF_THE_TRAINER
-                assert "/" not in part
-                assert "." not in part
-                if part not in SHARED_PARTS:
-                    assert owner.setdefault(part, name) == name, f"{part}: {owner[part]} and {name}"
+    for entry in objective_entries:
+        objective, name = base.parse(entry).at(Span(100, 10, 1000), 50), entry["name"]
+        embedded = make.embeddings(make.inputs(objective), make.fusion(objective))
+        for part in objective.loss(embedded).parts:
+            assert part not in PARTS_OF_THE_TRAINER
+            assert "/" not in part
+            assert "." not in part
+            if part not in objective.shared_parts:
+                assert owner.setdefault(part, name) == name, f"{part}: {owner[part]} and {name}"
 
 
 # ---- A number and its gradient
