@@ -85,6 +85,19 @@ def test_it_is_counted_on_its_own_also_without_memory(tiny_model):
     assert all(p.is_meta for p in outlined.fusion.parameters())
 
 
+def test_the_head_for_hidden_words_is_there_only_where_they_are_found(tiny_model):
+    options = ModelOptions(config=tiny_model, fusion=OPTIONS)
+    whole, model = build(options, seed=0), build(options, seed=0, finds_words=False)
+    head = sum(p.numel() for p in whole.fusion.words_head.parameters())
+    assert head > 49408 * OPTIONS.width
+    counts = [m.parameters_by_tower()["fusion"] for m in (whole, model, outline(options, finds_words=False))]
+    assert counts == [counts[0], counts[0] - head, counts[0] - head]
+    assert not any("words" in name for name, _ in model.fusion.named_parameters())
+    width = tiny_model["embed_dim"]
+    mask_NL = torch.ones(2, 5, dtype=torch.bool)
+    assert model.fusion.match(torch.randn(2, 5, width), mask_NL, torch.randn(2, 4, width)).shape == (2, 2)
+
+
 def test_it_is_not_exported(tiny_model, tmp_path):
     model = build(ModelOptions(config=tiny_model, fusion=OPTIONS), seed=0)
     save_openclip_directory(model, tmp_path / "out")

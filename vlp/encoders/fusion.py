@@ -33,10 +33,10 @@ class FusionTower(nn.Module):
 
     Args:
         embed_dim: of the tokens, D.
-        vocab_size: ids that `words` tells apart.
+        vocab_size: ids that `words` tells apart; None for a tower without `words`, whose head is most of a small tower.
     """
 
-    def __init__(self, options: FusionOptions, embed_dim: int, vocab_size: int) -> None:
+    def __init__(self, options: FusionOptions, embed_dim: int, vocab_size: int | None) -> None:
         super().__init__()
         width = options.width
         self.text = nn.Sequential(nn.Linear(embed_dim, width), nn.LayerNorm(width))
@@ -50,8 +50,8 @@ class FusionTower(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
         self.match_head = nn.Linear(width, 2)
-        self.words_head = nn.Linear(width, vocab_size)
-        for head in (self.match_head, self.words_head):  # at first, all answers are about as likely
+        self.words_head = nn.Linear(width, vocab_size) if vocab_size is not None else None
+        for head in filter(None, (self.match_head, self.words_head)):  # at first, all answers are about as likely
             nn.init.normal_(head.weight, std=0.02)
             nn.init.zeros_(head.bias)
 
@@ -73,4 +73,5 @@ class FusionTower(nn.Module):
 
     def words(self, text_NLD: Tensor, mask_NL: Tensor, image_NPD: Tensor, wanted_NL: Tensor) -> Tensor:
         """Logits over the ids at the positions where ``wanted_NL`` is true, row by row: (positions, vocabulary)."""
+        assert self.words_head is not None
         return self.words_head(self(text_NLD, mask_NL, image_NPD)[:, 1:][wanted_NL])

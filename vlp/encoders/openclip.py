@@ -37,11 +37,14 @@ __all__ = [
 ]
 
 
-def build(options: ModelOptions, seed: int, starts: Mapping[str, float] | None = None) -> TwoTower:
+def build(
+    options: ModelOptions, seed: int, starts: Mapping[str, float] | None = None, *, finds_words: bool = True
+) -> TwoTower:
     """The model of a recipe, in training mode; its random values depend on ``seed`` alone.
 
     ``starts`` gives ``logit_scale`` (the logarithm) and ``logit_bias`` to a model that gets them neither from
-    the options nor from its configuration or weights.
+    the options nor from its configuration or weights. Without ``finds_words`` the fusion tower has no head for hidden
+    words, which only `masked_words` needs.
 
     Raises:
         UserError: an unknown name or key, weights that cannot be had or do not fit.
@@ -57,7 +60,7 @@ def build(options: ModelOptions, seed: int, starts: Mapping[str, float] | None =
     _lock(model, options)
     with torch.random.fork_rng(devices=[]):  # on its own: the towers start the same with it and without
         torch.default_generator.manual_seed(distributed.seed_of(seed, "fusion"))
-        _add_fusion(model, options)
+        _add_fusion(model, options, finds_words)
     return model.train()
 
 
@@ -73,7 +76,7 @@ def load(reference: str, device: str | torch.device = "cpu") -> TwoTower:
     return model.to(device).eval()
 
 
-def outline(options: ModelOptions, starts: Mapping[str, float] | None = None) -> TwoTower:
+def outline(options: ModelOptions, starts: Mapping[str, float] | None = None, *, finds_words: bool = True) -> TwoTower:
     """What `build` would make of the same arguments, on torch's ``meta`` device: all sizes, no memory, no weights.
 
     Raises:
@@ -84,7 +87,7 @@ def outline(options: ModelOptions, starts: Mapping[str, float] | None = None) ->
     model = _assemble(openclip_config, found, pretrained_towers=False, device=torch.device("meta"))
     _lock(model, options)
     with torch.device("meta"):
-        _add_fusion(model, options)
+        _add_fusion(model, options, finds_words)
     return model.train()
 
 
@@ -210,9 +213,9 @@ def _lock(model: TwoTower, options: ModelOptions) -> None:
             lock(model.clip, tower, 0 if wanted is True else wanted)
 
 
-def _add_fusion(model: TwoTower, options: ModelOptions) -> None:
+def _add_fusion(model: TwoTower, options: ModelOptions, finds_words: bool) -> None:
     if options.fusion is not None:
-        vocab_size = getattr(model.clip, "text", model.clip).vocab_size
+        vocab_size = getattr(model.clip, "text", model.clip).vocab_size if finds_words else None
         model.fusion = FusionTower(options.fusion, model.openclip_config["model_cfg"]["embed_dim"], vocab_size)
 
 
