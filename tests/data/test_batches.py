@@ -18,8 +18,8 @@ from PIL import Image
 from vlp.data.bad_samples import BadSamples
 from vlp.data.batches import DataOptions, TrainingData
 from vlp.data.captions import CaptionSource
-from vlp.data.layers import LayerWriter
 from vlp.data.index import open_shard
+from vlp.data.layers import LayerWriter
 from vlp.data.transforms import AugmentOptions, PictureFormat
 from vlp.data.write import ShardWriter, encode_image
 from vlp.types import Batch, Skipped, UserError
@@ -188,7 +188,7 @@ def test_layers_count_where_several_captions_are_wanted(tmp_path: Path) -> None:
     shard, _ = open_shard(str(next((tmp_path / "train").glob("*.tar"))))
     keys = [shard.key(row) for row in range(len(shard))]
     LayerWriter(None, "same", {}).write(shard, keys, {"text": [f"{i} txt" for i in range(6)]})
-    LayerWriter(None, "new", {}).write(shard, keys, {"text": ["word"] * 5 + ["a picture of 5"]})  # too short but for one
+    LayerWriter(None, "new", {}).write(shard, keys, {"text": ["word"] * 5 + ["a picture of 5"]})  # one is long enough
     txt = CaptionSource(source="txt")
     with pytest.raises(UserError, match="two that differ"):
         with_views(tmp_path / "train", 1, 2, captions=[txt, CaptionSource(source="layer.same")])
