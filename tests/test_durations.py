@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from data_tools.scenes import ScenesOptions, write_scenes
 from vlp import cli, recipe
 from vlp.durations import Schedule, Scheduled, Span, largest, settled, smallest, value_at
+from vlp.inspection import inspect
 from vlp.objectives import base
 from vlp.track import read_metrics
 from vlp.trainer import train
@@ -34,10 +35,10 @@ def at(step: int, **schedule: Any) -> float:
     ("step", "value"), [(0, 2.0), (99, 2.0), (100, 2.0), (101, 2.02), (150, 3.0), (199, 3.98), (200, 4.0), (999, 4.0)]
 )
 def test_a_ramp_stays_moves_and_stays(step, value):
-    assert at(step, start=2, end=4, after=100, over=100) == pytest.approx(value)
+    assert at(step, start=2, end=4, after=100, over=101) == pytest.approx(value)
 
 
-@pytest.mark.parametrize(("step", "value"), [(0, 0.0), (20, 0.5), (40, 1.0), (41, 1.0)])
+@pytest.mark.parametrize(("step", "value"), [(0, 0.0), (13, 1 / 3), (26, 2 / 3), (38, 38 / 39), (39, 1.0), (41, 1.0)])
 def test_a_ramp_from_the_start_over_an_epoch(step, value):
     assert at(step, start=0, end=1, over="1 epochs") == pytest.approx(value)
 
@@ -49,13 +50,13 @@ def test_a_jump_is_there_at_its_step(step, value):
 
 @pytest.mark.parametrize("step", [0, 10, 25, 50, 75, 100])
 def test_a_cosine_is_slow_at_both_ends(step):
-    found = at(step, start=1, end=0.2, over=100, shape="cosine")
+    found = at(step, start=1, end=0.2, over=101, shape="cosine")
     assert found == pytest.approx(0.2 + 0.8 * (1 + math.cos(math.pi * step / 100)) / 2)
 
 
 def test_falling_and_rising_meet_in_the_middle():
     for shape in ("linear", "cosine"):
-        up, down = ({"start": a, "end": b, "over": 100, "shape": shape} for a, b in ((0, 1), (1, 0)))
+        up, down = ({"start": a, "end": b, "over": 101, "shape": shape} for a, b in ((0, 1), (1, 0)))
         assert all(at(step, **up) + at(step, **down) == pytest.approx(1) for step in range(0, 120, 7))
 
 
@@ -65,6 +66,21 @@ def test_falling_and_rising_meet_in_the_middle():
 def test_it_begins_after_any_duration(after, first_moved):
     moved = [step for step in range(60) if at(step, start=0, end=1, after=after, over=500) > 0]
     assert moved[0] == first_moved
+
+
+@pytest.mark.parametrize("schedule", [{"over": "100%"}, {"after": "20%", "over": "80%"}, {"after": 3, "over": 10}])
+@pytest.mark.parametrize("shape", ["linear", "cosine"])
+def test_what_moves_to_the_end_of_the_run_arrives_in_its_last_update(schedule, shape):
+    span = Span(total_steps=13, global_batch_size=4, num_samples=40)
+    ramp = Schedule(start=0, end=1, shape=shape, **schedule)
+    values = [ramp.at(span, step, "key") for step in range(13)]
+    assert values[0] == 0
+    assert 0 < values[-2] < values[-1] == 1
+
+
+def test_the_first_update_has_the_start_and_the_last_the_end():
+    ramp = Schedule(start=0, end=1, over="100%")
+    assert [ramp.at(Span(3, 4, 40), step, "key") for step in range(3)] == [0, 0.5, 1]
 
 
 def test_smallest_largest_and_settled():
@@ -132,6 +148,32 @@ def test_a_temperature_that_the_clamp_forbids_is_refused(recipe_file, temperatur
     recipe.load(str(recipe_file), ["train.temperature=0.01"])
 
 
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        (
+            "train.temperature={start: 1, end: 0.1, over: tomorrow}",
+            r"train\.temperature\.over: 'tomorrow' is no duration",
+        ),
+        ("objectives.0.weight={start: 1, end: 2, after: 5 foos}", r"infonce\.weight\.after: '5 foos' is no duration"),
+        ("objectives.0.weight={start: 1, end: 2, after: 6}", r"infonce\.weight: stays 1 to the end, .* has 6 steps"),
+        ("objectives.0.weight={start: 1, end: 2, after: 5, over: 9}", r"infonce\.weight: stays 1 to the end"),
+        ("train.temperature={start: 1, end: 0.1, after: 2 epochs}", r"train\.temperature: stays 1 to the end"),
+    ],
+)
+def test_a_schedule_that_the_run_cannot_follow_is_refused_before_its_first_step(recipe_file, override, sentence):
+    loaded = recipe.load(str(recipe_file), [override])
+    for command in (train, inspect):
+        with pytest.raises(UserError, match=sentence):
+            command(loaded)
+    assert not (Path(loaded.run_dir) / "recipe.yaml").exists()
+
+
+def test_a_schedule_may_move_in_the_last_update_alone(recipe_file):
+    recipe.load(str(recipe_file), ["objectives.0.weight={start: 1, end: 2, after: 5}"]).span(48)
+    recipe.load(str(recipe_file), ["objectives.0.weight={start: 1, end: 2, after: 4, over: 9}"]).span(48)
+
+
 # ---- A recipe, and a run
 
 
@@ -189,7 +231,7 @@ def scale(run_dir: Path, step: int) -> float:
     ("temperature", "at_step"),
     [
         ("0.05", lambda finished: 0.05),
-        ("{start: 0.2, end: 0.05, after: 1, over: 4}", lambda finished: 0.2 - 0.15 * min(1, max(0, finished - 1) / 4)),
+        ("{start: 0.2, end: 0.05, after: 1, over: 4}", lambda finished: 0.2 - 0.15 * min(1, max(0, finished - 1) / 3)),
         ("{start: 0.2, end: 0.05, after: 3}", lambda finished: 0.2 if finished < 3 else 0.05),
     ],
 )

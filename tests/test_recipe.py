@@ -121,12 +121,24 @@ def test_yaml_words_and_numbers_mean_what_they_say(written):
         ("train.lr=.inf", r"train\.lr: must be a finite number"),
         ("seed=99999999999999999999", r"seed: must be less than"),
         ("train.steps=[", r"not valid YAML"),
+        ("objectives=[{name: triple, queue_size: 12}]", r"yaml: objectives: queue_size 12 is no multiple .*: write 8"),
+        (
+            "objectives=[{name: distill, teacher: a}, {name: distill, teacher: b}]",
+            r"distill has teacher a, distill has b: give",
+        ),
     ],
 )
 def test_mistakes_are_named(written, override, sentence):
     with pytest.raises(UserError, match=sentence) as raised:
         recipe.load(written(), [override])
     assert "\n" not in str(raised.value)
+
+
+def test_a_start_of_the_scale_has_no_effect_where_the_temperature_is_given(written):
+    recipe.load(written(), ["train.temperature=0.1"])
+    recipe.load(written(), ["model.init_logit_scale=1"])
+    with pytest.raises(UserError, match=r"yaml: model\.init_logit_scale has no effect with train\.temperature"):
+        recipe.load(written(), ["model.init_logit_scale=0", "train.temperature={start: 1, end: 0.1, over: 5}"])
 
 
 @pytest.mark.parametrize("profiles", ["5", "{smoke: 5}"])

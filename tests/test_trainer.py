@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from data_tools.scenes import ScenesOptions, write_scenes
 from vlp import recipe, trainer
+from vlp.inspection import inspect
 from vlp.track import read_metrics
 from vlp.trainer import train
 from vlp.types import UserError
@@ -142,8 +143,8 @@ def test_cached_micro_batches_train_the_same_with_a_twin_and_a_queue(recipe_file
     for row in rows:
         parts = [row[f"train/{term}_loss"] for term in ("cma", "imc", "lmi")]
         assert row["train/loss"] == pytest.approx(sum(parts) / 3, rel=1e-6)
-    # An epoch has six steps: alpha arrives in the seventh. Scenes always say something.
-    assert [row["train/alpha"] for row in rows] == pytest.approx([0.4 * min(1, i / 6) for i in range(8)])
+    # An epoch has six steps: alpha arrives in the sixth. Scenes always say something.
+    assert [row["train/alpha"] for row in rows] == pytest.approx([0.4 * min(1, i / 5) for i in range(8)])
     assert {row["train/share_without_words"] for row in rows} == {0.0}
 
 
@@ -311,6 +312,21 @@ def test_what_cannot_work_is_said_in_one_sentence(recipe_file, overrides, senten
     with pytest.raises(UserError, match=sentence) as raised:
         run(recipe_file, *overrides)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("objective", "sentence"),
+    [
+        ("{name: triple, terms: [cma], queue_size: 96}", "exceed the data set of 96 samples.*write at most 80$"),
+        ("{name: distill, teacher: nowhere}", "the teacher cannot be had: no model 'nowhere'"),
+    ],
+)
+def test_what_an_objective_cannot_have_is_said_before_the_first_step(recipe_file, objective, sentence):
+    loaded = recipe.load(str(recipe_file), [f"objectives=[{objective}]"])
+    for command in (train, inspect):
+        with pytest.raises(UserError, match=sentence):
+            command(loaded)
+    assert not (Path(loaded.run_dir) / "recipe.yaml").exists()
 
 
 def test_another_recipe_does_not_go_on_with_a_run(recipe_file):

@@ -25,6 +25,10 @@ class Span:
 
     def steps(self, duration: Duration, key: str) -> int:
         """``duration`` in whole steps, rounded up."""
+        return _rounded_up(self.exactly(duration, key))
+
+    def exactly(self, duration: Duration, key: str) -> float:
+        """``duration`` in steps; the last of them may be a part of one."""
         if isinstance(duration, int) and duration >= 0:
             return duration
         number = r"(\d+(?:\.\d*)?(?:e\+?\d+)?)"
@@ -38,19 +42,24 @@ class Span:
             "epoch": self.num_samples / self.global_batch_size,
             "%": self.total_steps / 100,
         }[unit]
-        return math.ceil(amount * steps_per - 1e-9)
+        return amount * steps_per
+
+
+def _rounded_up(steps: float) -> int:
+    return math.ceil(steps - 1e-9)
 
 
 class Schedule(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """A value that stays at ``start``, then moves to ``end`` and stays there.
 
-    A ramp is ``{start: 0, end: 1, over: 1 epochs}``, what ends is ``{start: 1, end: 0, after: 50%}``.
+    A ramp is ``{start: 0, end: 1, over: 1 epochs}``, what ends is ``{start: 1, end: 0, after: 50%}``. Of the updates
+    that it moves ``over``, the first has ``start`` and the last has ``end``.
     """
 
     start: float = Field(description="value until it begins to move")
     end: float = Field(description="value when it has arrived")
     after: Duration = Field(0, description="when it begins to move: steps, or '2000 samples', '0.5 epochs', '5%'")
-    over: Duration = Field(0, description="how long it takes to arrive; 0: a jump")
+    over: Duration = Field(0, description="how long it takes to arrive, its first and last update included; 0: a jump")
     shape: Literal["linear", "cosine"] = Field("linear", description="of the way between the two")
 
     def __str__(self) -> str:
@@ -68,12 +77,23 @@ class Schedule(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
 
     def at(self, span: Span, step: int, key: str) -> float:
         """Its value in the update that follows ``step`` finished ones: a pure function, so no state is saved."""
-        after, over = span.steps(self.after, f"{key}.after"), span.steps(self.over, f"{key}.over")
-        if step < after:
+        after, over = span.exactly(self.after, f"{key}.after"), span.exactly(self.over, f"{key}.over")
+        first = _rounded_up(after)
+        if step < first:
             return self.start
-        way = min(1.0, (step - after) / over) if over else 1.0
+        updates = _rounded_up(after + over) - first  # rounded as one, so that 20% and 80% end with the run
+        way = min(1.0, (step - first) / (updates - 1)) if updates > 1 else 1.0
         share = way if self.shape == "linear" else (1 - math.cos(math.pi * way)) / 2
         return self.start + (self.end - self.start) * share
+
+    def check(self, span: Span, key: str) -> None:
+        """Refuse durations that are none, and one that the run ends before it begins to move."""
+        last = span.total_steps - 1
+        if self.at(span, last, key) == self.start and span.steps(self.after, f"{key}.after") > 0:
+            raise UserError(
+                f"{key}: stays {self.start:g} to the end, since the run has {span.total_steps} steps: lower "
+                f"{key}.after, or write the number alone"
+            )
 
 
 Scheduled = float | Schedule

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from vlp import distributed
 from vlp.distributed import Gathering
 from vlp.embeddings import Encode, Encoders, Outputs
-from vlp.encoders import tokens
+from vlp.encoders import source, tokens
 from vlp.encoders.masking import Masking
 from vlp.encoders.teacher import Teacher
 from vlp.encoders.two_tower import TwoTower
 from vlp.features import Embeddings
 from vlp.momentum import Momentum, check_queue
 from vlp.objectives.base import Objective, image_views, needs, shared_field, text_views
-from vlp.types import Batch
+from vlp.types import Batch, UserError
 
 TOKENS = frozenset({"image_tokens", "text_tokens", "masked_text"})
 _OF_TWIN = "momentum."
@@ -29,19 +29,27 @@ def crops(objectives: Sequence[Objective]) -> int:
     return image_views(objectives) + ("momentum" in needs(objectives))
 
 
-def check(model: TwoTower, objectives: Sequence[Objective], global_batch_size: int) -> None:
+def check(
+    model: TwoTower, objectives: Sequence[Objective], global_batch_size: int, num_samples: int | None = None
+) -> None:
     """Refuse what the towers or the batch cannot give to the objectives; ``model`` may lie on the device ``meta``.
 
     Raises:
-        UserError: towers without tokens, a queue that is no multiple of the batch, objectives that disagree.
+        UserError: towers without tokens, a queue that is no multiple of the batch or longer than the data, a teacher
+            that is not there, objectives that disagree.
     """
     wanted = {need.removeprefix(_OF_TWIN) for need in needs(objectives)}
     if "masked_text" in wanted:
         wanted.add("text_tokens")
     tokens.check(model, frozenset({"image_tokens", "text_tokens"} & wanted))
-    for need, field in (("momentum", "momentum"), ("teacher", "teacher")):
-        shared_field(objectives, need, field)
-    check_queue(shared_field(objectives, "queue", "queue_size") or 0, global_batch_size)
+    shared_field(objectives, "momentum", "momentum")
+    check_queue(shared_field(objectives, "queue", "queue_size") or 0, global_batch_size, num_samples)
+    teacher = shared_field(objectives, "teacher", "teacher")
+    try:
+        if teacher:
+            source.of_reference(teacher)
+    except UserError as error:
+        raise UserError(f"objectives: the teacher cannot be had: {error}") from error
 
 
 class Encoding:
@@ -49,10 +57,13 @@ class Encoding:
 
     Args:
         model: on its device, before an engine wraps it.
+        num_samples: of the data, where it is known.
     """
 
-    def __init__(self, model: TwoTower, objectives: Sequence[Objective], global_batch_size: int) -> None:
-        check(model, objectives, global_batch_size)
+    def __init__(
+        self, model: TwoTower, objectives: Sequence[Objective], global_batch_size: int, num_samples: int | None = None
+    ) -> None:
+        check(model, objectives, global_batch_size, num_samples)
         self._model = model
         self._rows = global_batch_size // distributed.world_size()
         self._texts_are_asked_for = False

@@ -26,7 +26,7 @@ def inspect(recipe: Recipe) -> str:
     batch = recipe.train.global_batch_size
     check_batch_statistics(model, cached=(recipe.train.micro_batch_size or batch) < batch)
     adamw(model, recipe.train)
-    encoding.check(model, recipe.objectives, batch)
+    encoding.check(model, recipe.objectives, batch, data.num_samples)
     lines = [
         f"run           {recipe.run_dir} (seed {recipe.seed})",
         f"data          {data.num_samples:,} samples in {data.num_shards} shards",

@@ -13,9 +13,10 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from vlp import resolve
 from vlp.checkpoint import CheckpointOptions
 from vlp.data.batches import DataOptions
-from vlp.durations import Span
+from vlp.durations import Schedule, Span
 from vlp.encoders.openclip import ModelOptions
 from vlp.evaluation.run import EvaluateOptions
+from vlp.momentum import check_queue
 from vlp.objectives import base as objectives_base
 from vlp.optim import OptimOptions
 from vlp.options import explain
@@ -81,6 +82,20 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
             raise ValueError("model.fusion has no effect without an objective that uses it: remove it, or add matching")
         return self
 
+    @model_validator(mode="after")
+    def _the_start_of_the_scale_has_an_effect(self) -> Recipe:
+        if self.train.temperature is not None and self.model.init_logit_scale is not None:
+            raise ValueError("model.init_logit_scale has no effect with train.temperature: remove one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _objectives_agree_and_their_queue_fits_the_batch(self) -> Recipe:
+        for field in ("momentum", "teacher"):
+            objectives_base.shared_field(self.objectives, field, field)
+        queue_size = objectives_base.shared_field(self.objectives, "queue", "queue_size") or 0
+        check_queue(queue_size, self.train.global_batch_size)
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _default_run_dir(cls, values: Any) -> Any:
@@ -101,7 +116,11 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
         return {name: value for objective in self.objectives for name, value in objective.initial_logits().items()}
 
     def span(self, num_samples: int) -> Span:
-        """Length of the run in steps, for a data set of ``num_samples``."""
+        """Length of the run in steps, for a data set of ``num_samples``.
+
+        Raises:
+            UserError: a duration that is none, or that the run is too short for.
+        """
         options = self.train
         samples = options.samples if options.samples is not None else (options.epochs or 0) * num_samples
         steps = options.steps or math.ceil(samples / options.global_batch_size - 1e-9)
@@ -114,6 +133,10 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
                 f"train.cooldown: {options.cooldown} and the warm-up of {rising} steps are longer than the run of "
                 f"{span.total_steps} steps: shorten one of them"
             )
+        if isinstance(options.temperature, Schedule):
+            options.temperature.check(span, "train.temperature")
+        for objective in self.objectives:
+            objective.check_schedules(span)
         return span
 
     def to_yaml(self) -> str:

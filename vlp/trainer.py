@@ -111,7 +111,7 @@ def _train(recipe: Recipe, accelerator: Accelerator, signals: Signals) -> Outcom
     if recipe.train.temperature is not None:
         model.set_temperature(value_at(recipe.train.temperature, span, 0, "train.temperature"))
     optimizer = adamw(model, recipe.train)
-    encoding = Encoding(model, recipe.objectives, recipe.train.global_batch_size)
+    encoding = Encoding(model, recipe.objectives, recipe.train.global_batch_size, data.num_samples)
     ema = EMA(model.clip, recipe.train.ema_decay) if recipe.train.ema_decay else None
     bad_samples = BadSamples(recipe.data.max_bad_fraction, data.num_samples)
     earlier: list[dict[str, Any]] = []

@@ -137,7 +137,7 @@ def test_terms_are_averaged_alone_or_together(embedded: Embeddings) -> None:
         losses = {name: value for name, value in found.parts.items() if name.endswith("_loss")}
         assert losses == {f"{term}_loss": parts[f"{term}_loss"] for term in terms}
         torch.testing.assert_close(found.total, sum(losses.values()) / len(terms))
-    assert tcl(embedded).parts["alpha"] == 0.2  # half an epoch of the ramp to 0.4
+    assert tcl(embedded).parts["alpha"] == pytest.approx(0.4 * 50 / 99)  # the ramp to 0.4 over an epoch of 100 steps
 
 
 # ---- Identities
@@ -347,7 +347,9 @@ def test_needs_are_those_of_its_terms() -> None:
 
 def test_alpha_rises_over_the_first_epoch() -> None:
     objective, span = base.parse({"name": "triple"}), Span(1000, 10, 1000)
-    assert [objective.at(span, step).alpha for step in (0, 50, 100, 500)] == [0, 0.2, 0.4, 0.4]
+    assert [objective.at(span, step).alpha for step in (0, 33, 66, 99, 500)] == pytest.approx(
+        [0, 0.4 / 3, 0.8 / 3, 0.4, 0.4]
+    )
     fixed = base.parse({"name": "triple", "alpha": {"start": 0.1, "end": 0.2, "over": "2 epochs"}})
     assert fixed.alpha == Schedule(start=0.1, end=0.2, over="2 epochs")
 

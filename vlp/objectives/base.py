@@ -72,13 +72,24 @@ class Objective(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False
 
     def at(self, span: Span, step: int) -> Self:
         """The same objective with every schedule replaced by its value in the update after ``step`` finished ones."""
-        values = {field: getattr(self, field) for field in type(self).model_fields}
-        moving = {field: value for field, value in values.items() if isinstance(value, Schedule)}
+        moving = self._schedules()
         if not moving:
             return self
         return self.model_copy(
-            update={field: value.at(span, step, f"objectives.{self.name}.{field}") for field, value in moving.items()}
+            update={field: value.at(span, step, self._key(field)) for field, value in moving.items()}
         )
+
+    def check_schedules(self, span: Span) -> None:
+        """Refuse, before the first step, what `at` could not settle or what never moves."""
+        for field, schedule in self._schedules().items():
+            schedule.check(span, self._key(field))
+
+    def _schedules(self) -> dict[str, Schedule]:
+        values = {field: getattr(self, field) for field in type(self).model_fields}
+        return {field: value for field, value in values.items() if isinstance(value, Schedule)}
+
+    def _key(self, field: str) -> str:
+        return f"objectives.{self.name}.{field}"
 
 
 def parse(entry: dict[str, Any]) -> Objective:
