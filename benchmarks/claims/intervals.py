@@ -59,11 +59,15 @@ def verdict(found: Mapping[str, Any], expected: Expected, margin: float = 0.0) -
 
 
 def together(findings: Sequence[Mapping[str, Any]]) -> str:
-    """The verdict on a claim, by its decisive findings: shown by all, in part by some.
+    """The verdict on a claim, by its decisive findings: shown by all, in part by one that moves as expected.
 
-    Where none is shown, one that is contradicted contradicts the claim. Findings beside it decide nothing.
+    That something else did not suffer shows no part of a promise. Where no part is shown, a finding that is contradicted
+    contradicts the claim. Findings beside it decide nothing.
     """
-    verdicts = {finding["verdict"] for finding in findings if finding["decisive"]}
-    if SHOWN in verdicts:
-        return SHOWN if verdicts == {SHOWN} else IN_PART
+    decisive = [finding for finding in findings if finding["decisive"]]
+    verdicts = {finding["verdict"] for finding in decisive}
+    if verdicts == {SHOWN}:
+        return SHOWN
+    if any(finding["verdict"] == SHOWN and finding["expected"] in ("up", "down") for finding in decisive):
+        return IN_PART
     return CONTRADICTED if CONTRADICTED in verdicts else NOT_SHOWN

@@ -82,15 +82,21 @@ def test_verdict(scripts: Modules, low: float, high: float, expected: str, margi
 
 
 def test_claim_is_decided_by_its_decisive_findings(scripts: Modules) -> None:
-    def together(*verdicts: str, beside: str = "contradicted") -> str:
-        findings = [{"verdict": verdict, "decisive": True} for verdict in verdicts]
-        return str(scripts["intervals"].together([*findings, {"verdict": beside, "decisive": False}]))
+    def together(*verdicts: str, beside: str = "contradicted", guard: str = "") -> str:
+        findings = [{"verdict": verdict, "decisive": True, "expected": "up"} for verdict in verdicts]
+        others = [{"verdict": beside, "decisive": False, "expected": "up"}]
+        if guard:
+            others.append({"verdict": guard, "decisive": True, "expected": "not lower (± 0.01)"})
+        return str(scripts["intervals"].together([*findings, *others]))
 
     assert together("shown", "shown") == "shown"
     assert together("shown", "not shown") == "shown in part"
     assert together("shown", "not shown", "contradicted") == "shown in part"
     assert together("not shown", "not shown", beside="shown") == "not shown"
     assert together("not shown", "contradicted", beside="shown") == "contradicted"
+    assert together("contradicted", guard="shown") == "contradicted"
+    assert together("shown", guard="contradicted") == "shown in part"
+    assert together("shown", guard="shown") == "shown"
 
 
 # ---- Findings
