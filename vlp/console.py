@@ -46,7 +46,8 @@ def training_line(metrics: dict[str, float]) -> str:
 
 def evaluation_line(step: int, metrics: dict[str, float]) -> str:
     """R@1 and accuracies of an evaluation, by set."""
-    shown = {name: value for name, value in metrics.items() if name.endswith(("R@1", "top1", "accuracy"))}
+    of_task, of_probe = ("R@1", "top1", "accuracy"), ("image_knn_accuracy", "image_probe_accuracy")
+    shown = {n: v for n, v in metrics.items() if n.endswith(of_task) and not n.endswith(of_probe)}
     by_set = {n.removeprefix("val/"): v for n, v in shown.items() if n.count("/") > 1 or not n.endswith("R@1")}
     return f"evaluation at step {step}: " + "  ".join(f"{name} {100 * value:.1f} %" for name, value in by_set.items())
 
