@@ -61,8 +61,8 @@ def verdict(found: Mapping[str, Any], expected: Expected, margin: float = 0.0) -
 def together(findings: Sequence[Mapping[str, Any]]) -> str:
     """The verdict on a claim, by its decisive findings: shown by all, in part by one that moves as expected.
 
-    That something else did not suffer shows no part of a promise. Where no part is shown, a finding that is contradicted
-    contradicts the claim. Findings beside it decide nothing.
+    That something else did not suffer shows no part of a promise. Where no part is shown, a finding that is
+    contradicted contradicts the claim. Findings beside it decide nothing.
     """
     decisive = [finding for finding in findings if finding["decisive"]]
     verdicts = {finding["verdict"] for finding in decisive}
