@@ -8,7 +8,7 @@ from vlp.durations import described
 from vlp.encoders.openclip import outline
 from vlp.engine import check_batch_statistics
 from vlp.evaluation.run import open_tasks
-from vlp.objectives.base import check_needs
+from vlp.objectives.base import check_needs, needs, text_views
 from vlp.optim import adamw
 from vlp.recipe import Recipe
 
@@ -20,8 +20,15 @@ def inspect(recipe: Recipe) -> str:
         UserError: what `train` would raise before its first step.
     """
     check_needs(recipe.objectives, recipe.provides())
-    model = outline(recipe.model, recipe.starts())
-    data = TrainingData(recipe.data, model.picture_format, model.tokenizer, recipe.train.global_batch_size, recipe.seed)
+    model = outline(recipe.model, recipe.starts(), finds_words="masked_text" in needs(recipe.objectives))
+    data = TrainingData(
+        recipe.data,
+        model.picture_format,
+        model.tokenizer,
+        recipe.train.global_batch_size,
+        recipe.seed,
+        text_views=text_views(recipe.objectives),
+    )
     span = recipe.span(data.num_samples)
     batch = recipe.train.global_batch_size
     check_batch_statistics(model, cached=(recipe.train.micro_batch_size or batch) < batch)
@@ -37,7 +44,7 @@ def inspect(recipe: Recipe) -> str:
         f"pictures      {model.picture_format.size[0]} x {model.picture_format.size[1]}",
         *(f"parameters    {tower:<6}{count:>14,}" for tower, count in model.parameters_by_tower().items()),
         f"objectives    {', '.join(f'{described(o.weight)} x {o.name}' for o in recipe.objectives)}",
-        f"needs         {', '.join(sorted(frozenset().union(*(o.needs for o in recipe.objectives))))}",
+        f"needs         {', '.join(sorted(needs(recipe.objectives)))}",
         f"global batch  {batch:,}",
         f"length        {span.total_steps:,} steps = {span.total_steps * batch:,} samples = "
         f"{span.total_steps * batch / data.num_samples:.2f} epochs",

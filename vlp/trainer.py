@@ -85,7 +85,8 @@ def _train(recipe: Recipe, accelerator: Accelerator, signals: Signals) -> Outcom
     # ---- Model and data
     check_needs(recipe.objectives, recipe.provides())
     tasks = evaluation.open_tasks(recipe.evaluate)
-    model = build(recipe.model, recipe.seed, recipe.starts())
+    wanted = needs(recipe.objectives)
+    model = build(recipe.model, recipe.seed, recipe.starts(), finds_words="masked_text" in wanted)
     batch_norm.synchronise(model.clip)
     data = TrainingData(
         recipe.data,
@@ -97,7 +98,7 @@ def _train(recipe: Recipe, accelerator: Accelerator, signals: Signals) -> Outcom
         world,
         crops(recipe.objectives),
         text_views(recipe.objectives),
-        with_picture_ids="picture_ids" in needs(recipe.objectives),
+        with_picture_ids="picture_ids" in wanted,
     )
     span = recipe.span(data.num_samples)
     rows = recipe.train.global_batch_size // world
