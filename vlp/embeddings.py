@@ -148,20 +148,18 @@ def backward(
         backward_of(loss.total + unused)
         return Step(Loss(loss.total.detach(), loss.parts), embedded)
 
-    losses, weights, of_outputs = [], [], {}
-    of_shared = [torch.zeros_like(parameter) for parameter in shared]  # without a coupled loss
+    losses, weights = [], []
+    cached = _Cached({}, [torch.zeros_like(parameter) for parameter in shared])
     seen: Embeddings | None = None
     if coupled is not None:
         first_pass = encoders.first_pass or encoders.model
         with torch.no_grad():
-            cached = _joined([encode(index, first_pass) for index in range(len(chunks))])
-        leaves = {name: tensor.requires_grad_() for name, tensor in _floating(cached).items()}
-        embedded = embed({**cached, **leaves}, batch, seed, **rest)
-        loss = coupled(embedded)
-        total = loss.total + 0.0 * leaves["logit_scale"]  # where every weight has become 0, it depends on nothing
-        gradients = torch.autograd.grad(total, [*leaves.values(), *shared], allow_unused=True, materialize_grads=True)
-        of_outputs, of_shared = dict(zip(leaves, gradients, strict=False)), list(gradients[len(leaves) :])
-        losses, weights, seen = [Loss(loss.total.detach(), loss.parts)], [1.0], embedded
+            outputs = _joined([encode(index, first_pass) for index in range(len(chunks))])
+        leaves = {name: tensor.requires_grad_() for name, tensor in _floating(outputs).items()}
+        seen = embed({**outputs, **leaves}, batch, seed, **rest)
+        loss = coupled(seen)
+        cached = _cached_gradients(loss.total, leaves, shared)
+        losses, weights = [Loss(loss.total.detach(), loss.parts)], [1.0]
 
     start = 0
     passed: list[Outputs] = []
@@ -171,25 +169,43 @@ def backward(
         with nullcontext() if last else no_sync():
             outputs = encode(index, encoders.model)
             passed.append({name: outputs[name].detach() for name in ("image", "text", "logit_scale", "logit_bias")})
-            # The derivative of this sum by an output is the output's cached gradient; scalars take theirs once.
-            carried = [(outputs[name], of[rows]) for name, of in of_outputs.items() if of.ndim]
-            if last:
-                carried += [(outputs[name], of) for name, of in of_outputs.items() if not of.ndim]
-                carried += zip(shared, of_shared, strict=True)
-            total = torch.zeros((), device=chunk.text_VNL.device)
-            for value, of in carried:
-                total = total + (value.float() * of).sum()
+            total = cached.carried_by(outputs, rows, shared if last else None)
             if per_sample is not None:
                 here = {name: {n: v[rows] if v.ndim else v for n, v in guide.items()} for name, guide in guides.items()}
                 loss = per_sample(embed(outputs, chunk, seed, **{**rest, **here}))
                 losses.append(Loss(loss.total.detach(), loss.parts))
                 weights.append(len(chunk) / len(batch))
                 total = total + weights[-1] * loss.total
-            unused = sum(0.0 * value.sum() for name, value in _floating(outputs).items() if name not in of_outputs)
-            total = total + unused
             if total.requires_grad:  # with locked towers, only the scalars, which take theirs last
                 backward_of(total)
     return Step(_sum(losses, weights), seen or embed(_joined(passed), batch, seed, **rest))
+
+
+class _Cached(NamedTuple):
+    """Gradients of a loss by the outputs of all micro-batches, and by the parameters that it uses itself."""
+
+    of_outputs: Outputs
+    of_shared: Sequence[Tensor]
+
+    def carried_by(self, outputs: Outputs, rows: slice, shared: Sequence[Tensor] | None) -> Tensor:
+        """A scalar whose derivative by each of ``outputs``, those of ``rows``, is the cached one.
+
+        The last micro-batch gives ``shared``: it takes those of the parameters and of scalars, which are there once.
+        """
+        last = shared is not None
+        pairs = [(outputs[n], of if not of.ndim else of[rows]) for n, of in self.of_outputs.items() if of.ndim or last]
+        pairs += zip(shared or [], self.of_shared if last else [], strict=True)
+        total = torch.zeros((), device=outputs["image"].device)
+        for value, of in pairs:
+            total = total + (value.float() * of).sum()
+        # DDP waits for the gradient of every parameter, also of those that no comparing loss sees.
+        return total + sum(0.0 * v.sum() for name, v in _floating(outputs).items() if name not in self.of_outputs)
+
+
+def _cached_gradients(total: Tensor, leaves: Outputs, shared: Sequence[Tensor]) -> _Cached:
+    total = total + 0.0 * leaves["logit_scale"]  # where every weight has become 0, it depends on nothing
+    gradients = torch.autograd.grad(total, [*leaves.values(), *shared], allow_unused=True, materialize_grads=True)
+    return _Cached(dict(zip(leaves, gradients, strict=False)), gradients[len(leaves) :])
 
 
 def _joined(outputs: Sequence[Outputs]) -> Outputs:
