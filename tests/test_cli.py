@@ -22,7 +22,7 @@ COMMANDS = {
     "eval": ["-h", "model", "--on", "--output", "--batch-size"],
     "export": ["-h", "model", "directory", "--to"],
     "inspect": ["-h", "recipe", "key=value"],
-    "objectives": ["-h"],
+    "objectives": ["-h", "NAME"],
     "quickstart": ["-h", "--dir"],
     "recipes": ["-h"],
     "report": ["-h", "run", "--output"],

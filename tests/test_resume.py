@@ -219,7 +219,7 @@ def with_twin(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """TCL with an average beside its twin and a queue that wraps."""
     path = write_recipe(tmp_path_factory.mktemp("recipe") / "twin.yaml", str(shards), TINY_MODEL)
     tree = yaml.safe_load(path.read_text())
-    tree["objectives"] = [{"name": "triple", "queue_size": 5 * BATCH, "momentum": 0.9}]
+    tree["objectives"] = [{"name": "triple", "queue_size": 2 * BATCH, "momentum": 0.9}]
     path.write_text(yaml.safe_dump(tree))
     return path
 
@@ -229,7 +229,7 @@ def test_killed_with_a_twin_and_a_queue_a_run_takes_up_its_thread(with_twin: Pat
     whole, run = (Run(with_twin, tmp_path / name, "data.workers=0") for name in ("whole", "run"))
     whole.start()
     whole.finish()
-    for steps in (4, 5, 6):  # with the queue in part filled, full and wrapped
+    for steps in (2, 3, 5):  # with the queue in part filled, full and wrapped
         run.start()
         run.kill_when(lambda steps=steps: run.num_taken() >= steps)
     run.start()
