@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from vlp.data.bad_samples import BadSamples
 from vlp.data.cache import CacheOptions
-from vlp.data.captions import CaptionLayers, CaptionSource, captions_of, check_sources, draw, draw_more
+from vlp.data.captions import CaptionLayers, CaptionSource, check_sources, draw, draw_more
 from vlp.data.digest import hash64
-from vlp.data.layer_files import check_file_names, layer_columns
+from vlp.data.probes import caption_layers, check_several_captions, columns_of, probes
 from vlp.data.read_ahead import ReadAhead, Request
 from vlp.data.samples import IMAGE_EXTENSIONS, BadSample
 from vlp.data.shards import Shard
@@ -34,8 +34,6 @@ from vlp.types import Batch, Skipped, UserError
 Tokenizer = Callable[[list[str]], torch.Tensor]
 _MAX_ATTEMPTS = 100
 _CURES = {"unreadable shard": "check the server or the disk", "missing shard": "bring the shards back"}
-_PROBED_SHARDS = 100
-_PROBED_TABLES = 2  # without an index each is a scan
 
 
 class DataOptions(BaseModel, frozen=True, extra="forbid"):
@@ -125,13 +123,13 @@ class TrainingData:
         bad = BadSamples(options.max_bad_fraction, self.num_samples)
         bad.add(self.defects, seen=self.num_samples)
         bad.check()
-        self.columns = _columns(sources)
-        check_sources((members for *_, members in _probes(sources)), options.captions)
+        self.columns = columns_of(sources)
+        check_sources((members for *_, members in probes(sources)), options.captions)
         order = sources.order(seed, options.shuffle_window, options.shuffle_streams)
         self.notes += sources.room(options.cache)
-        layers = _caption_layers(options.captions, sources)
+        layers = caption_layers(options.captions, sources)
         if text_views > 1:
-            _check_several_captions(text_views, sources, options.captions, layers)
+            check_several_captions(text_views, sources, options.captions, layers)
         views = _Views(image_views, text_views, with_picture_ids)
         self._samples = _Samples(sources, order, layers, options, picture_format, seed, views)
         self._steps = partial(_Steps, self._samples, tokenizer, global_batch_size, rank, world)
@@ -374,74 +372,6 @@ def _check_batch_size(global_batch_size: int, num_samples: int, world: int) -> N
             f"train.global_batch_size {global_batch_size} exceeds the data set of {num_samples} samples: "
             "lower it, or add shards to data.train"
         )
-
-
-def _columns(sources: Sources) -> list[str]:
-    """The extensions in some of the shards: opening the tables of all would hold up the start."""
-    columns: set[str] = set()
-    for number in range(min(len(sources.entries), _PROBED_TABLES)):
-        with suppress(BadSample):  # counted when its samples are drawn
-            columns.update(sources.shard(number).extensions)
-    return sorted(columns)
-
-
-class _Probe(NamedTuple):
-    """A sample to look at before the run, without its picture."""
-
-    layers: str | None
-    shard: Shard
-    row: int
-    members: dict[str, bytes]
-
-
-def _probes(sources: Sources) -> Iterator[_Probe]:
-    """Some samples of the first shard, then one of each of some others; read when asked for."""
-    used = [number for number, entry in enumerate(sources.entries) if entry.used]
-    places = [(used[0], row) for row in range(min(sources.entries[used[0]].used, 100))]
-    for number, row in places + [(number, 0) for number in used[1:_PROBED_SHARDS]]:
-        with suppress(BadSample):
-            shard, row_there = sources.row(number, row)
-            yield _Probe(
-                sources.entries[number].source.layers, shard, row_there, shard.read(row_there, {"txt", "json"})
-            )
-
-
-def _check_several_captions(
-    wanted: int, sources: Sources, captions: Sequence[CaptionSource], layers: dict[str | None, CaptionLayers]
-) -> None:
-    """Refuse to draw several captions where every sample looked at has one."""
-    for probe in _probes(sources):
-        with suppress(BadSample):  # counted when it is drawn
-            if len(captions_of(probe.members, captions, layers[probe.layers].of(probe.shard, probe.row))) > 1:
-                return
-    raise UserError(
-        f"data.captions: {wanted} captions of each picture are to be compared, but no sample looked at has two that "
-        "differ: add sources, or set captions: 1 in objectives"
-    )
-
-
-def _caption_layers(captions: Sequence[CaptionSource], sources: Sources) -> dict[str | None, CaptionLayers]:
-    """For each folder of layers what the caption sources draw from it; one of them may lack a layer, not all."""
-    paths: dict[str | None, list[str]] = {}
-    for entry in sources.entries:
-        paths.setdefault(entry.source.layers, []).append(entry.path)
-    there = {
-        root: [s for s in captions if s.layer and layer_columns(s.layer[0], of_root, root, sources.store) is not None]
-        for root, of_root in paths.items()
-    }
-    root, of_root = next(iter(paths.items()))
-    nowhere = [s for s in captions if s.layer and not any(s in found for found in there.values())]
-    CaptionLayers(nowhere, of_root, root, sources.store)  # says which layers there are
-    layers = {
-        root: CaptionLayers(there[root], of_root, root, sources.store, sources.kept_shards)
-        for root, of_root in paths.items()
-    }
-    if len(sources.entries) <= _PROBED_SHARDS:
-        for root, found in layers.items():
-            if root is not None:
-                check_file_names(paths[root], root)
-            found.check(sources.shard(i) for i, entry in enumerate(sources.entries) if entry.source.layers == root)
-    return layers
 
 
 def _unchanged(rows: Any) -> Any:

@@ -37,7 +37,7 @@ from vlp import similarity
 from vlp.features import Embeddings
 from vlp.objectives import base
 from vlp.similarity import tiles
-from vlp.similarity.softmax import log_sum_exps
+from vlp.similarity.softmax import margins_of_negatives
 from vlp.types import Loss
 
 
@@ -88,12 +88,5 @@ def _dense(embeddings: Embeddings) -> Tensor:
 
 
 def _tiled(embeddings: Embeddings) -> Tensor:
-    over_texts_N, over_images_N = log_sum_exps(
-        embeddings.image_ND,
-        embeddings.text_BD,
-        embeddings.logit_scale,
-        embeddings.first_row,
-        without_matches=True,
-        minus_matches=True,
-    )
+    over_texts_N, over_images_N = margins_of_negatives(embeddings)
     return (over_texts_N + over_images_N) / 2

@@ -62,7 +62,7 @@ from vlp.features import Embeddings
 from vlp.objectives import base
 from vlp.similarity import tiles
 from vlp.similarity.rows import Items, by_rows, items
-from vlp.similarity.softmax import log_sum_exps
+from vlp.similarity.softmax import log_sum_exps, margins_of_negatives
 from vlp.types import Loss
 
 _COUNT_AS = {
@@ -171,15 +171,7 @@ def _dense(embeddings: Embeddings) -> Tensor:
 
 
 def _tiled(embeddings: Embeddings) -> Tensor:
-    # ln(exp(m) + exp(n)) - m = softplus(n - m), with n over the others alone: exact also where the loss is nearly 0.
-    over_texts_N, over_images_N = log_sum_exps(
-        embeddings.image_ND,
-        embeddings.text_BD,
-        embeddings.logit_scale,
-        embeddings.first_row,
-        without_matches=True,
-        minus_matches=True,
-    )
+    over_texts_N, over_images_N = margins_of_negatives(embeddings)
     return (F.softplus(over_texts_N) + F.softplus(over_images_N)).mean() / 2
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from vlp import distributed
+from vlp.features import Embeddings
 from vlp.similarity import tiles
 
 _HEADROOM = 60.0  # exp(60) summed over 2^40 items is still an fp32 number
@@ -75,6 +76,21 @@ def log_sum_exps(
     size = tile or tiles.size_for(image_ND.device)
     most_kept = most_kept if torch.is_grad_enabled() else 0
     return _LogSumExps.apply(image_ND, text_BD, logit_scale, first_row, without_matches, minus_matches, size, most_kept)
+
+
+def margins_of_negatives(embeddings: Embeddings) -> tuple[Tensor, Tensor]:
+    """Log-sum-exp over the negatives minus the logit of the match: of local images over texts, of texts over images, N.
+
+    Its softplus is the loss of a softmax that has the match in the sum, exact also where that is nearly 0.
+    """
+    return log_sum_exps(
+        embeddings.image_ND,
+        embeddings.text_BD,
+        embeddings.logit_scale,
+        embeddings.first_row,
+        without_matches=True,
+        minus_matches=True,
+    )
 
 
 class _LogSumExps(torch.autograd.Function):
