@@ -179,7 +179,6 @@ def _several_captions(embeddings: Embeddings, captions: int) -> Tensor:
     """The log-sum-exps over the k-th captions of all other pictures, for each k, are those over all of them."""
     over_texts, over_images, matching = [], [], []
     for view in range(captions):
-        text_ND = embeddings.text_VND[view]
         over = log_sum_exps(
             embeddings.image_ND,
             similarity.text_BD(embeddings, view),
@@ -190,7 +189,7 @@ def _several_captions(embeddings: Embeddings, captions: int) -> Tensor:
         )
         over_texts.append(over[0])
         over_images.append(over[1])
-        matching.append(embeddings.logit_scale * tiles.row_products(embeddings.image_ND, text_ND))
+        matching.append(similarity.logits_of_matches(embeddings, view))
     matching_KN = torch.stack(matching)
     # A batch of one has no negatives, and the gradient of ln 0 is not a number: a bound keeps it 0.
     over_texts_KN = torch.stack(over_texts).clamp_min(torch.finfo(matching_KN.dtype).min / 2)

@@ -34,10 +34,9 @@ def logits_per_image(embeddings: Embeddings) -> Tensor:
         return embeddings.logit_scale * (image_ND.to(wide) @ text_BD.to(wide).T) + embeddings.logit_bias
 
 
-def logits_of_matches(embeddings: Embeddings) -> Tensor:
-    """Scaled cosine similarities of local images with their own texts, N, fp32 and without the bias."""
-    wide = tiles.precision(embeddings.image_ND)
-    return embeddings.logit_scale * (embeddings.image_ND.to(wide) * embeddings.text_ND.to(wide)).sum(-1)
+def logits_of_matches(embeddings: Embeddings, view: int = 0) -> Tensor:
+    """Scaled cosine similarities of local images with their own texts of one view, N, fp32 and without the bias."""
+    return embeddings.logit_scale * tiles.row_products(embeddings.image_ND, embeddings.text_VND[view])
 
 
 def matches(embeddings: Embeddings) -> Tensor:

@@ -34,9 +34,8 @@ def hard_negatives(embeddings: Embeddings) -> Negatives:
     first view, ``picture_N``), by their place where neither is known. 2 N B D multiply-adds and two strips of logits;
     gathers the features, and 16 bytes a row.
     """
-    image_BD, text_BD = embeddings.image_BD, embeddings.text_BD  # with their gradient: they are kept for the losses
     with torch.no_grad():
-        places_B = torch.arange(len(image_BD), device=image_BD.device)
+        places_B = torch.arange(len(embeddings.image_BD), device=embeddings.image_BD.device)
         caption_N = embeddings.caption_VN[0] if embeddings.caption_VN is not None else None
         known = [ids_N for ids_N in (caption_N, embeddings.picture_N) if ids_N is not None]
         ids_BK = distributed.gather_rows(torch.stack(known, 1)) if known else places_B[:, None]
@@ -52,6 +51,6 @@ def hard_negatives(embeddings: Embeddings) -> Negatives:
             return largest.indices.masked_fill_(largest.values == -torch.inf, -1)
 
         scale = embeddings.logit_scale
-        text_N = by_rows(partial(draw, 0), embeddings.image_ND, text_BD, scale, _MOST_LOGITS)
-        image_N = by_rows(partial(draw, 1), embeddings.text_ND, image_BD, scale, _MOST_LOGITS)
+        text_N = by_rows(partial(draw, 0), embeddings.image_ND, embeddings.text_BD, scale, _MOST_LOGITS)
+        image_N = by_rows(partial(draw, 1), embeddings.text_ND, embeddings.image_BD, scale, _MOST_LOGITS)
     return Negatives(text_N.clamp_min(0), image_N.clamp_min(0), text_N >= 0)
