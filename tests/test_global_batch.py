@@ -182,7 +182,7 @@ COMPLAINTS: dict[Case, dict[str, str]] = {}
 def complaint(request: pytest.FixtureRequest, run_ranks: Any, tiny_model: dict, teacher: str) -> Callable[..., str]:
     """``complaint(entry, way, in_tiles)``: in what an objective differs from itself on one process; empty if in none.
 
-    All entries that this run of pytest asks for in one way are computed by the same processes: starting them costs more.
+    Entries that one run of pytest asks for in one way are computed by the same processes: starting them costs more.
     """
 
     def asked(way: tuple[int, int]) -> list[dict[str, Any]]:
