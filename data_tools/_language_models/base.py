@@ -1,0 +1,63 @@
+"""What every engine takes and gives: requests in, texts out, in any order."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+Messages = tuple[tuple[str, str], ...]  # (role, text), role one of system, user, assistant
+
+
+class Sampling(BaseModel, frozen=True, extra="forbid"):
+    """How words are drawn. The text ends before the first of ``stop``, or after ``max_tokens``."""
+
+    temperature: float = Field(default=0.9, ge=0, allow_inf_nan=False)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    max_tokens: int = Field(default=77, ge=1)
+    stop: tuple[str, ...] = ("\n",)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Text number ``number`` about ``caption``; a ``prompt`` is a text to go on with, or a conversation to answer."""
+
+    caption: str
+    number: int
+    prompt: str | Messages
+    seed: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What came back. ``problem`` says why there is no text, where asking again would not help: a server's refusal."""
+
+    text: str
+    prompt_tokens: int = 0
+    tokens: int = 0
+    problem: str = ""
+
+
+class Engine(BaseModel, ABC, frozen=True, extra="forbid"):
+    """Writes texts; its fields are its options, each a flag of the tools. Made anew in each process, then used often.
+
+    One file in ``_language_models/`` with a class of this name. Nothing heavy is imported or loaded before the first
+    `complete`, and what was loaded stays out of pickles.
+    """
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What a text depends on besides prompt, sampling and seed, for the record: never an address or a key."""
+
+    @abstractmethod
+    def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
+        """Each request with its text, as they come; reads as far ahead in ``requests`` as it can use.
+
+        The same request gives the same text, as far as the model's arithmetic allows, whatever stands beside it.
+
+        Raises:
+            UserError: the model or the server cannot be used, or went away for good. What was yielded counts.
+        """

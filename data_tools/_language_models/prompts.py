@@ -1,0 +1,85 @@
+"""Prompts as data: YAML files that say what a model is asked, and how its words are drawn."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import jinja2
+import yaml
+from jinja2.sandbox import SandboxedEnvironment
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from data_tools._language_models.base import Request, Sampling
+from vlp import resolve
+from vlp.options import explain
+from vlp.types import UserError
+
+_OURS = Path(__file__).parent.parent / "prompts"
+_TEMPLATES = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+
+
+class Message(BaseModel, frozen=True, extra="forbid"):
+    role: str = Field(pattern="^(system|user|assistant)$")
+    content: str
+
+
+class Prompt(BaseModel, frozen=True, extra="forbid"):
+    """Templates (Jinja) that see ``caption`` and ``pairs``, ``draw`` examples drawn from the pool without replacement.
+
+    ``text`` is for models that go on with a text, ``messages`` for those that answer in a conversation.
+    """
+
+    text: str | None = None
+    messages: tuple[Message, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
+    draw: int = Field(default=0, ge=0)
+    sampling: Sampling = Sampling()
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Prompt:
+        if (self.text is None) == (not self.messages):
+            raise ValueError("give either text or messages")
+        if self.draw > len(self.pairs):
+            raise ValueError(f"draw {self.draw} is more than the {len(self.pairs)} pairs there are")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that stands in it but the sampling, first 16 digits."""
+        content = json.dumps(self.model_dump(exclude={"sampling"}), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def request(self, caption: str, number: int, seed: int) -> Request:
+        """Text ``number`` about ``caption``: all that is random in it is a function of the three arguments."""
+        digest = hashlib.sha256(json.dumps([seed, caption, number]).encode()).digest()
+        own = int.from_bytes(digest[:4], "little") >> 1  # servers take 31 bits
+        values = {"caption": caption, "pairs": Random(digest).sample(self.pairs, self.draw)}
+        if self.text is not None:
+            return Request(caption, number, _filled(self.text, values), own)
+        return Request(caption, number, tuple((m.role, _filled(m.content, values)) for m in self.messages), own)
+
+
+def _filled(template: str, values: dict[str, Any]) -> str:
+    return _TEMPLATES.from_string(template).render(values)
+
+
+def load(name: str) -> Prompt:
+    """The prompt of a YAML file, or of that name among ours.
+
+    Raises:
+        UserError: no such file, or what stands in it is no prompt.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else _OURS / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(file.stem for file in _OURS.glob("*.yaml"))
+        raise UserError(f"no prompt '{name}'{resolve.nearest(name, known)}; known: {', '.join(known)}, or a .yaml file")
+    try:
+        return Prompt.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        raise explain(error, Prompt, str(path)) from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
