@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from data_tools._language_models import prompts, server
+    from data_tools._language_models import prompts
+    from data_tools._language_models.engines import server
     from data_tools._language_models.shards import Job, Progress, write_texts
     from vlp.data.shards import find_shards
 
