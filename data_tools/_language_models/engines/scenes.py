@@ -37,8 +37,8 @@ class Engine(base.Engine, frozen=True, extra="forbid"):
     def _rewrite(self, request: Request, scene: Scene) -> str:
         grammars = list(GRAMMARS) if self.grammar == "both" else [self.grammar]
         random = Random(request.seed)
+        grammar = random.choice(grammars)
         while True:  # every grammar has a second sentence for every scene
-            grammar = random.choice(grammars)
             text = phrase(scene, grammar, random)
             if text != request.caption and parse(text, grammar) == scene:  # captions of training may omit the sizes
                 return text
