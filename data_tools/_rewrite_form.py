@@ -1,0 +1,67 @@
+"""The rules of the gate that look at a rewrite's form: length, junk, script, copies."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from data_tools._rewrite_gate import GateOptions
+
+_WORD = re.compile(r"\w+(?:['’]\w+)*")
+_ARTICLES = frozenset({"a", "an", "the"})
+_SHORTEST = 4  # words that a caption counts as at least, where lengths are compared
+
+_ECHO = re.compile(
+    r"=>|\bimage captions? differently|\brewrit(?:e|es|ten|ing)\b|\bparaphras|\brephras|\bhere(?:'s| is| are)\b"
+    r"|\bcaptions?\b|\bsure[,!]|\bcertainly[,!]|\bother words\b|\bas an ai\b|\{\{|\}\}|\blanguage model\b|\bnote:",
+    re.I,
+)
+_DIALOGUE = re.compile(
+    r"\?|^(?:user|assistant|system|human|bot|model|[QA])\s*:|\b(?:my|me|you|your|yours|please)\b|\bi['’](?:m|ve|ll|d)\b"
+    r"|\bi (?:am|have|had|was|will|would|can|could|do|did|don't|think|see|saw|want|like|love|need|hope|cannot|can't)\b",
+    re.I,
+)
+_LIST = re.compile(r"(?:^|\s)\(?[1-9][.)]\s|\s[-*•]\s.*\s[-*•]\s|[;|].*[;|]|\w\s*/\s*\w.*/|\bor\b.*\bor\b", re.I)
+_AGAIN = re.compile(r"\b(\w{3,})\b(?:\W+\1\b){2,}", re.I)
+
+
+def words(text: str) -> list[str]:
+    return _WORD.findall(text)
+
+
+def same_form(text: str) -> str:
+    """What two captions share that differ in case, punctuation and articles alone."""
+    folded = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
+    return " ".join(word for word in words(folded) if word not in _ARTICLES)
+
+
+def form_problem(options: GateOptions, caption: str, text: str) -> tuple[str, str]:
+    """The first rule that rejects, and what it stumbled over; two empty strings if none does."""
+    return next(
+        ((name, detail) for name, detail in _problems(options, caption, text) if name not in options.off), ("", "")
+    )
+
+
+def _problems(options: GateOptions, caption: str, text: str) -> Iterator[tuple[str, str]]:
+    count, original = len(words(text)), len(words(caption))
+    if not count:
+        yield "empty", ""
+    if count < max(options.min_words, options.min_length * original):
+        yield "too_short", f"{count} words"
+    if count > min(options.max_words, options.max_length * max(original, _SHORTEST)):
+        yield "too_long", f"{count} words"
+    for name, pattern in (("prompt_echo", _ECHO), ("list", _LIST), ("list", _AGAIN), ("dialogue", _DIALOGUE)):
+        if (found := pattern.search(text)) and not pattern.search(caption):
+            yield name, found.group().strip()
+    if foreign := _scripts(text) - _scripts(caption) - {"LATIN"}:
+        yield "language", min(foreign).lower()
+    if same_form(text) == same_form(caption):
+        yield "near_copy", ""
+
+
+def _scripts(text: str) -> set[str]:
+    """Of its letters: the first word of their names in Unicode, such as LATIN or CYRILLIC."""
+    return {unicodedata.name(letter, "UNKNOWN").partition(" ")[0] for letter in text if letter.isalpha()}

@@ -1,0 +1,136 @@
+"""Which rewrites of a caption may be used, and why the others may not: the rules in the order in which they are asked.
+
+For English captions; for others switch the rules of content off.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+REASONS = {
+    "empty": "nothing is left without quotes, bullets and marks of the end",
+    "too_short": "fewer words than a caption needs, or far fewer than the original",
+    "too_long": "more words than a caption has, or far more than the original",
+    "prompt_echo": "parts of the instruction, or words about the answer (`here is a caption`)",
+    "list": "several captions, numbered or bulleted, or a word again and again",
+    "dialogue": "talk: questions, addresses, roles",
+    "language": "letters of a script that the caption has not, or surely not English",
+    "near_copy": "the original but for case, punctuation, articles",
+    "duplicate": "an accepted rewrite of the same caption but for case, punctuation, articles",
+    "lost_number": "a number of the caption is gone",
+    "lost_colour": "a colour of the caption is gone",
+    "lost_negation": "the caption says that something is not there, the rewrite does not",
+    "lost_relation": "where things are is gone",
+    "swapped_roles": "things or their attributes have changed places",
+    "lost_content": "a thing or an action of the caption is gone",
+    "added_number": "a number that the caption does not name",
+    "added_colour": "a colour that the caption does not name",
+    "added_negation": "the rewrite says that something is not there, the caption does not",
+    "added_object": "a thing that the caption does not name",
+    "dissimilar": "the sentence means something else (needs min_similarity)",
+    "unlike_picture": "a lower CLIP score with the picture than the original's (needs clip_model)",
+}
+"""Name of a rule -> what it rejects, in the order in which they are asked."""
+
+
+class GateOptions(BaseModel, frozen=True, extra="forbid"):
+    """Thresholds of the rules."""
+
+    off: tuple[str, ...] = Field(default=(), description="rules that are not asked")
+    min_words: int = Field(default=2, ge=1, description="least number of words; LaCLIP takes no rewrite of one")
+    max_words: int = Field(default=40, ge=1, description="largest number of words")
+    min_length: float = Field(default=0.4, ge=0, lt=1, description="least number of words over those of the caption")
+    max_length: float = Field(
+        default=3.0, gt=1, description="largest number of words over those of the caption, which counts as 4 or more"
+    )
+    synonym: float = Field(
+        default=0.6, gt=0, le=1, description="least cosine of all-MiniLM-L6-v2 at which two words name the same thing"
+    )
+    min_similarity: float | None = Field(
+        default=None, gt=0, le=1, description="least cosine of rewrite and caption, by all-MiniLM-L6-v2"
+    )
+    clip_model: str | None = Field(default=None, description="MODEL whose CLIP score with the picture is compared")
+    min_clip_ratio: float = Field(
+        default=0.9, gt=0, description="least CLIP score with the picture over that of the original"
+    )
+
+    @field_validator("off")
+    @classmethod
+    def _are_rules(cls, off: tuple[str, ...]) -> tuple[str, ...]:
+        for name in off:
+            if name not in REASONS:
+                raise ValueError(f"no rule '{name}'; known: {', '.join(REASONS)}")
+        return off
+
+    @model_validator(mode="after")
+    def _have_effect(self) -> GateOptions:
+        if self.min_words > self.max_words:
+            raise ValueError(f"min_words {self.min_words} is above max_words {self.max_words}: no rewrite passes")
+        if self.clip_model is None and "min_clip_ratio" in self.model_fields_set:
+            raise ValueError("min_clip_ratio has no effect without clip_model: name a MODEL")
+        return self
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one completion: the cleaned ``text``, and the rule that rejects it ("": accepted)."""
+
+    text: str
+    reason: str = ""
+    detail: str = ""
+    """What the rule stumbled over, such as the word that was lost."""
+
+
+_THOUGHTS = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
+_MARKS = re.compile(r"<\|?/?(?:im_(?:start|end)|end_of_turn|start_of_turn|eot_id|endoftext|eos|bos|s|pad)\|?>")
+_IN_FRONT = re.compile(
+    r"^\s*(?:[-*•>–—]+\s+|=>\s*|\(?\d{1,2}[.)]\s+|(?:new |rewritten )?(?:caption|rewrite|answer|output)\s*:\s*)", re.I
+)
+_QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`", "**": "**", "*": "*"}
+
+
+def clean(raw: str) -> str:
+    """The caption in a completion: its first line, without quotes around, a bullet or ``Caption:``, an end marker.
+
+    Thoughts of models that think aloud (``<think>``) are left out.
+    """
+    text = _MARKS.sub("\n", _THOUGHTS.sub("", raw))
+    text = next((line for line in text.splitlines() if line.strip()), "")
+    text = " ".join(text.split())
+    before = None
+    while text != before:
+        before = text
+        text = _IN_FRONT.sub("", text)
+        for opening, closing in _QUOTES.items():
+            inner = text[len(opening) : -len(closing)]
+            if len(text) > len(opening + closing) and text == opening + inner + closing and opening not in inner:
+                text = inner.strip()
+    return text.strip(" ,;:")
+
+
+def judge(options: GateOptions, items: Sequence[tuple[str, Sequence[str]]]) -> list[list[Verdict]]:
+    """A verdict for each completion.
+
+    Args:
+        items: captions with what the model wrote for each; of equal rewrites of one caption the first counts.
+    """
+    from data_tools._rewrite_form import form_problem, same_form
+
+    verdicts = []
+    for caption, completions in items:
+        accepted: set[str] = set()
+        own = []
+        for raw in completions:
+            text = clean(raw)
+            reason, detail = form_problem(options, caption, text)
+            if not reason and "duplicate" not in options.off and same_form(text) in accepted:
+                reason, detail = "duplicate", text
+            if not reason:
+                accepted.add(same_form(text))
+            own.append(Verdict(text, reason, detail))
+        verdicts.append(own)
+    return verdicts
