@@ -76,10 +76,10 @@ def stats(
     data = DataSet(paths, captions)
     for _, shard in map_shards(partial(survey, captions=tuple(captions)), paths, "reading shards", workers, ray):
         data.add(shard)
-    return data_sheet(data, _name(paths), sample, seed)
+    return data_sheet(data, name_of_data(paths), sample, seed)
 
 
-def _name(paths: Sequence[str]) -> str:
+def name_of_data(paths: Sequence[str]) -> str:
     """What the shards lie in; a folder that is named for its part of a data set takes that one's name along."""
     folder = Path(os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths]))
     return f"{folder.parent.name}/{folder.name}" if folder.name in ("train", "val", "valid", "test") else folder.name

@@ -74,8 +74,8 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     sub.add_argument("--output", metavar="FILE", help="JSON in CLIP_benchmark's shape; {dataset} in it: a file a set")
     sub.add_argument("--batch-size", type=int, default=256, help="pictures at once (default: %(default)s)")
 
-    sub = add("report", _report, "one self-contained HTML page of a run, or of a data sheet")
-    sub.add_argument("run", help="run directory, or the JSON that vlp data stats --out writes")
+    sub = add("report", _report, "one self-contained HTML page of a run, or of a sheet")
+    sub.add_argument("run", help="run directory, or a sheet: the JSON of vlp data stats or vlp data rewrite")
     sub.add_argument("--output", metavar="FILE", help="default: RUN/report.html, or the JSON's name with .html")
 
     sub = add("export", _export, "a model directory for other libraries, checked for parity")
@@ -154,9 +154,9 @@ def _eval(arguments: argparse.Namespace) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     _quiet()
     if arguments.run.endswith(".json"):
-        from vlp.evaluation.report.data_sheet import write_report_of_data
+        from vlp.evaluation.report.sheets import write_report_of_sheet
 
-        print(write_report_of_data(arguments.run, arguments.output))
+        print(write_report_of_sheet(arguments.run, arguments.output))
         return
     from vlp.evaluation.report import write_report
 

@@ -14,9 +14,10 @@ from PIL import Image
 from data_tools.stats import stats
 from vlp import cli
 from vlp.data.write import ShardWriter, encode_image
-from vlp.evaluation.report import data_sheet, write_report
-from vlp.evaluation.report.data_sheet import read_sheet, write_page, write_report_of_data
+from vlp.evaluation.report import write_report
+from vlp.evaluation.report.data_sheet import Sheet, write_page
 from vlp.evaluation.report.figures import histogram
+from vlp.evaluation.report.sheets import read_sheet, write_report_of_sheet
 from vlp.types import UserError
 
 NASTY = '</script><img src="https://example.org/x.png"> & "quoted"'
@@ -117,23 +118,23 @@ def test_a_sheet_without_pictures_or_optional_counts_is_shown(sheet: dict[str, A
 def test_what_is_no_sheet_is_refused(sheet: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     with pytest.raises(UserError, match="there is no file"):
-        read_sheet(path)
+        read_sheet(path, Sheet)
     for content, sentence in (
-        ("{", "is no data sheet"),
-        ("[]", "is no data sheet"),
+        ("{", "is no sheet"),
+        ("[]", "is no sheet"),
         (json.dumps(sheet | {"version": 99}), "version"),
-        (json.dumps({"kind": data_sheet.KIND, "version": data_sheet.VERSION}), "lacks"),
+        (json.dumps({"kind": Sheet.KIND, "version": Sheet.VERSION}), "lacks"),
     ):
         path.write_text(content)
         with pytest.raises(UserError, match=sentence):
-            write_report_of_data(path)
+            write_report_of_sheet(path)
     foreign = sheet | {"thumbnails": dict.fromkeys(sheet["thumbnails"], "https://example.org/x.png")}
     path.write_text(json.dumps(foreign))
     with pytest.raises(UserError, match="no picture in the file itself"):
-        write_report_of_data(path)
+        write_report_of_sheet(path)
     path.write_text(json.dumps(sheet))
     with pytest.raises(UserError, match="name a file"):
-        write_report_of_data(path, tmp_path)
+        write_report_of_sheet(path, tmp_path)
 
 
 def test_bars_stand_in_proportion() -> None:

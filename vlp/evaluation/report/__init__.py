@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from functools import partial
 from importlib import metadata
@@ -11,9 +10,8 @@ from pathlib import Path
 from vlp.evaluation.report import curves, galleries, space, summary
 from vlp.evaluation.report.gather import RunContents, read_run
 from vlp.evaluation.report.pictures import img
-from vlp.evaluation.report.templates import template
+from vlp.evaluation.report.templates import save, template
 from vlp.evaluation.report.values import format_value
-from vlp.types import UserError
 
 __all__ = ["write_report"]
 
@@ -29,14 +27,7 @@ def write_report(run: str | Path, output: str | Path | None = None) -> Path:
     """
     directory = Path(run)
     path = Path(output) if output is not None else directory / "report.html"
-    if path.is_dir():
-        raise UserError(f"--output {path} is a directory: name a file, such as {path / 'report.html'}")
-    page = render(read_run(directory))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".partial")
-    unfinished.write_text(page, encoding="utf-8")
-    os.replace(unfinished, path)
-    return path
+    return save(render(read_run(directory)), path)
 
 
 def render(run: RunContents) -> str:

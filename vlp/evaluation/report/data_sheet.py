@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from vlp.evaluation.report.figures import histogram
-from vlp.evaluation.report.templates import template
+from vlp.evaluation.report import sheets
+from vlp.evaluation.report.sheet_parts import Bar, Spread, bars, num_shards, picture, spread
+from vlp.evaluation.report.templates import save
 from vlp.evaluation.report.values import Tile, format_value
-from vlp.types import UserError
 
-KIND, VERSION = "vlp data sheet", 1
-TINY = 64  # pixels; smaller pictures are enlarged by a whole factor, unblurred
-SHOWN_PIXELS = 96
 MAX_CAPTIONS = 10
 MAX_FIELDS = 40
 MAX_LANGUAGES = 15
@@ -33,25 +27,6 @@ SPREADS = (
 
 
 @dataclass(frozen=True)
-class Spread:
-    """One quantity: its chart, or the only value it has."""
-
-    title: str
-    legend: str
-    chart: Markup | None
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One row of a table of shares; ``share`` is from 0 to 1."""
-
-    label: str
-    number: int
-    share: float
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class Shown:
     """A sample with its picture."""
 
@@ -61,16 +36,16 @@ class Shown:
     caption: str
 
 
-class DataSheetView:
-    """What the templates ask of a data sheet.
+class Sheet(sheets.Sheet):
+    """What the templates ask of a data sheet, the JSON of ``vlp data stats``."""
 
-    Args:
-        content: the JSON of ``vlp data stats``.
-    """
+    KIND = "vlp data sheet"
+    VERSION = 1
+    MADE_BY = "vlp data stats SHARDS --out"
+    TEMPLATE = "data_sheet.html.j2"
 
     def __init__(self, content: dict[str, Any]) -> None:
-        self.content = content
-        self.name: str = content["name"]
+        super().__init__(content)
         self.samples: int = content["samples"]
         self.captions_from = ", ".join(content["captions_from"])
         self.alike = content["duplicates"]["look"] if isinstance(content["duplicates"]["look"], dict) else None
@@ -80,11 +55,13 @@ class DataSheetView:
 
     def lead(self) -> str:
         shards, size = self.content["shards"], self.content["bytes"]
-        return f"{self.samples:,} pictures with their texts in {_shards(shards)}, {_size(size)}. All of them were read."
+        return (
+            f"{self.samples:,} pictures with their texts in {num_shards(shards)}, {_size(size)}. All of them were read."
+        )
 
     def tiles(self) -> list[Tile]:
         pictures, captions, found = self.content["pictures"], self.content["captions"], []
-        found.append(Tile(f"{self.samples:,}", "samples", _shards(self.content["shards"])))
+        found.append(Tile(f"{self.samples:,}", "samples", num_shards(self.content["shards"])))
         if pictures["width"]:
             width, height = (pictures[side]["quantiles"]["50 %"] for side in ("width", "height"))
             found.append(Tile(f"{width:,} × {height:,}", "pixels, median width and height", _most(pictures["formats"])))
@@ -113,7 +90,7 @@ class DataSheetView:
 
     def spreads(self, part: str) -> list[Spread]:
         return [
-            _spread(self.content[part][key], title, unit)
+            spread(self.content[part][key], title, unit)
             for of, key, title, unit in SPREADS
             if of == part and self.content[part][key]
         ]
@@ -122,11 +99,11 @@ class DataSheetView:
         """Formats, modes and what else is special, as shares of the pictures."""
         pictures = self.content["pictures"]
         rows = [*pictures["formats"].items(), *((f"mode {k}", n) for k, n in pictures["modes"].items())]
-        return _bars([*rows, *pictures["traits"].items()], pictures["number"])
+        return bars([*rows, *pictures["traits"].items()], pictures["number"])
 
     def most_frequent(self) -> list[Bar]:
         captions = self.content["captions"]
-        return _bars(
+        return bars(
             [(one["caption"], one["number"]) for one in captions["most_frequent"][:MAX_CAPTIONS]], captions["number"]
         )
 
@@ -135,7 +112,7 @@ class DataSheetView:
         if isinstance(languages, str):
             return []
         sure = languages["sure"]
-        return _bars(list(sure.items())[:MAX_LANGUAGES], sum(sure.values()))
+        return bars(list(sure.items())[:MAX_LANGUAGES], sum(sure.values()))
 
     def language_lengths(self) -> list[Bar]:
         languages = self.content["languages"]
@@ -153,14 +130,14 @@ class DataSheetView:
         return found
 
     def members(self) -> list[Bar]:
-        return _bars(list(self.content["members"].items()), self.samples)
+        return bars(list(self.content["members"].items()), self.samples)
 
     def duplicates(self) -> list[tuple[str, dict[str, Any]]]:
         found = [("the bytes of another", self.same)]
         return [*found, ("the look of another", self.alike)] if self.alike else found
 
     def layers(self) -> list[Bar]:
-        return _bars([(one["name"], one["shards"]) for one in self.content["layers"]], self.content["shards"])
+        return bars([(one["name"], one["shards"]) for one in self.content["layers"]], self.content["shards"])
 
     def groups(self) -> list[tuple[str, list[Shown]]]:
         """The largest groups of pictures that look alike, or else have the same bytes."""
@@ -171,91 +148,19 @@ class DataSheetView:
         ]
 
     def _shown(self, sample: dict[str, Any]) -> Shown:
-        uri = self.content["thumbnails"][sample["sample"]]
-        if not uri.startswith("data:image/webp;base64,"):
-            raise UserError(
-                f"the thumbnail of {sample['sample']} is no picture in the file itself: make the sheet anew"
-            )
-        side = max(sample["width"], sample["height"])
-        factor = max(1, SHOWN_PIXELS // side) if side <= TINY else min(1.0, SHOWN_PIXELS / side)
-        width, height = (max(1, round(sample[name] * factor)) for name in ("width", "height"))
-        tiny = ' class="tiny"' if side <= TINY else ""
-        image = Markup(
-            f'<img{tiny} loading="lazy" width="{width}" height="{height}" alt="{escape(sample["caption"])}" '
-            f'src="{escape(uri)}">'
+        image = picture(
+            self.content["thumbnails"][sample["sample"]],
+            sample["width"],
+            sample["height"],
+            sample["caption"],
+            sample["sample"],
         )
         return Shown(sample["sample"], sample["sample"].rpartition(": ")[2], image, sample["caption"])
 
 
-def read_sheet(path: str | Path) -> DataSheetView:
-    """The sheet in a JSON file of ``vlp data stats``.
-
-    Raises:
-        UserError: there is no such file, it holds no data sheet, or one of another version.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"there is no file {path}: write it with vlp data stats SHARDS --out {path}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        known = content["kind"] == KIND
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no data sheet: write one with vlp data stats SHARDS --out {path}") from error
-    if not known or content.get("version") != VERSION:
-        raise UserError(f"{path} is no data sheet of this version: write it anew with vlp data stats --out {path}")
-    try:
-        return DataSheetView(content)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} lacks {error}: write it anew with vlp data stats SHARDS --out {path}") from error
-
-
-def write_report_of_data(path: str | Path, output: str | Path | None = None) -> Path:
-    """Write the page of the data sheet in the JSON file ``path`` (default: beside it, as .html) and return its path.
-
-    Raises:
-        UserError: ``path`` is no data sheet, or ``output`` is a directory.
-    """
-    return _write(read_sheet(path), Path(output) if output is not None else Path(path).with_suffix(".html"))
-
-
 def write_page(content: dict[str, Any], output: str | Path) -> Path:
     """Write the page of a data sheet; it needs no network, no server and no script."""
-    return _write(DataSheetView(content), Path(output))
-
-
-def _write(view: DataSheetView, path: Path) -> Path:
-    if path.is_dir():
-        raise UserError(f"--output {path} is a directory: name a file, such as {path / 'data.html'}")
-    page = template("data_sheet.html.j2").render(data=view, percent=partial(format_value, unit="percent"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".partial")
-    unfinished.write_text(page, encoding="utf-8", errors="backslashreplace")
-    os.replace(unfinished, path)
-    return path
-
-
-def _spread(content: dict[str, Any], title: str, unit: str) -> Spread:
-    number = _figure
-    if content["min"] == content["max"]:
-        return Spread(title, f"all {number(content['min'])}", None)
-    quantiles = content["quantiles"]
-    legend = (
-        f"median {number(quantiles['50 %'])} · 5 to 95 %: {number(quantiles['5 %'])} to {number(quantiles['95 %'])} · "
-        f"all: {number(content['min'])} to {number(content['max'])}"
-    )
-    return Spread(title, legend, histogram(f"{title}: {legend}", content["histogram"], unit))
-
-
-def _figure(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
-
-
-def _shards(number: int) -> str:
-    return f"{number:,} {'shard' if number == 1 else 'shards'}"
-
-
-def _bars(rows: list[tuple[str, int]], total: int) -> list[Bar]:
-    return [Bar(label, number, number / max(1, total)) for label, number in rows]
+    return save(Sheet(content).page(), Path(output))
 
 
 def _most(table: dict[str, int]) -> str:

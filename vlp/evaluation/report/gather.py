@@ -18,7 +18,8 @@ from vlp.data.batches import TrainingData
 from vlp.encoders.openclip import load, outline
 from vlp.encoders.source import latest_checkpoint
 from vlp.encoders.two_tower import TwoTower
-from vlp.evaluation.report.data_sheet import DataSheetView, read_sheet
+from vlp.evaluation.report.data_sheet import Sheet
+from vlp.evaluation.report.sheets import read_sheet
 from vlp.evaluation.run import Result, find_task
 from vlp.evaluation.tasks.base import Scores, SetEmbeddings, Task
 from vlp.track import read_metrics
@@ -71,7 +72,7 @@ class RunContents:
     sets: list[EvaluatedSet] = field(default_factory=list)
     results: list[SetResult] = field(default_factory=list)
     sheet: DataSheet | None = None
-    data_sheet: DataSheetView | None = None
+    data_sheet: Sheet | None = None
     total_steps: int | None = None
     missing: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
@@ -173,7 +174,7 @@ def _read_data_sheet(run: RunContents) -> None:
     if not path.exists():
         return
     try:
-        run.data_sheet = read_sheet(path)
+        run.data_sheet = read_sheet(path, Sheet)
     except UserError as error:
         run.missing["data"].append(f"The data sheet cannot be shown: {error}.")
 

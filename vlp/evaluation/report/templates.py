@@ -1,8 +1,13 @@
-"""The templates of the pages, which lie in this folder."""
+"""Pages: their templates, which lie in this folder, and the files they become."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import jinja2
+
+from vlp.types import UserError
 
 
 def template(name: str) -> jinja2.Template:
@@ -15,3 +20,18 @@ def template(name: str) -> jinja2.Template:
         undefined=jinja2.StrictUndefined,
     )
     return environment.get_template(name)
+
+
+def save(page: str, path: Path) -> Path:
+    """Write a page; the file has its name only when it is whole.
+
+    Raises:
+        UserError: ``path`` is a directory.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a directory: name a file, such as {path / 'report.html'}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".partial")
+    unfinished.write_text(page, encoding="utf-8", errors="backslashreplace")
+    os.replace(unfinished, path)
+    return path
