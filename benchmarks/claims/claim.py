@@ -151,6 +151,7 @@ class Claim:
         shrunk: what is smaller here than there, and why.
         recipe: a file under ``recipes/``.
         data: name -> options of ``vlp data scenes``; an arm trains on the one it names.
+        layers: name -> options of ``vlp data rewrite --engine scenes``: rewrites of the captions of all its data.
         sets: evaluation sets, folders under ``eval/`` of the arm's data.
         arms: name -> arm. All have the seed of a pair: the same initialisation, order of the data and steps.
         findings: what is expected.
@@ -168,6 +169,7 @@ class Claim:
     sets: tuple[str, ...]
     arms: Mapping[str, Arm]
     findings: Sequence[Finding] = field(default_factory=list)
+    layers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     probe: str | None = None
 
     def __post_init__(self) -> None:

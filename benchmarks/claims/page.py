@@ -31,6 +31,7 @@ def record(
     return {
         **{key: getattr(claim, key) for key in ("name", "title", "promise", "paper", "shrunk", "recipe")},
         "data": {name: " ".join(options) for name, options in claim.data.items()},
+        **({"layers": {n: " ".join(o) for n, o in claim.layers.items()}} if claim.layers else {}),
         "arms": {name: asdict(arm) for name, arm in claim.arms.items()},
         "machine": {"architecture": platform.machine(), "cores": os.cpu_count()},
         "verdict": together(findings),

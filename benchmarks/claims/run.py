@@ -90,8 +90,10 @@ def train(queues: Mapping[str, list[runs.Job]], arguments: argparse.Namespace) -
     """Draw the data and train what is not finished; returns how many runs failed."""
     waiting = [job for jobs in queues.values() for job in jobs if not job.finished()]
     total = sum(map(len, queues.values()))
-    for options in dict.fromkeys(job.claim.data[job.claim.arms[job.arm].data] for job in waiting):
-        runs.draw(arguments.work.absolute(), options, arguments.threads)
+    for data, layers in dict.fromkeys((job.data_options, tuple(job.claim.layers.items())) for job in waiting):
+        runs.draw(arguments.work.absolute(), data, arguments.threads)
+        for name, options in layers:
+            runs.rewrite(arguments.work.absolute(), data, name, options, arguments.threads)
     failed, started = 0, time.monotonic()
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

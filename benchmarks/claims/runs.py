@@ -66,7 +66,11 @@ class Job:
 
     @property
     def data(self) -> Path:
-        return data_folder(self.work, self.claim.data[self.claim.arms[self.arm].data])
+        return data_folder(self.work, self.data_options)
+
+    @property
+    def data_options(self) -> tuple[str, ...]:
+        return self.claim.data[self.claim.arms[self.arm].data]
 
     @cached_property
     def overrides(self) -> list[str]:
@@ -177,6 +181,30 @@ def draw(work: Path, options: Sequence[str], threads: int) -> None:
     done = subprocess.run(command, env=_environment(threads), stdout=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise UserError(f"{' '.join(command[2:])} failed (exit code {done.returncode}): see above")
+
+
+def rewrite(work: Path, data: Sequence[str], name: str, options: Sequence[str], threads: int) -> None:
+    """Write the layer ``name`` of rewrites beside the scenes drawn with ``data``; no text is written twice."""
+    from data_tools._language_models import prompts
+    from data_tools._language_models.completions import Completions
+    from data_tools._language_models.engines.scenes import Engine
+    from data_tools._language_models.shards import Job as Rewriting
+    from data_tools._language_models.shards import captions_of_shard, write_texts
+    from vlp.data.layers import LayerWriter
+    from vlp.data.shards import find_shards
+
+    engine = Engine.model_validate(dict(zip((o.strip("-") for o in options[::2]), options[1::2], strict=True)))
+    prompt = prompts.load("laclip")
+    paths = find_shards([str(data_folder(work, data) / "train")], named="data")
+    job = Rewriting(engine, prompt, prompt.sampling, 5, 0, "txt", None, name)
+    write_texts(paths, job)
+    writer = LayerWriter(None, name, job.origin())
+    for path in paths:
+        shard, captions, _ = captions_of_shard(path, "txt")
+        with Completions(job.completions(path), job.origin()) as there:
+            found = [[there.get(caption, number) for number in range(5)] for caption in captions]
+        texts = [[one.text for one in each if one is not None and one.text] for each in found]
+        writer.write(shard, [key.decode() for key in shard.keys], {"rewrites": texts})
 
 
 def jobs_of(work: Path, stem: str, claim: Claim, seeds: Sequence[int]) -> list[Job]:

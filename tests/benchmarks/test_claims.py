@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import math
@@ -17,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from vlp import recipe
@@ -195,6 +197,21 @@ def test_slope_over_temperatures_is_that_of_least_squares(scripts: Modules) -> N
     assert slope == pytest.approx(expected)
 
 
+def test_a_higher_loss_is_one_on_the_mean_of_its_steps(scripts: Modules) -> None:
+    run = scripts["claim"].Run
+    finding = scripts["c03_laclip"].HigherLoss("loss", "more", "less")
+
+    def runs(losses: Sequence[Sequence[float]]) -> dict[int, Any]:
+        return {seed: run(1.0, {}, dict(enumerate(each))) for seed, each in enumerate(losses)}
+
+    less = runs([[2, 1]] * 5)
+    found = finding.assess({"more": runs([[2, 1.2], [2.1, 1.2], [2, 1.3], [2, 1.2], [1.9, 1.6]]), "less": less})
+    assert found["values"] == pytest.approx({0: 0.1, 1: 0.15, 2: 0.15, 3: 0.1, 4: 0.25})
+    assert found["verdict"] == "shown"
+    assert finding.assess({"more": runs([[1, 1]] * 5), "less": less})["verdict"] == "contradicted"
+    assert finding.assess({"more": {}, "less": less})["verdict"] == "not shown"
+
+
 def test_a_finding_about_an_unknown_arm_is_refused(scripts: Modules) -> None:
     claim = scripts["c01_process_equality"].CLAIM
     finding = scripts["claim"].SameLosses("equal", ("one process", "three processes"), bound=1e-4)
@@ -368,6 +385,27 @@ def test_threads_are_given_and_the_probe_follows_the_training(
     assert "exit code 1" in told[0]
     assert "    no" in told[0]
     assert job.log.read_text() == "no\n"
+
+
+def test_layers_of_a_claim_are_written_beside_its_data(
+    scripts: Modules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first run; the rewrites of the layer are those that its options ask for."""
+    module, run, runs = scripts["claim"], scripts["run"], scripts["runs"]
+    layers = {"other_words": ("--grammar", "B"), "same_words": ("--grammar", "A")}
+    arms = {"one": module.Arm(("data.captions=[{source: txt}, {source: layer.other_words, weight: 5}]",))}
+    claim = _claim(scripts, tmp_path, arms=arms, findings=[], layers=layers)
+    (job,) = runs.jobs_of(tmp_path, "c99_tiny", claim, [0])
+    _commands(job, monkeypatch, [sys.executable, "-c", "pass"])
+    arguments = argparse.Namespace(work=tmp_path, threads=1, jobs=1)
+    assert run.train({"c99_tiny": [job]}, arguments) == 0
+    found = {}
+    for name in layers:
+        table = pq.read_table(job.data / "train" / "layers" / name / "00000.parquet")
+        found[name] = {words[0] for texts in table["rewrites"].to_pylist() for words in map(str.split, texts)}
+        assert {len(texts) for texts in table["rewrites"].to_pylist()} == {5}
+    assert found["same_words"] <= {"a", "there"}
+    assert found["other_words"] <= {"here", "to", "on", "over", "under", "beneath"}
 
 
 def test_two_processes_are_launched_by_torchrun(scripts: Modules, tmp_path: Path) -> None:
