@@ -20,21 +20,27 @@ REASONS = {
     "dialogue": "talk: questions, addresses, roles",
     "language": "letters of a script that the caption has not, or surely not English",
     "near_copy": "the original but for case, punctuation, articles",
-    "duplicate": "an accepted rewrite of the same caption but for case, punctuation, articles",
     "lost_number": "a number of the caption is gone",
     "lost_colour": "a colour of the caption is gone",
     "lost_negation": "the caption says that something is not there, the rewrite does not",
     "lost_relation": "where things are is gone",
     "swapped_roles": "things or their attributes have changed places",
     "lost_content": "a thing or an action of the caption is gone",
+    "lost_attribute": "an adjective of the caption is gone",
     "added_number": "a number that the caption does not name",
     "added_colour": "a colour that the caption does not name",
     "added_negation": "the rewrite says that something is not there, the caption does not",
+    "added_relation": "a place of one thing to another that the caption does not name",
     "added_object": "a thing that the caption does not name",
+    "added_action": "an action that the caption does not name",
+    "added_attribute": "an adjective that the caption does not have, but for praise",
     "dissimilar": "the sentence means something else (needs min_similarity)",
+    "duplicate": "an accepted rewrite of the same caption but for case, punctuation, articles",
     "unlike_picture": "a lower CLIP score with the picture than the original's (needs clip_model)",
 }
 """Name of a rule -> what it rejects, in the order in which they are asked."""
+CONTENT = frozenset(name for name in REASONS if name.startswith(("lost_", "added_", "swapped_")))
+"""The rules that need spaCy and embeddings of words."""
 
 
 class GateOptions(BaseModel, frozen=True, extra="forbid"):
@@ -48,7 +54,7 @@ class GateOptions(BaseModel, frozen=True, extra="forbid"):
         default=3.0, gt=1, description="largest number of words over those of the caption, which counts as 4 or more"
     )
     synonym: float = Field(
-        default=0.6, gt=0, le=1, description="least cosine of all-MiniLM-L6-v2 at which two words name the same thing"
+        default=0.8, gt=0, le=1, description="least cosine of all-MiniLM-L6-v2 at which two words name the same thing"
     )
     min_similarity: float | None = Field(
         default=None, gt=0, le=1, description="least cosine of rewrite and caption, by all-MiniLM-L6-v2"
@@ -120,17 +126,44 @@ def judge(options: GateOptions, items: Sequence[tuple[str, Sequence[str]]]) -> l
     """
     from data_tools._rewrite_form import form_problem, same_form
 
+    cleaned = [(caption, [clean(raw) for raw in completions]) for caption, completions in items]
+    rejected = {
+        (caption, text): form_problem(options, caption, text) for caption, texts in cleaned for text in set(texts)
+    }
+    rejected |= _content_problems(options, [pair for pair, (reason, _) in rejected.items() if not reason])
     verdicts = []
-    for caption, completions in items:
+    for caption, texts in cleaned:
         accepted: set[str] = set()
-        own = []
-        for raw in completions:
-            text = clean(raw)
-            reason, detail = form_problem(options, caption, text)
-            if not reason and "duplicate" not in options.off and same_form(text) in accepted:
-                reason, detail = "duplicate", text
-            if not reason:
-                accepted.add(same_form(text))
-            own.append(Verdict(text, reason, detail))
+        own = [Verdict(text, *rejected[caption, text]) for text in texts]
+        for row, verdict in enumerate(own):
+            if not verdict.reason and same_form(verdict.text) in accepted and "duplicate" not in options.off:
+                own[row] = Verdict(verdict.text, "duplicate")
+            elif not verdict.reason:
+                accepted.add(same_form(verdict.text))
         verdicts.append(own)
     return verdicts
+
+
+def _content_problems(options: GateOptions, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, str]]:
+    """(caption, rewrite) -> (rule, what it stumbled over), ("", "") if there is none."""
+    if options.min_similarity is None and options.off and set(options.off) >= CONTENT:
+        return {}
+    from data_tools import _rewrite_similarity as similarity
+    from data_tools._rewrite_content import Comparison, unmatched_words
+    from data_tools._rewrite_facts import analyse
+
+    found = {}
+    if not set(options.off) >= CONTENT:
+        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+        facts = dict(zip(texts, analyse(texts), strict=True))
+        similarity.prepare(word for one, two in pairs for word in unmatched_words(facts[one], facts[two]))
+        for caption, text in pairs:
+            problems = Comparison(facts[caption], facts[text], options.synonym).problems()
+            found[caption, text] = next((problem for problem in problems if problem[0] not in options.off), ("", ""))
+    if options.min_similarity is not None and "dissimilar" not in options.off:
+        left = [pair for pair in pairs if not found.get(pair, ("", ""))[0]]
+        cosines = similarity.sentence_cosines(left)
+        for pair, cosine in zip(left, cosines, strict=True):
+            if cosine < options.min_similarity:
+                found[pair] = "dissimilar", f"{cosine:.2f}"
+    return found

@@ -1,0 +1,161 @@
+"""The rules of the gate that compare what a rewrite says with what its caption says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import product
+
+from data_tools import _rewrite_similarity as similarity
+from data_tools._rewrite_facts import Facts, Relation, Thing
+from data_tools._rewrite_words import COLOURS, CONTACTS, KEPT, SOFT_ONES
+
+_LOST = {"thing": "lost_content", "action": "lost_content", "trait": "lost_attribute"}
+_ADDED = {"thing": "added_object", "action": "added_action", "trait": "added_attribute"}
+
+
+def unmatched_words(caption: Facts, rewrite: Facts) -> set[str]:
+    """The words whose vectors the rules may ask for."""
+    theirs, ours = caption.content.keys(), rewrite.content.keys()
+    lonely = [word for word in theirs if not any(similarity.same_by_form(word, other) for other in ours)]
+    new = [word for word in ours if not any(similarity.same_by_form(word, other) for other in theirs)]
+    return {*lonely, *new, *(ours if lonely else ()), *(theirs if new else ())}
+
+
+class Comparison:
+    """A caption and its rewrite; ``problems`` yields (rule, what it stumbled over) in the order of the rules."""
+
+    def __init__(self, caption: Facts, rewrite: Facts, synonym: float) -> None:
+        self.caption = caption
+        self.rewrite = rewrite
+        self.synonym = synonym
+        self.twins = _matched(caption.things, rewrite.things, self.same)
+        """Number of a thing of the rewrite -> number of the caption's thing that it is."""
+
+    def same(self, one: str, two: str) -> bool:
+        return similarity.same(one, two, self.synonym)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from self._lost_figures()
+        if self.caption.denied and not self.rewrite.denied:
+            yield "lost_negation", self.caption.denied[0]
+        yield from self._relations()
+        yield from self._swapped_attributes()
+        yield from self._swapped_denials()
+        yield from self._lost_words()
+        yield from self._added_figures()
+        if self.rewrite.denied and not self.caption.denied:
+            yield "added_negation", self.rewrite.denied[0]
+        yield from self._added_words()
+
+    def _lost_figures(self) -> Iterator[tuple[str, str]]:
+        for number in sorted(self.caption.numbers - self.rewrite.numbers):
+            if not (number == "1" and self.rewrite.said & SOFT_ONES):
+                yield "lost_number", number
+        for colour in sorted(self.caption.colours):
+            if not any(_same_colour(colour, other) for other in self.rewrite.colours):
+                yield "lost_colour", colour
+
+    def _added_figures(self) -> Iterator[tuple[str, str]]:
+        for number in sorted(self.rewrite.numbers - self.caption.numbers):
+            if number == "1" and "1" not in self.rewrite.said:
+                continue
+            if not (number == "2" and len(self.caption.things) > 1 and "both" in self.rewrite.said):
+                yield "added_number", number
+        for colour in sorted(self.rewrite.colours):
+            if not any(_same_colour(colour, other) for other in self.caption.colours):
+                yield "added_colour", colour
+
+    def _relations(self) -> Iterator[tuple[str, str]]:
+        translated = [_translated(relation, self.twins) for relation in self.rewrite.relations]
+        found = {(relation.name, relation.figure, relation.ground) for relation in translated}
+        pairs = {
+            frozenset((relation.figure, relation.ground)) for relation in translated if relation.name not in CONTACTS
+        }
+        for relation in self.caption.relations:
+            there = (relation.name, relation.figure, relation.ground)
+            if (relation.name, relation.ground, relation.figure) in found and there not in found:
+                yield "swapped_roles", relation.words
+            elif relation.name not in CONTACTS and there not in found:
+                # "on the table" says "above", and something else about the same two is another place, not a lost one.
+                if relation.name == "above" and ("on", relation.figure, relation.ground) in found:
+                    continue
+                told = frozenset((relation.figure, relation.ground)) in pairs
+                yield ("swapped_roles" if told else "lost_relation"), relation.words
+        known = {frozenset((relation.figure, relation.ground)) for relation in self.caption.relations}
+        for relation in translated:
+            if relation.name not in CONTACTS and frozenset((relation.figure, relation.ground)) not in known:
+                yield "added_relation", relation.words
+
+    def _swapped_attributes(self) -> Iterator[tuple[str, str]]:
+        """An attribute of a thing that the caption gives to another thing alone."""
+        for number, twin in self.twins.items():
+            ours, theirs = self.rewrite.things[number], self.caption.things[twin]
+            others = [thing for thing in self.caption.things if thing is not theirs]
+            for attribute in sorted(ours.attributes):
+                if self._has(theirs, attribute):
+                    continue
+                if owner := next((thing for thing in others if self._has(thing, attribute)), None):
+                    yield "swapped_roles", f"{attribute} {ours.name} for {attribute} {owner.name}"
+
+    def _has(self, thing: Thing, attribute: str) -> bool:
+        if attribute in COLOURS:
+            return any(_same_colour(attribute, colour) for colour in thing.colours)
+        return attribute in thing.numbers or any(self.same(attribute, trait) for trait in thing.traits)
+
+    def _swapped_denials(self) -> Iterator[tuple[str, str]]:
+        theirs, ours = self.caption.denied, self.rewrite.denied
+        if theirs and ours and all(theirs) and all(ours):
+            for word in ours:
+                if not any(self.same(word, other) for other in theirs):
+                    yield "swapped_roles", f"no {word} for no {theirs[0]}"
+
+    def _lost_words(self) -> Iterator[tuple[str, str]]:
+        covered = _covered(self.caption, self.rewrite)
+        for word, kind in self.caption.content.items():
+            if word not in covered and not any(self.same(word, other) for other in self.rewrite.content):
+                yield _LOST[kind], word
+
+    def _added_words(self) -> Iterator[tuple[str, str]]:
+        covered = _covered(self.rewrite, self.caption)
+        for word, kind in self.rewrite.content.items():
+            if word in covered or word in KEPT:
+                continue
+            if not any(self.same(word, other) for other in self.caption.content):
+                yield _ADDED[kind], word
+
+
+def _same_colour(one: str, two: str) -> bool:
+    return not COLOURS.get(one, frozenset({one})).isdisjoint(COLOURS.get(two, frozenset({two})))
+
+
+def _covered(facts: Facts, other: Facts) -> set[str]:
+    """Words of ``facts`` that ``other`` has as they stand, or in two words for one, or in one for two."""
+    found = {word for word in facts.content if word in other.said or word in other.joined}
+    for whole, parts in facts.joined.items():
+        if whole in other.said or whole in other.joined:
+            found |= set(parts)
+    return found
+
+
+def _translated(relation: Relation, twins: dict[int, int]) -> Relation:
+    def of(number: int | None) -> int | None:
+        return None if number is None else twins.get(number, -1 - number)
+
+    return Relation(relation.name, of(relation.figure), of(relation.ground), relation.words)
+
+
+def _matched(theirs: tuple[Thing, ...], ours: tuple[Thing, ...], same: Callable[[str, str], bool]) -> dict[int, int]:
+    """Each thing of ours with the one of theirs that it is: of several by a name the one with the same attributes."""
+    pairs = [(a, b) for a, b in product(range(len(theirs)), range(len(ours))) if same(theirs[a].name, ours[b].name)]
+
+    def shared(pair: tuple[int, int]) -> int:
+        one, two = theirs[pair[0]], ours[pair[1]]
+        colours = sum(any(_same_colour(colour, other) for other in two.colours) for colour in one.colours)
+        traits = sum(any(same(trait, other) for other in two.traits) for trait in one.traits)
+        return colours + traits + len(one.numbers & two.numbers)
+
+    found: dict[int, int] = {}
+    for a, b in sorted(pairs, key=lambda pair: -shared(pair)):
+        if b not in found and a not in found.values():
+            found[b] = a
+    return found

