@@ -51,7 +51,7 @@ def content() -> dict[str, Any]:
         "vocabulary": {"originals": 10, "with_rewrites": 15, "most_frequent_new": [["felines", 3], [NASTY, 1]]},
         "sheet": [
             sample("a", "A red bus.", ["a Bus painted in red, A red bus"], [("a blue bus", "lost_colour", "red")]),
-            sample(f"b{BREAKING}", f"cats {BREAKING}", [NASTY, BREAKING], [(f"no {NASTY}", "lost_colour", BREAKING)]),
+            sample(f"b{BREAKING}", f"cats {NASTY} {BREAKING}", [NASTY, BREAKING], [(f"no {NASTY}", "lost_colour", BREAKING)]),
             sample("c", "a dog", [], [("", "empty", "")]) | {"thumbnail": None},
         ],
     }  # fmt: skip
