@@ -90,7 +90,10 @@ def test_a_source_that_cannot_be_decoded_is_there() -> None:
     check_sources([{"json": b"{"}], [REWRITES])
 
 
-@pytest.mark.parametrize("bad", [{"source": "json."}, {"source": "caption"}, {"source": "txt", "weight": 0}])
+@pytest.mark.parametrize(
+    "bad",
+    [{"source": "json."}, {"source": "caption"}, {"source": "txt", "weight": -1}, {"source": "txt", "each": True}],
+)
 def test_options_are_checked(bad: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         CaptionSource(**bad)

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from vlp.data.bad_samples import BadSamples
 from vlp.data.cache import CacheOptions
-from vlp.data.captions import CaptionLayers, CaptionSource, check_sources, draw, draw_more
+from vlp.data.captions import CaptionLayers, CaptionSource, CaptionSources, check_sources, draw, draw_more
 from vlp.data.digest import hash64
 from vlp.data.probes import caption_layers, check_several_captions, columns_of, probes
 from vlp.data.read_ahead import ReadAhead, Request
@@ -43,7 +43,7 @@ class DataOptions(BaseModel, frozen=True, extra="forbid"):
         description="tar shards: a tar, a directory, a glob, a brace pattern, a URL, `pipe:COMMAND`, or several; "
         "or sources `{shards, weight, replacement, index, layers}`"
     )
-    captions: list[CaptionSource] = Field(
+    captions: CaptionSources = Field(
         default=[CaptionSource(source="txt")], min_length=1, description="texts of which one is drawn for each sample"
     )
     filter: str | None = Field(

@@ -10,9 +10,10 @@ from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
+from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from vlp.data.layer_files import layer_columns, layers_root, list_layers, no_layer, pick_column
 from vlp.data.layers import KEPT_SHARDS, LayerReader
@@ -37,8 +38,22 @@ class CaptionSource(BaseModel, frozen=True, extra="forbid"):
         "which one is drawn; a text of a layer with fewer than two words gives way to the `.txt`, as in LaCLIP",
     )
     weight: float = Field(
-        default=1.0, gt=0, allow_inf_nan=False, description="how often, relative to the sample's other sources"
+        default=1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="how often, relative to the sample's other sources; 0: as if this source were not listed",
     )
+    each: bool = Field(
+        default=False,
+        description="the weight is that of each text, not of the source: `{source: txt}` with `{source: layer.NAME, "
+        "each: true}` draws the caption and each of its rewrites alike, however many there are (LaCLIP)",
+    )
+
+    @model_validator(mode="after")
+    def _each_has_an_effect(self) -> CaptionSource:
+        if self.each and self.source == "txt":
+            raise ValueError("each has no effect on txt, which is one text: remove it")
+        return self
 
     @property
     def member(self) -> str:
@@ -52,6 +67,16 @@ class CaptionSource(BaseModel, frozen=True, extra="forbid"):
         kind, _, rest = self.source.partition(".")
         name, _, column = rest.partition(".")
         return (name, column or None) if kind == "layer" else None
+
+
+def _with_a_weight(sources: list[CaptionSource]) -> list[CaptionSource]:
+    if not any(source.weight for source in sources):
+        raise ValueError("no source has a weight above 0: give one to those to draw from")
+    return [source for source in sources if source.weight]
+
+
+# What a recipe lists; a weight of 0 leaves a source out, so that a run without it is the same run.
+CaptionSources = Annotated[list[CaptionSource], AfterValidator(_with_a_weight)]
 
 
 class SampleTexts:
@@ -104,7 +129,8 @@ def draw(
     present = _choices(texts, sources, layered)
     which, among = generator.random(2)  # always two, so that later draws do not depend on the sources
     if present:
-        ends = list(accumulate(s.weight for s, _ in present))  # numpy takes several times as long for so few
+        # numpy takes several times as long for so few
+        ends = list(accumulate(s.weight * len(choices) if s.each else s.weight for s, choices in present))
         source, choices = present[bisect_right(ends, which * ends[-1])]
         caption = _drawn(source, choices[int(among * len(choices))], texts)
     else:
