@@ -51,7 +51,7 @@ def content() -> dict[str, Any]:
         "vocabulary": {"originals": 10, "with_rewrites": 15, "most_frequent_new": [["felines", 3], [NASTY, 1]]},
         "sheet": [
             sample("a", "A red bus.", ["a Bus painted in red, A red bus"], [("a blue bus", "lost_colour", "red")]),
-            sample(f"b{BREAKING}", f"cats {NASTY} {BREAKING}", [NASTY, BREAKING], [(f"no {NASTY}", "lost_colour", BREAKING)]),
+            sample(f"b{BREAKING}", f"cats {NASTY} {BREAKING}", [NASTY, BREAKING], [(f"no {NASTY}", "list", BREAKING)]),
             sample("c", "a dog", [], [("", "empty", "")]) | {"thumbnail": None},
         ],
     }  # fmt: skip
@@ -78,6 +78,7 @@ def test_figures_and_rules_are_those_of_the_sheet(page: str) -> None:
     assert "× 1.50" in page
     assert re.search(r'lost colour <span class="note">a colour is gone</span></th><td class="number">2</td>', page)
     assert re.search(r'<td class="number">25.0 %</td><td class="bar">.*width:25.00%', page)
+    assert "still to be written" not in page
     assert "Rejected nothing: dialogue." in page
     assert "Switched off: list." in page
     assert "felines <b>3</b>" in page
@@ -125,6 +126,11 @@ def test_the_command_finds_the_page_for_the_kind(page: str, tmp_path: Path, caps
         path.write_text(json.dumps(content() | changed), encoding="utf-8")
         with pytest.raises(UserError, match=sentence):
             write_report_of_sheet(path)
+
+
+def test_texts_that_are_not_there_yet_are_counted(tmp_path: Path) -> None:
+    page = write_page(content() | {"texts": 7}, tmp_path / "x.html").read_text(encoding="utf-8")
+    assert "Texts still to be written: 1." in page
 
 
 def test_a_sheet_of_nothing_is_shown(tmp_path: Path) -> None:

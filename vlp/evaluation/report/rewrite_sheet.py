@@ -76,10 +76,12 @@ class Sheet(sheets.Sheet):
         captions, samples = f"{self.content['captions']:,}", f"{self.content['samples']:,}"
         shards, number = num_shards(self.content["shards"]), self.origin["number"]
         model = self.origin.get("model", self.origin.get("engine", "A model"))
-        return (
+        lead = (
             f"{model} rewrote {captions} different captions of {samples} samples in {shards}, each "
             f"{'once' if number == 1 else f'{number} times'}; a gate of rules decided which texts may be used."
         )
+        missing = number * (self.content["samples"] - self.content["without_caption"]) - self.texts
+        return f"{lead} Texts still to be written: {missing:,}." if missing else lead
 
     def tiles(self) -> list[Tile]:
         samples = self.content["samples"] - self.content["without_caption"]
