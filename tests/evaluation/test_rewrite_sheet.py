@@ -51,7 +51,7 @@ def content() -> dict[str, Any]:
         "vocabulary": {"originals": 10, "with_rewrites": 15, "most_frequent_new": [["felines", 3], [NASTY, 1]]},
         "sheet": [
             sample("a", "A red bus.", ["a Bus painted in red, A red bus"], [("a blue bus", "lost_colour", "red")]),
-            sample(f"b{BREAKING}", f"cats {NASTY} {BREAKING}", [NASTY, BREAKING], [(f"no {NASTY}", "list", BREAKING)]),
+            sample(f"b{BREAKING}", f"{NASTY} {BREAKING}", [NASTY, BREAKING], [(f"no {NASTY}", "dialogue", BREAKING)]),
             sample("c", "a dog", [], [("", "empty", "")]) | {"thumbnail": None},
         ],
     }  # fmt: skip
@@ -158,4 +158,4 @@ def test_in_a_browser_nothing_of_the_model_runs_and_the_filter_hides_samples(pag
     options = [f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "page.html").as_uri()]
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120, check=True)
     assert "<title>stamps: rewrites" in done.stdout
-    assert 'data-shown="grid grid none"' in done.stdout
+    assert 'data-shown="grid none none"' in done.stdout
