@@ -151,6 +151,7 @@ class Claim:
         shrunk: what is smaller here than there, and why.
         recipe: a file under ``recipes/``.
         data: name -> options of ``vlp data scenes``; an arm trains on the one it names.
+            Empty: the recipe names data and sets, as seen from the current folder, and says how they are made.
         layers: name -> options of ``vlp data rewrite --engine scenes``: rewrites of the captions of all its data.
         sets: evaluation sets, folders under ``eval/`` of the arm's data.
         arms: name -> arm. All have the seed of a pair: the same initialisation, order of the data and steps.
@@ -177,7 +178,7 @@ class Claim:
             if unknown := set(finding.arms()) - set(self.arms):
                 raise UserError(f"{self.name}: the finding '{finding.name}' is about an unknown arm '{min(unknown)}'")
         for name, arm in self.arms.items():
-            if arm.data not in self.data:
+            if self.data and arm.data not in self.data:
                 raise UserError(f"{self.name}: the arm '{name}' names unknown data '{arm.data}'")
 
     @property

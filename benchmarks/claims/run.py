@@ -67,7 +67,8 @@ def benchmark(arguments: argparse.Namespace) -> int:
     failed = 0
     try:
         if not arguments.collect_only:
-            failed = train(queues, arguments)
+            there = {stem: jobs for stem, jobs in queues.items() if not left_out(jobs)}
+            failed = len(queues) - len(there) + train(there, arguments)
     finally:
         for stem, claim in claims.items():
             try:
@@ -79,18 +80,31 @@ def benchmark(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def left_out(jobs: list[runs.Job]) -> bool:
+    """Whether the data of a claim are missing, said aloud: only scenes are drawn here."""
+    claim, folder = jobs[0].claim, jobs[0].missing_data()
+    if folder:
+        print(
+            f"{claim.name} {claim.title}: left out, as there is no {folder} here: {claim.recipe_file} says how it is "
+            "made",
+            file=sys.stderr,
+        )
+    return bool(folder)
+
+
 def describe(stem: str, claim: Claim, jobs: list[runs.Job]) -> None:
     done = sum(job.finished() for job in jobs)
     print(f"{claim.name:<4} {claim.title} ({stem}; {done} of {len(jobs)} runs finished)\n     {claim.promise}")
     for name, arm in claim.arms.items():
-        print(f"       {name:<32} {arm.data:<8} {' '.join(arm.overrides)}")
+        print(f"       {name:<32} {arm.data if claim.data else '':<8} {' '.join(arm.overrides)}")
 
 
 def train(queues: Mapping[str, list[runs.Job]], arguments: argparse.Namespace) -> int:
     """Draw the data and train what is not finished; returns how many runs failed."""
     waiting = [job for jobs in queues.values() for job in jobs if not job.finished()]
     total = sum(map(len, queues.values()))
-    for data, layers in dict.fromkeys((job.data_options, tuple(job.claim.layers.items())) for job in waiting):
+    drawn = [job for job in waiting if job.claim.data]
+    for data, layers in dict.fromkeys((job.data_options, tuple(job.claim.layers.items())) for job in drawn):
         runs.draw(arguments.work.absolute(), data, arguments.threads)
         for name, options in layers:
             runs.rewrite(arguments.work.absolute(), data, name, options, arguments.threads)

@@ -36,6 +36,7 @@ DONE, FAILED = "done.json", "failed.txt"
 # What may differ from the recipe of a finished run: not its data and evaluation sets, which an arm may change.
 _FREE = ("name", *(key for key in FREE_TO_CHANGE if key not in ("data.train", "evaluate.")))
 TAIL = 15
+NUMBER = 5  # rewrites a caption
 
 
 @dataclass(frozen=True)
@@ -65,24 +66,27 @@ class Job:
         return self.run_dir.with_suffix(".log")
 
     @property
-    def data(self) -> Path:
-        return data_folder(self.work, self.data_options)
-
-    @property
     def data_options(self) -> tuple[str, ...]:
         return self.claim.data[self.claim.arms[self.arm].data]
+
+    @property
+    def data(self) -> Path:
+        return data_folder(self.work, self.data_options)
 
     @cached_property
     def overrides(self) -> list[str]:
         """What the runner and the arm change of the recipe."""
-        sets = [str(self.data / "eval" / name) for name in self.claim.sets]
-        return [
-            f"seed={self.seed}",
-            f"run_dir={self.run_dir}",
-            f"data.train={self.data / 'train'}",
-            f"evaluate.sets={json.dumps(sets)}",
-            *self.claim.arms[self.arm].overrides,
-        ]
+        overrides = [f"seed={self.seed}", f"run_dir={self.run_dir}"]
+        if self.claim.data:
+            sets = [str(self.data / "eval" / name) for name in self.claim.sets]
+            overrides += [f"data.train={self.data / 'train'}", f"evaluate.sets={json.dumps(sets)}"]
+        return [*overrides, *self.claim.arms[self.arm].overrides]
+
+    def missing_data(self) -> str | None:
+        """The first folder of the recipe's own data and sets that is not there; drawn data are never missing."""
+        train = self.recipe.data.train
+        folders = [] if self.claim.data or not isinstance(train, list) else [*train, *self.recipe.evaluate.sets]
+        return next((folder for folder in folders if not Path(folder).is_dir()), None)
 
     @cached_property
     def recipe(self) -> recipe.Recipe:
@@ -184,26 +188,25 @@ def draw(work: Path, options: Sequence[str], threads: int) -> None:
 
 
 def rewrite(work: Path, data: Sequence[str], name: str, options: Sequence[str], threads: int) -> None:
-    """Write the layer ``name`` of rewrites beside the scenes drawn with ``data``; no text is written twice."""
+    """Write the layer ``name`` of rewrites beside the scenes drawn with ``data``."""
     from data_tools._language_models import prompts
-    from data_tools._language_models.completions import Completions
+    from data_tools._language_models.base import Sampling
     from data_tools._language_models.engines.scenes import Engine
-    from data_tools._language_models.shards import Job as Rewriting
-    from data_tools._language_models.shards import captions_of_shard, write_texts
+    from vlp.data.captions import SampleTexts
+    from vlp.data.index import open_shard
     from vlp.data.layers import LayerWriter
     from vlp.data.shards import find_shards
 
     engine = Engine.model_validate(dict(zip((o.strip("-") for o in options[::2]), options[1::2], strict=True)))
     prompt = prompts.load("laclip")
-    paths = find_shards([str(data_folder(work, data) / "train")], named="data")
-    job = Rewriting(engine, prompt, prompt.sampling, 5, 0, "txt", None, name)
-    write_texts(paths, job)
-    writer = LayerWriter(None, name, job.origin())
-    for path in paths:
-        shard, captions, _ = captions_of_shard(path, "txt")
-        with Completions(job.completions(path), job.origin()) as there:
-            found = [[there.get(caption, number) for number in range(5)] for caption in captions]
-        texts = [[one.text for one in each if one is not None and one.text] for each in found]
+    writer = LayerWriter(None, name, {**engine.identity(), "prompt": prompt.digest, "number": NUMBER})
+    for path in find_shards([str(data_folder(work, data) / "train")], named="data"):
+        shard, _ = open_shard(path)
+        texts = []
+        for row in range(len(shard)):
+            (caption,) = SampleTexts(shard.read(row, {"txt"})).of("txt")
+            asked = [prompt.request(caption, number, 0) for number in range(NUMBER)]
+            texts.append([completion.text for _, completion in engine.complete(asked, Sampling())])
         writer.write(shard, [key.decode() for key in shard.keys], {"rewrites": texts})
 
 

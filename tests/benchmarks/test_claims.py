@@ -319,6 +319,24 @@ def test_train_probe_collect_and_publish(
     assert "another recipe (different: data.train, evaluate.sets.0)" in capsys.readouterr().err
 
 
+def test_a_claim_without_its_data_is_left_out_and_named(
+    scripts: Modules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Drawings come from elsewhere: the recipe names them, and the other claims go on without them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run.py", "c03_laclip_emoji", "--seeds", "1", "--output", str(tmp_path / "out")])
+    assert scripts["run"].main() == 1
+    assert "C3 LaCLIP on drawings: left out, as there is no data/emoji/train here: " in capsys.readouterr().err
+    for folder in ("train", "eval/unseen_drawings", "eval/unseen_things"):
+        (tmp_path / "data" / "emoji" / folder).mkdir(parents=True)
+    (tmp_path / "data" / "stamps").mkdir()
+    (job, *_) = scripts["runs"].jobs_of(tmp_path, "c03", scripts["c03_laclip_emoji"].CLAIM, [0])
+    assert job.missing_data() == "data/emoji/eval/unseen_drawings_other_words"
+    for name in job.claim.sets:
+        (tmp_path / "data" / "emoji" / "eval" / name).mkdir(exist_ok=True)
+    assert job.missing_data() is None
+
+
 def test_findings_about_an_arm_that_failed_once_are_not_shown(scripts: Modules, tmp_path: Path) -> None:
     """Five seeds that went well are not enough where the sixth diverged: the next try forgets it."""
     module, runs = scripts["claim"], scripts["runs"]
