@@ -46,22 +46,24 @@ def map_shards(
     description: str,
     workers: int | None = None,
     ray: str | None = None,
+    gpus: float | None = None,
 ) -> Iterator[tuple[str, Result]]:
     """(path, ``function(path)``) of each path, in the order of ``paths``, with a progress bar on a terminal.
 
     ``function`` must be picklable (of a module, or a ``functools.partial`` of such) and its result small: a
     bounded number of results waits here for its turn. With one worker it runs in this process. Leaving the
-    iteration early, or Ctrl-C, ends the workers.
+    iteration early, or Ctrl-C, ends the workers. ``gpus`` is how many of them Ray gives each task.
 
     Raises:
-        UserError: as raised by ``function``; a worker process was killed; Ray is missing or does not answer.
+        UserError: as raised by ``function``; a worker process was killed; Ray is missing, does not answer, or has not
+            as many GPUs.
     """
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers} must be at least 1")
     if not paths:
         return
     if ray is not None:
-        results = _on_ray(function, paths, workers, ray)
+        results = _on_ray(function, paths, workers, ray, gpus)
     else:
         workers = min(workers or _cores(), len(paths))
         results = _in_processes(function, paths, workers) if workers > 1 else ((p, function(p)) for p in paths)
@@ -143,10 +145,15 @@ def _end_with_parent() -> None:
 
 
 def _on_ray(
-    function: Callable[[str], Result], paths: Sequence[str], workers: int | None, address: str
+    function: Callable[[str], Result], paths: Sequence[str], workers: int | None, address: str, gpus: float | None
 ) -> Generator[tuple[str, Result], None, None]:
     ray = _connect(address, workers)
     task = ray.remote(_call)
+    if gpus:
+        there = max((node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
+        if gpus > there:
+            raise UserError(f"--gpus {gpus:g}: no machine of the Ray cluster has more than {there:g}: ask for fewer")
+        task = task.options(num_gpus=gpus)
     at_once = workers or max(1, int(ray.cluster_resources().get("CPU", 1))) * _AHEAD
     rest = iter(paths)
     waiting: deque[tuple[str, Any]] = deque()

@@ -1,50 +1,262 @@
-"""Rewrite captions with a language model (LaCLIP), as a layer beside the shards; no picture is read."""
+"""Rewrite captions with a language model (LaCLIP), as a layer beside the shards; no picture is read.
+
+Pass one has the model write N texts about each different caption and keeps every answer at once under
+ROOT/NAME/.completions, so a run that was killed goes on where it was and pays for no text twice. Pass two judges the
+texts and writes the layer of those that are accepted; other rules cost no new texts. The same command again does what
+is missing. Train with `data.captions: [{source: txt}, {source: layer.NAME, each: true}]`.
+
+Several machines: `--part I/N` on each (a SLURM array), or `--ray`. A caption that comes again in another shard is
+written once on one machine, and once a machine (with --ray once a shard) on several.
+"""
 
 from __future__ import annotations
 
 import argparse
-import sys
+import json
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_tools._language_models import flags
+from data_tools._map_shards import add_engine_arguments, map_shards
+from data_tools._rewrite_gate import REASONS, GateOptions
+from vlp.types import UserError
+
+if TYPE_CHECKING:
+    from data_tools._language_models.shards import Job, Progress
+    from data_tools._language_models.survey import Survey
+    from data_tools._rewrite_figures import RewriteFigures
+
+LOUD_SHARE = 0.5
+NUM_DRAWN = 48
+NUM_SHOWN = 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("shards", nargs="+", metavar="SHARDS")
-    add("--name", default="rewrites")
-    add("--root")
-    add("--url")
-    add("--model")
-    add("--prompt", default="laclip")
-    add("--number", type=int, default=5)
-    add("--seed", type=int, default=0)
-    add("--caption", default="txt")
-    add("--in-flight", type=int, default=64)
+    add("shards", nargs="+", metavar="SHARDS", help="tars, directories of tars, globs, brace patterns")
+    add("--name", default="rewrites", help="name of the layer (default rewrites)")
+    add("--root", metavar="DIR", help="where layers lie (default: 'layers' beside the shards)")
+    add("--caption", default="txt", metavar="SOURCE", help="where the captions stand: txt or json.FIELD (default txt)")
+    add("--number", type=int, default=5, metavar="N", help="texts for each caption (default 5)")
+    add("--seed", type=int, default=0, help="another seed gives other texts (default 0)")
+    add("--keep-rejected", action="store_true", help="write NAME_rejected too: the rejected texts with their reasons")
+    add("--dry-run", action="store_true", help="only estimate tokens and hours, measured on the first few texts")
+    add("--json", type=Path, metavar="FILE", help="write all counts and a sample, which vlp report FILE shows")
+    add("--report", type=Path, metavar="FILE", help="write that as one self-contained page")
+    add_engine_arguments(parser)
+    flags.add_share_arguments(parser)
+    flags.add_engine_arguments(parser)
+    flags.add_prompt_arguments(parser, "laclip")
+    gate = parser.add_argument_group("gate", f"rules, in this order: {', '.join(REASONS)}")
+    for name, info in GateOptions.model_fields.items():
+        flags.add_field(gate, "gate", name, info, f"{info.description} ({flags.default_of(info)})")
+
+
+@dataclass(frozen=True)
+class RewriteOptions:
+    """What ``vlp data rewrite`` does once texts are asked for; see ``add_arguments``."""
+
+    gate: GateOptions
+    keep_rejected: bool = False
+    workers: int | None = None
+    ray: str | None = None
+    gpus: float | None = None
+
+
+@dataclass
+class RewriteReport:
+    """What was found, written now, and accepted; ``unanswered`` texts are asked for by the next run."""
+
+    survey: Survey
+    written: Progress
+    seconds: float
+    figures: RewriteFigures
+    unanswered: int = 0
+    unfinished: int = 0
+
+    def show(self, name: str) -> None:
+        """Print the counts and the table of reasons, and loudly what rejects most of the texts."""
+        reasons = self.figures.figures.table("reasons")
+        if self.written.written:
+            rate, tokens = (count / self.seconds for count in (self.written.written, self.written.tokens))
+            took = timedelta(seconds=round(self.seconds))
+            print(f"wrote {self.written.written:,} texts in {took}: {rate:,.1f} texts/s, {tokens:,.0f} tokens/s")
+        print(f"captions: {self.survey.captions:,}, {self.survey.distinct:,} of them different")
+        for line in self.survey.left_out.lines():
+            print(f"  {line}")
+        if not (texts := reasons.total()):
+            return
+        print(f"accepted {reasons['']:,} of {texts:,} texts ({reasons[''] / texts:.1%}), counted once a sample")
+        rejected = [(count, reason) for reason, count in reasons.most_common() if reason]
+        width = max((len(reason) for _, reason in rejected), default=0)
+        for count, reason in rejected:
+            print(f"  {count:>11,}  {count / texts:>6.1%}  {reason:<{width}}  {REASONS.get(reason, REFUSED)}")
+        if (share := 1 - reasons[""] / texts) > LOUD_SHARE:
+            print(f"WARNING: {share:.0%} of the texts are rejected: look at them with --report, then try another model")
+        if reasons[""]:
+            print(f"train with data.captions: [{{source: txt}}, {{source: layer.{name}, each: true}}]")
+
+
+REFUSED = "the engine would not write it"
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from data_tools._language_models import prompts
-    from data_tools._language_models.engines import server
-    from data_tools._language_models.shards import Job, Progress, write_texts
-    from vlp.data.shards import find_shards
+    from data_tools.verify import check_output
 
+    job, paths = _job(arguments), _shards(arguments)
+    gate = flags.checked(GateOptions, flags.given(arguments, "gate", GateOptions.model_fields))
+    check_output("--json", arguments.json)
+    check_output("--report", arguments.report)
+    options = RewriteOptions(gate, arguments.keep_rejected, arguments.workers, arguments.ray, arguments.gpus)
+    if not paths:
+        print(f"--part {arguments.part}: no shard falls into this part")
+        return
+    if arguments.dry_run:
+        for line in dry_run(paths, job, options):
+            print(line)
+        return
+    report = write_rewrites(paths, job, options)
+    if arguments.json or arguments.report:
+        _write_sheet(paths, job, report, gate, arguments.json, arguments.report)
+    report.show(job.name)
+    if report.unanswered:
+        raise UserError(
+            f"{report.unanswered:,} texts of {report.unfinished:,} shards were not answered, and these shards have no "
+            "layer yet: run the same command again, which asks for them only"
+        )
+
+
+def _job(arguments: argparse.Namespace) -> Job:
+    """What is asked for, refused before anything heavy is loaded if it cannot be."""
+    import re
+
+    from data_tools._language_models import prompts
+    from data_tools._language_models.shards import Job
+    from vlp.data.layers import LayerWriter
+
+    if arguments.number < 1:
+        raise UserError(f"--number {arguments.number} must be at least 1")
+    if not re.fullmatch(r"txt|json\..+", arguments.caption):
+        raise UserError(f"--caption {arguments.caption} is no source of captions here: write txt or json.FIELD")
+    if arguments.gpus is not None and (arguments.ray is None or arguments.gpus < 0):
+        raise UserError(f"--gpus {arguments.gpus:g} has no effect without --ray: it is what Ray gives each task")
+    LayerWriter(arguments.root, arguments.name, {})  # refuses a name that cannot be used
     prompt = prompts.load(arguments.prompt)
-    engine = server.Engine(url=arguments.url, model=arguments.model, in_flight=arguments.in_flight)
-    job = Job(
-        engine,
+    return Job(
+        flags.engine(arguments),
         prompt,
-        prompt.sampling,
+        flags.sampling(arguments, prompt.sampling),
         arguments.number,
         arguments.seed,
         arguments.caption,
         arguments.root,
         arguments.name,
     )
-    start, last = time.monotonic(), [0.0]
 
-    def told(progress: Progress) -> None:
-        now = time.monotonic()
-        if now - last[0] > 10:
-            last[0] = now
-            print(progress, f"{progress.written / (now - start):.1f}/s", file=sys.stderr, flush=True)
 
-    print(write_texts(find_shards(arguments.shards, named="SHARDS"), job, told))
+def _shards(arguments: argparse.Namespace) -> list[str]:
+    from vlp.data.layer_files import check_file_names
+    from vlp.data.shards import find_shards
+
+    paths = find_shards(arguments.shards, named="SHARDS")
+    check_file_names(paths, arguments.root)
+    return flags.part_of(paths, arguments.part)
+
+
+def look(paths: Sequence[str], job: Job, options: RewriteOptions) -> Survey:
+    """What there is to do.
+
+    Raises:
+        UserError: no captions, or files of texts that cannot be used.
+    """
+    from data_tools._language_models import survey
+
+    job.origin()  # once here, not in every worker
+    found = map_shards(partial(survey.look, job=job), paths, "reading captions", options.workers, options.ray)
+    return survey.add_up(paths, [captions for _, captions in found], job.caption)
+
+
+def dry_run(paths: Sequence[str], job: Job, options: RewriteOptions) -> list[str]:
+    """What the rest will cost, for a terminal. The texts on which it is measured are kept."""
+    from data_tools._language_models import estimate
+    from data_tools._rewrite_gate import judge
+
+    found = look(paths, job, options)
+    measured = None
+    if found.missing:
+        path = max(paths, key=found.missing_by_shard.__getitem__)
+        measure = partial(estimate.measure, job=job)
+        ((_, measured),) = map_shards(measure, [path], "measuring", 1, options.ray, options.gpus)
+    lines = estimate.lines(found, job, measured) + [f"          {line}" for line in found.left_out.lines()]
+    for request, completion in (measured.texts if measured else ())[:NUM_SHOWN]:
+        ((verdict,),) = judge(options.gate, [(request.caption, [completion.text])])
+        fate = completion.problem or verdict.reason or "accepted"
+        lines.append(f"{request.caption}\n    {verdict.text}  ({fate}{': ' if verdict.detail else ''}{verdict.detail})")
+    return lines
+
+
+def write_rewrites(paths: Sequence[str], job: Job, options: RewriteOptions) -> RewriteReport:
+    """Have the missing texts written, then write the layer of each shard whose texts are all there.
+
+    Raises:
+        UserError: no captions, an engine that cannot be used or went away, files that are not ours to write.
+    """
+    from data_tools import _rewrite_layers as layers
+    from data_tools._rewrite_figures import RewriteFigures
+
+    found = look(paths, job, options)
+    start = time.monotonic()
+    written = _write_texts(paths, job, found, options)
+    report = RewriteReport(found, written, time.monotonic() - start, RewriteFigures(NUM_DRAWN))
+    gate = partial(
+        layers.write_layer, job=job, gate=options.gate, keep_rejected=options.keep_rejected, num_drawn=NUM_DRAWN
+    )
+    for _, gated in map_shards(gate, paths, "judging texts", options.workers, options.ray):
+        report.figures += gated.figures
+        report.unanswered += gated.unanswered
+        report.unfinished += bool(gated.unanswered)
+    return report
+
+
+def _write_texts(paths: Sequence[str], job: Job, found: Survey, options: RewriteOptions) -> Progress:
+    """In this process, whose model fills the machine, or as tasks of Ray, a shard each."""
+    from data_tools._language_models import progress, shards
+
+    if not found.missing:
+        return shards.Progress()
+    if options.ray is None:
+        with progress.shown(found.missing, "writing texts") as told:
+            return shards.write_texts(paths, job, told)
+    total = shards.Progress()
+    lacking = [path for path in paths if found.missing_by_shard[path]]
+    write: Callable[[str], Progress] = partial(shards.write_texts_of_shard, job=job)
+    for _, done in map_shards(write, lacking, "writing texts", options.workers, options.ray, options.gpus):
+        total += done
+    return total
+
+
+def _write_sheet(
+    paths: Sequence[str], job: Job, report: RewriteReport, gate: GateOptions, file: Path | None, page: Path | None
+) -> None:
+    from data_tools._rewrite_sheet import sheet
+
+    left_out = report.survey.left_out
+    content: dict[str, Any] = {
+        **sheet(paths, job, gate, report.figures),
+        "left_out": {
+            kind: {"number": count, "examples": left_out.examples[kind]} for kind, count in left_out.counts.items()
+        },
+        "unanswered": report.unanswered,
+    }
+    if file:
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        file.write_text(text, encoding="utf-8", errors="backslashreplace")
+    if page:
+        from vlp.evaluation.report.rewrite_sheet import write_page
+
+        write_page(content, page)

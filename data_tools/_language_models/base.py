@@ -44,9 +44,14 @@ class Completion:
 class Engine(BaseModel, ABC, frozen=True, extra="forbid"):
     """Writes texts; its fields are its options, each a flag of the tools. Made anew in each process, then used often.
 
-    One file in ``_language_models/`` with a class of this name. Nothing heavy is imported or loaded before the first
-    `complete`, and what was loaded stays out of pickles.
+    One file in ``_language_models/engines/`` with a class of this name. Nothing heavy is imported or loaded before the
+    first `complete`, and what was loaded stays out of pickles.
     """
+
+    @property
+    def at_once(self) -> int:
+        """How many texts it works on together: how fast it is shows only in so many."""
+        return 16
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
@@ -54,7 +59,7 @@ class Engine(BaseModel, ABC, frozen=True, extra="forbid"):
 
     @abstractmethod
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
-        """Each request with its text, as they come; reads as far ahead in ``requests`` as it can use.
+        """Each request with its text, as they come; reads as far ahead in ``requests`` as it can use, in this thread.
 
         The same request gives the same text, as far as the model's arithmetic allows, whatever stands beside it.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,6 +21,7 @@ from vlp.types import UserError
 
 _OURS = Path(__file__).parent.parent / "prompts"
 _TEMPLATES = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+_EXAMPLES = ("a red bus", "two cats")
 
 
 class Message(BaseModel, frozen=True, extra="forbid"):
@@ -45,6 +47,14 @@ class Prompt(BaseModel, frozen=True, extra="forbid"):
             raise ValueError("give either text or messages")
         if self.draw > len(self.pairs):
             raise ValueError(f"draw {self.draw} is more than the {len(self.pairs)} pairs there are")
+        if self.pairs and not self.draw:
+            raise ValueError("pairs have no effect without draw: say how many of them a prompt shows")
+        try:
+            one, other = (self.request(caption, 0, 0).prompt for caption in _EXAMPLES)
+        except jinja2.TemplateError as error:
+            raise ValueError(f"the template cannot be filled in: {error}") from error
+        if one == other:
+            raise ValueError("the template does not show the caption: write {{ caption }} where it belongs")
         return self
 
     @property
@@ -64,7 +74,16 @@ class Prompt(BaseModel, frozen=True, extra="forbid"):
 
 
 def _filled(template: str, values: dict[str, Any]) -> str:
-    return _TEMPLATES.from_string(template).render(values)
+    return _compiled(template).render(values)
+
+
+@lru_cache(maxsize=256)
+def _compiled(template: str) -> jinja2.Template:
+    return _TEMPLATES.from_string(template)
+
+
+def names() -> list[str]:
+    return sorted(file.stem for file in _OURS.glob("*.yaml"))
 
 
 def load(name: str) -> Prompt:
@@ -75,11 +94,17 @@ def load(name: str) -> Prompt:
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else _OURS / f"{name}.yaml"
     if not path.is_file():
-        known = sorted(file.stem for file in _OURS.glob("*.yaml"))
-        raise UserError(f"no prompt '{name}'{resolve.nearest(name, known)}; known: {', '.join(known)}, or a .yaml file")
+        near = resolve.nearest(name, names())
+        raise UserError(f"no prompt '{name}'{near}; known: {', '.join(names())}, or a .yaml file")
     try:
-        return Prompt.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text in UTF-8: save it as such") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must be a mapping with text or messages: see data_tools/prompts for examples")
+    try:
+        return Prompt.model_validate(content)
     except ValidationError as error:
         raise explain(error, Prompt, str(path)) from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error

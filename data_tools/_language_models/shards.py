@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from vlp.data.shards import Shard, stem
 from vlp.types import Skipped, UserError
 
 KNOWN_TEXTS = 2_000_000  # kept in memory for captions that come again in another shard
+NO_CAPTION = "no caption"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,11 @@ class Job:
     name: str
 
     def origin(self) -> dict[str, Any]:
-        """All that the texts depend on."""
+        """All that the texts depend on. What the engine says of itself is asked once, and travels with the job."""
+        return dict(self._origin)
+
+    @cached_property
+    def _origin(self) -> dict[str, Any]:
         return {
             **self.engine.identity(),
             "prompt": self.prompt.digest,
@@ -55,23 +61,26 @@ class Job:
             raise UserError(f"cannot keep what the model writes at {layer}: name a local folder with --root")
         return Path(layer).parent / ".completions" / f"{stem(shard_path)}.jsonl"
 
-    def requests(self, captions: Sequence[str]) -> Iterator[Request]:
-        for caption in dict.fromkeys(captions):
-            for number in range(self.number):
-                yield self.prompt.request(caption, number, self.seed)
+    def request(self, caption: str, number: int) -> Request:
+        return self.prompt.request(caption, number, self.seed)
 
 
 def captions_of_shard(path: str, source: str) -> tuple[Shard, list[str], list[Skipped]]:
-    """The shard, the caption of each of its samples ("" where it has none), and what had to be left out."""
+    """The shard, the caption of each of its samples ("" where it has none), and what had to be left out.
+
+    Of a list of captions the first counts.
+    """
     shard, defects = open_shard(path)
-    captions = []
+    defects, captions = list(defects), []
     for row in range(len(shard)):
+        kind = NO_CAPTION
         try:
             texts = SampleTexts(shard.read(row, {source.partition(".")[0]})).of(source)
         except BadSample as bad:
-            texts = []
-            defects = [*defects, Skipped(bad.kind, shard.where(row))]
+            texts, kind = [], bad.kind
         captions.append(next(iter(texts), ""))
+        if not captions[-1]:
+            defects.append(Skipped(kind, shard.where(row)))
     return shard, captions, defects
 
 
@@ -91,51 +100,121 @@ class Progress:
         self.tokens += completion.tokens
         self.refused += bool(completion.problem)
 
+    def __iadd__(self, other: Progress) -> Progress:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+        return self
+
+
+Told = Callable[[Progress, Request, Completion], None]
+
+
+def write_texts(paths: Sequence[str], job: Job, told: Told = lambda *_: None, at_most: int | None = None) -> Progress:
+    """Have the engine write what is missing for the captions of ``paths``; ``told`` hears of each text.
+
+    Requests of the next shard begin while the last ones of a shard are on their way. A request that the engine leaves
+    unanswered stays missing. The engine is not called where nothing is missing.
+
+    Raises:
+        UserError: as `Completions` and the engine do; what was written by then is kept.
+    """
+    writing = _Writing(job)
+    requests = islice(writing.missing(paths), at_most)
+    try:
+        for first in requests:
+            for request, completion in job.engine.complete(chain([first], requests), job.sampling):
+                told(writing.progress, request, writing.keep(request, completion))
+    finally:
+        writing.close()
+    return writing.progress
+
+
+@dataclass(eq=False)
+class _Open:
+    """A shard at work: its file closes when all its texts have been asked for and have come."""
+
+    completions: Completions
+    waiting: int = 0
+    all_asked: bool = False
+
 
 @dataclass
-class _Known:
-    """Texts of shards that were done before, the last ones used: a caption that comes again is not paid again."""
+class _Writing:
+    job: Job
+    progress: Progress = field(default_factory=Progress)
+    _owners: dict[tuple[str, int], list[_Open]] = field(default_factory=dict)  # of requests on their way
+    _known: OrderedDict[tuple[str, int], Completion] = field(default_factory=OrderedDict)
+    _open: set[_Open] = field(default_factory=set)
 
-    texts: OrderedDict[tuple[str, int], Completion] = field(default_factory=OrderedDict)
+    def missing(self, paths: Sequence[str]) -> Iterator[Request]:
+        for path in paths:
+            shard = _Open(Completions(self.job.completions(path), self.job.origin()))
+            self._open.add(shard)
+            _, captions, _ = captions_of_shard(path, self.job.caption)
+            for caption in dict.fromkeys(captions):
+                for number in range(self.job.number) if caption else ():
+                    if self._is_asked(shard, caption, number):
+                        yield self.job.request(caption, number)
+            shard.all_asked = True
+            self._close_if_done(shard)
 
-    def put(self, key: tuple[str, int], completion: Completion) -> None:
-        self.texts[key] = completion
-        if len(self.texts) > KNOWN_TEXTS:
-            self.texts.popitem(last=False)
+    def _is_asked(self, shard: _Open, caption: str, number: int) -> bool:
+        key = caption, number
+        there = shard.completions.get(*key)
+        if there is None and key in self._known:
+            there = self._known[key]
+            shard.completions.add(self.job.request(*key), there)
+        if there is not None:
+            self._remember(key, there)
+            self.progress.found += 1
+            return False
+        shard.waiting += 1
+        owners = self._owners.setdefault(key, [])
+        owners.append(shard)
+        return len(owners) == 1
+
+    def keep(self, request: Request, completion: Completion) -> Completion:
+        """Write an answer down for every shard that waits for it."""
+        completion = replace(completion, text=_writable(completion.text), problem=_writable(completion.problem))
+        key = request.caption, request.number
+        for shard in self._owners.pop(key):
+            shard.completions.add(request, completion)
+            shard.waiting -= 1
+            self._close_if_done(shard)
+        self._remember(key, completion)
+        self.progress.add(completion)
+        return completion
+
+    def _remember(self, key: tuple[str, int], completion: Completion) -> None:
+        """A caption that comes again in another shard is not paid again, as long as it is not too long ago."""
+        self._known[key] = completion
+        if len(self._known) > KNOWN_TEXTS:
+            self._known.popitem(last=False)
+
+    def _close_if_done(self, shard: _Open) -> None:
+        if shard.all_asked and not shard.waiting:
+            self._open.discard(shard)
+            shard.completions.close()
+
+    def close(self) -> None:
+        while self._open:
+            self._open.pop().completions.close()
 
 
-def write_texts(paths: Sequence[str], job: Job, told: Callable[[Progress], None] = lambda progress: None) -> Progress:
-    """Have the engine write whatever is missing for the captions of ``paths``; ``told`` hears of each text.
+def _writable(text: str) -> str:
+    """``text`` without halves of characters, which servers send and no file takes."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
-    Requests of the next shard begin while the last ones of a shard are on their way.
-    """
-    progress, known = Progress(), _Known()
-    with ExitStack() as opened:
-        owners: dict[Request, list[Completions]] = {}
 
-        def missing() -> Iterator[Request]:
-            for path in paths:
-                _, captions, _ = captions_of_shard(path, job.caption)
-                completions = opened.enter_context(Completions(job.completions(path), job.origin()))
-                for request in job.requests([caption for caption in captions if caption]):
-                    key = request.caption, request.number
-                    there = completions.get(*key)
-                    if there is None and key in known.texts:
-                        completions.add(request, known.texts[key])
-                        there = known.texts[key]
-                    if there is not None:
-                        known.put(key, there)
-                        progress.found += 1
-                    elif request in owners:
-                        owners[request].append(completions)
-                    else:
-                        owners[request] = [completions]
-                        yield request
+@lru_cache(maxsize=1)
+def _here(engine: Engine) -> Engine:
+    """The first engine of its kind in this process: with each task comes a copy that has loaded nothing."""
+    return engine
 
-        for request, completion in job.engine.complete(missing(), job.sampling):
-            for completions in owners.pop(request):
-                completions.add(request, completion)
-            known.put((request.caption, request.number), completion)
-            progress.add(completion)
-            told(progress)
-    return progress
+
+def write_texts_of_shard(path: str, job: Job) -> Progress:
+    """`write_texts` as a task of a cluster, where a process does one shard after the other."""
+    origin = job.origin()
+    mine = replace(job, engine=_here(job.engine))
+    vars(mine)["_origin"] = origin
+    return write_texts([path], mine)
