@@ -90,14 +90,16 @@ def spoken(label: str) -> str:
 def words(tags: tuple[str, ...], known: str) -> list[str]:
     """The tags that are real words and say something that ``known`` does not."""
     said = set(re.findall(r"[^\W\d_]+", known.casefold()))
-    kept = []
-    for tag in tags:
-        is_word = re.fullmatch(r"[^\W\d_]+(?:['’ -][^\W\d_]+)*", tag) and tag == tag.lower()
-        if not is_word or tag.replace("’", "'") in NOISE | VULGAR or said.issuperset(re.split(r"[ -]", tag)):
-            continue
-        if tag in SHORT_WORDS or (len(tag) > 2 and re.search(r"[aeiouyáéíóúāōī]", tag)):
-            kept.append(tag)
+    kept = [tag for tag in tags if is_word(tag) and not said.issuperset(re.split(r"[ -]", tag))]
     return kept[:MAX_TAGS]
+
+
+def is_word(tag: str) -> bool:
+    """Whether a tag reads as words: no code, number, chat shorthand or abbreviation."""
+    spelt = re.fullmatch(r"[^\W\d_]+(?:['’ -][^\W\d_]+)*", tag) and tag == tag.lower()
+    if not spelt or tag.replace("’", "'") in NOISE | VULGAR:
+        return False
+    return tag in SHORT_WORDS or (len(tag) > 2 and bool(re.search(r"[aeiouyáéíóúāōī]", tag)))
 
 
 def _toned(caption: str, emoji: Emoji) -> str:

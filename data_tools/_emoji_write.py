@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_tools._console import Summary, track
 from data_tools._emoji_captions import english, evaluation, translated, words
+from data_tools._emoji_other_words import other_captions, unheard
 from data_tools._emoji_source import (
     TONES,
     Emoji,
@@ -74,8 +75,10 @@ def write_emoji(options: EmojiOptions) -> Summary:
 
     new_directory(options.out)
     summary.counts["things"] = len(things)
-    _write_training(_training(emoji, pictures, split, options), pictures, options, summary)
+    training = _training(emoji, pictures, split, options)
+    _write_training(training, pictures, options, summary)
     _write_evaluation(split, pictures, options, summary)
+    _write_other_words(split, {one.label for _, one in training}, pictures, options, summary)
     _write_split(split, options)
     page = sources_page(source, options.vendors, options.languages, options.flatten)
     (options.out / "SOURCES.md").write_text(page, encoding="utf-8")
@@ -188,6 +191,32 @@ def _write_evaluation(split: Split, pictures: Pictures, options: EmojiOptions, s
             items = [(_png(image, flatten=True), "png", evaluation(base)) for base, image in drawn]
             summary.counts[f"eval/{name} pictures"] = write_retrieval_set(options.out / "eval" / name, items)
             summary.counts[f"eval/{name} captions"] = sum(len(captions) for _, _, captions in items)
+
+
+def _write_other_words(
+    split: Split, labels: set[str], pictures: Pictures, options: EmojiOptions, summary: Summary
+) -> None:
+    from vlp.data.write import write_retrieval_set
+
+    sets = {"unseen_things": (split.unseen, options.vendors[0])}
+    if options.withholding_vendor:
+        sets["unseen_drawings"] = (split.withheld, options.withholding_vendor)
+    for same_pictures, (things, vendor) in sets.items():
+        name = f"{same_pictures}_other_words"
+        found = other_captions([t for t in things if (vendor, t.base.hexcode) in pictures])
+        for kind, left_out in (("too few words", found.vague), ("words that fit another too", found.ambiguous)):
+            for thing, kept in left_out:
+                summary.skip(f"{kind} for {name}", f"{thing.base.label} ({', '.join(kept)})")
+        if not found.captions:
+            continue
+        items = [
+            (_png(pictures[vendor, thing.base.hexcode], flatten=True), "png", [", ".join(kept)])
+            for thing, kept in found.captions
+        ]
+        summary.counts[f"eval/{name} pictures"] = write_retrieval_set(options.out / "eval" / name, items)
+        summary.counts[f"eval/{name} words"] = sum(len(kept) for _, kept in found.captions)
+        new = unheard([kept for _, kept in found.captions], labels)
+        summary.counts[f"eval/{name} words in no training label"] = new
 
 
 def _png(image: Image, flatten: bool) -> bytes:

@@ -1,4 +1,4 @@
-"""Emoji of free vendors as training shards, with the evaluation sets unseen_things and unseen_drawings.
+"""Emoji of free vendors as training shards, with evaluation sets of unseen things and unseen drawings.
 
 Writes ``OUT/train`` (one sample a drawing), ``OUT/eval/*`` (retrieval sets, one plain drawing a thing),
 ``OUT/split.json`` (what was left out) and ``OUT/SOURCES.md`` (licences and attribution). A *thing* is an emoji
@@ -8,6 +8,10 @@ is never divided.
 - ``eval/unseen_things``: things left out of training in every vendor and language, drawn by the first vendor
   (``eval/unseen_things_VENDOR``: by a further one). Other data sets may show the same things.
 - ``eval/unseen_drawings``: other things, of which training has every drawing but those of one vendor.
+- ``eval/unseen_things_other_words``, ``eval/unseen_drawings_other_words``: their pictures again, with one caption of
+  words that no label of the thing uses, nor a form of them. They ask what is known beyond the labels, so train on
+  ``txt`` (the label) or on layers made of it: ``json.captions`` and ``json.tags`` hold these words. Things with fewer
+  than two such words, or whose words all fit another thing of the set, are left out and named in ``skipped.tsv``.
 
 Training pictures keep their transparency; evaluation pictures stand on white, as readers of the public layout
 drop the alpha channel.

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,8 +16,9 @@ import pytest
 from PIL import Image
 
 from data_tools._emoji_captions import english, evaluation, spoken, translated, words
+from data_tools._emoji_other_words import akin, other_captions, other_words, root, split_words, unheard
 from data_tools._emoji_source import Emoji, find_packages, read_emoji
-from data_tools._emoji_things import group_things, split_things
+from data_tools._emoji_things import Thing, group_things, split_things
 from data_tools._emoji_write import EmojiOptions, write_emoji
 from vlp.types import UserError
 
@@ -220,7 +222,8 @@ def test_a_broken_drawing_is_counted_and_named(packages: Packages, tmp_path: Pat
     (source / "emoji-datasource-google/img/google/64/1f990.png").write_bytes(b"no picture")
     (source / "emoji-datasource-google/img/google/64/1f991.png").unlink()
     summary = write_emoji(EmojiOptions(tmp_path / "out", source=source, unseen_things=1, unseen_drawings=1))
-    assert summary.skipped_by_kind() == {"undecodable drawing": 1, "no drawing": 1}
+    skipped = summary.skipped_by_kind()
+    assert (skipped["undecodable drawing"], skipped["no drawing"]) == (1, 1)
     assert "google/1f990.png (fox)" in (tmp_path / "out" / "skipped.tsv").read_text()
 
 
@@ -287,6 +290,101 @@ def test_other_languages_give_label_and_tags() -> None:
     assert translated(one, "fr") == []
 
 
+def thing(label: str, *tags: str, **more: Any) -> Thing:
+    return Thing((emoji(label, tags=tags, **more),))
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("smiling", "smiles"),
+        ("cherries", "cherry"),
+        ("geese", "goose"),
+        ("sleepy", "sleep"),
+        ("running", "run"),
+        ("snow", "snowboard"),
+        ("tie", "necktie"),
+        ("chef's", "chef"),
+        ("liar", "lying"),
+    ],
+)
+def test_forms_and_parts_of_a_word_are_akin(a: str, b: str) -> None:
+    assert akin(a, b)
+    assert akin(b, a)
+
+
+def test_words_of_their_own_are_not_akin() -> None:
+    for a, b in (("chef", "cook"), ("house", "home"), ("ox", "fox"), ("king", "crown"), ("sea", "beach")):
+        assert not akin(a, b)
+    assert {root(w) for w in ("sing", "king", "bed", "bus")} == {"sing", "king", "bed", "bus"}
+    assert split_words("e-mail crêpe o’clock") == ["e", "mail", "crepe", "o'clock"]
+
+
+def test_other_words_avoid_the_labels_of_every_variant_and_say_nothing_twice() -> None:
+    cook = emoji("cook", tags=("chef", "cooking", "cookery", "lol", "+1", "man", "sign", "chefs", "kitchen"))
+    assert other_words(Thing((cook,))) == ["chef", "man", "kitchen"]
+    assert other_words(Thing((cook, emoji("man cook")))) == ["chef", "kitchen"]
+    toned = emoji("cook: dark skin tone", tones=(5,))
+    assert other_words(thing("night", "dark", "moon")) == ["dark", "moon"]
+    assert other_words(Thing((emoji("cook", tags=("dark", "moon")), toned))) == ["moon"]
+    assert other_words(thing("hot dog", "dogs", "e-mail", "hotdog", "sausage")) == ["e-mail", "sausage"]
+    named = thing("poo", "comic", names=("PILE OF POO", "poop"))
+    assert other_words(named) == ["comic", "pile"]
+    many = ("bowl", "desk", "farm", "gong", "hulk", "junk", "lamp", "mint", "noon", "oven")
+    assert other_words(thing("x", *many)) == list(many[:8])
+
+
+def test_other_words_must_be_two_and_tell_a_thing_from_the_rest() -> None:
+    things = [
+        thing("wolf", "animal", "wild"),
+        thing("wild fox", "animal", "forest"),
+        thing("hen", "animal"),
+        thing("owl", "animals", "wise"),
+        thing("yak"),
+    ]
+    found = other_captions(things)
+    assert [(t.base.label, kept) for t, kept in found.captions] == [
+        ("wild fox", ["animal", "forest"]),
+        ("owl", ["animals", "wise"]),
+    ]
+    assert [(t.base.label, kept) for t, kept in found.ambiguous] == [("wolf", ["animal", "wild"])], (
+        "true of the fox too"
+    )
+    assert [(t.base.label, kept) for t, kept in found.vague] == [("hen", ["animal"]), ("yak", [])]
+    twins = other_captions([thing("bug", "insect", "garden"), thing("ant", "insects", "garden")])
+    assert not twins.captions
+    assert len(twins.ambiguous) == 2
+
+
+def test_unheard_words_are_counted_by_root() -> None:
+    assert unheard([["chefs", "e-mail", "wise"], ["wise"]], ["chef", "mail"]) == 3
+    assert unheard([["e-mail"]], ["e mail"]) == 0
+
+
+def test_sets_of_other_words_show_the_same_pictures_and_name_those_left_out(packages: Packages, tmp_path: Path) -> None:
+    for n, animal in enumerate(("cat", "dog", "pig", "rat", "emu")):
+        packages.add(f"1F98{n}", animal, ["animal", f"{animal}ty", f"of{'abcde'[n]}ka", "beast"])
+    out = tmp_path / "out"
+    summary = write_emoji(EmojiOptions(out, source=packages.write(), unseen_things=8, unseen_drawings=5))
+    left_out = (out / "skipped.tsv").read_text()
+    for name, wanted in (("unseen_things", 8), ("unseen_drawings", 5)):
+        shown = samples((out / "eval" / name / "test").glob("*.tar")).values()
+        labels = {s["png"]: s["txt"].decode().splitlines()[0] for s in shown}
+        others = samples((out / "eval" / f"{name}_other_words" / "test").glob("*.tar")).values()
+        assert 0 < len(others) < wanted == len(shown)
+        assert summary.counts[f"eval/{name}_other_words pictures"] == len(others)
+        assert summary.counts[f"eval/{name}_other_words words"] == 3 * len(others)
+        for sample in others:
+            n = ["cat", "dog", "pig", "rat", "emu"].index(labels.pop(sample["png"]))
+            assert sample["txt"].decode() == f"animal, of{'abcde'[n]}ka, beast"
+        for label in labels.values():
+            assert re.search(rf"for {name}_other_words\t{label} \(", left_out)
+    assert (
+        summary.counts["eval/unseen_things_other_words words in no training label"]
+        == summary.counts["eval/unseen_things_other_words words"]
+    )
+
+
 def test_what_counts_as_one_thing() -> None:
     same = [
         emoji("man walking: facing right", hexcode="1F6B6-200D-2642-FE0F-200D-27A1-FE0F"),
@@ -333,7 +431,7 @@ def real_packages() -> Path:
 def test_real_packages_split_cleanly(tmp_path: Path) -> None:
     out = tmp_path / "out"
     summary = write_emoji(EmojiOptions(out, source=real_packages(), languages=("en", "de")))
-    assert not summary.skipped
+    assert not {"undecodable drawing", "no drawing"} & set(summary.skipped_by_kind())
     split = json.loads((out / "split.json").read_text())
     trained = training(out)
     assert len(trained) == summary.counts["training drawings"] > 6000
@@ -341,6 +439,17 @@ def test_real_packages_split_cleanly(tmp_path: Path) -> None:
     assert not unseen & {r["hexcode"] for r in trained}
     shown = captions_of(out / "eval" / "unseen_things")
     assert len(shown) == len({captions[0] for captions in shown}) == 200
+    labels = {code: r["captions"][0] for r in trained for code in [r["hexcode"]]}
+    for thing in split["unseen_drawings"]["things"]:
+        thing["said"] = {root(w) for code in thing["hexcodes"] for w in split_words(labels[code])}
+    others = captions_of(out / "eval" / "unseen_drawings_other_words")
+    assert 100 < len(others) == len({captions[0] for captions in others}) < 200
+    assert 100 < len(captions_of(out / "eval" / "unseen_things_other_words")) < 200
+    pictures = samples((out / "eval" / "unseen_drawings" / "test").glob("*.tar")).values()
+    things = {s["png"]: t for s, t in zip(pictures, split["unseen_drawings"]["things"], strict=True)}
+    for sample in samples((out / "eval" / "unseen_drawings_other_words" / "test").glob("*.tar")).values():
+        kept = split_words(sample["txt"].decode())
+        assert not things[sample["png"]]["said"] & {root(w) for w in kept}
     said = {c.casefold() for r in trained for c in r["captions"]}
     leaked = [c for captions in shown for c in captions if c.casefold() in said]
     assert not leaked
