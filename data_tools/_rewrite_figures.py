@@ -86,7 +86,6 @@ def _add_tokens(table: Counter[str], completions: Sequence[Completion]) -> None:
     for completion in completions:
         table["read"] += completion.prompt_tokens
         table["written"] += completion.tokens
-        table["refused"] += bool(completion.problem)
 
 
 def _add_texts(figures: Figures, sample: Rewritten) -> None:

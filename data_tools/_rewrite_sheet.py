@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
 
 from PIL import Image
@@ -24,14 +25,25 @@ from vlp.data.shards import Shard
 
 KIND, VERSION = "vlp rewrite sheet", 1
 NUM_WORDS = 40  # most frequent new words shown
+UNWRITTEN = "the engine would not write it"
+_NOTHING: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
 
-def sheet(paths: Sequence[str], job: Job, gate: GateOptions, counted: RewriteFigures) -> dict[str, Any]:
+def sheet(
+    paths: Sequence[str],
+    job: Job,
+    gate: GateOptions,
+    counted: RewriteFigures,
+    unanswered: int = 0,
+    left_out: Mapping[str, Mapping[str, Any]] = _NOTHING,
+) -> dict[str, Any]:
     """The whole sheet, ready for ``json.dumps``; the same data, texts and seed give the same sheet.
 
     Args:
         counted: the sum of what `_rewrite_figures.count` gave for each of ``paths``. Only the shards of the samples
             that it drew are opened here, for their pictures.
+        unanswered: texts that are still to be written; their shards do not count.
+        left_out: kind of defect -> ``number`` of samples, and ``examples`` of their names.
     """
     figures = counted.figures
     order = {path: number for number, path in enumerate(paths)}
@@ -51,10 +63,11 @@ def sheet(paths: Sequence[str], job: Job, gate: GateOptions, counted: RewriteFig
         "captions": len(counted.captions),
         "texts": reasons.total(),
         "accepted": reasons[""],
-        "refused": tokens["refused"],
+        "unanswered": unanswered,
+        "left_out": {kind: dict(found) for kind, found in left_out.items()},
         "rules": [
-            {"name": name, "rejects": what, "off": name in gate.off, "texts": reasons[name]}
-            for name, what in REASONS.items()
+            {"name": name, "rejects": REASONS.get(name, UNWRITTEN), "off": name in gate.off, "texts": reasons[name]}
+            for name in dict.fromkeys([*REASONS, *filter(None, reasons)])
         ],
         "accepted_a_sample": [
             (number, number + 1, figures.table("accepted")[number]) for number in range(job.number + 1)

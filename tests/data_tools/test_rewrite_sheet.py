@@ -27,7 +27,7 @@ CAPTIONS = ["A red bus.", "Two cats", "A red bus.", "", "a dog"]
 TEXTS = {
     "A red bus.": [Verdict("a bus in red"), Verdict("a blue bus", "lost_colour", "red")],
     "Two cats": [Verdict("a pair of cats"), Verdict("two felines, cats")],
-    "a dog": [Verdict("", "empty"), Verdict("a dog", "near_copy")],
+    "a dog": [Verdict("", "refused", "content filter"), Verdict("a dog", "near_copy")],
     "": [],
 }
 
@@ -75,15 +75,14 @@ def test_figures_are_those_counted_by_hand(tmp_path: Path, job: Job) -> None:
     assert (found["shards"], found["samples"], found["without_caption"], found["captions"]) == (3, 5, 1, 3)
     assert (found["texts"], found["accepted"]) == (8, 4)
     rejected = {rule["name"]: rule["texts"] for rule in found["rules"] if rule["texts"]}
-    assert rejected == {"empty": 1, "near_copy": 1, "lost_colour": 2}
-    assert [rule["name"] for rule in found["rules"]] == list(REASONS)
+    assert rejected == {"refused": 1, "near_copy": 1, "lost_colour": 2}
+    assert [rule["name"] for rule in found["rules"]] == [*REASONS, "refused"]
     assert [rule["name"] for rule in found["rules"] if rule["off"]] == ["list"]
     assert found["accepted_a_sample"] == [[0, 1, 1], [1, 2, 2], [2, 3, 1]]
     assert found["words"]["before"]["mean"] == (3 + 2 + 3 + 2) / 4
     assert found["words"]["after"]["mean"] == (4 + 4 + 3 + 4) / 4
     # the bus stands in two of the shards, and its two texts were counted in each
     assert found["tokens"] == {"read": 80, "written": 24}
-    assert found["refused"] == 1
     assert found["vocabulary"]["originals"] == len({"a", "red", "bus", "two", "cats", "dog"})
     assert dict(found["vocabulary"]["most_frequent_new"]) == {"in": 2, "pair": 1, "of": 1, "felines": 1}
     assert found["vocabulary"]["with_rewrites"] == 10

@@ -44,7 +44,8 @@ def content() -> dict[str, Any]:
         "prompt": {"text": f"say it otherwise {NASTY}", "messages": [], "pairs": [["a", NASTY]], "draw": 1,
                    "example": f"a => {NASTY}"},
         "gate": {"min_words": 2, "clip_model": None}, "samples": 5, "without_caption": 1, "captions": 3, "texts": 8,
-        "accepted": 5, "refused": 0, "accepted_a_sample": [[0, 1, 1], [1, 2, 2], [2, 3, 1]],
+        "accepted": 5, "unanswered": 0, "left_out": {"no caption": {"number": 1, "examples": [f"d{BREAKING}"]}},
+        "accepted_a_sample": [[0, 1, 1], [1, 2, 2], [2, 3, 1]],
         "rules": [{"name": name, "rejects": what, "texts": n, "off": off}
                   for name, what, n, off in [*rules, ("list", "several", 0, True), ("dialogue", "talk", 0, False)]],
         "tokens": {"read": 1200, "written": 300}, "words": {"before": SPREAD, "after": SPREAD},
@@ -81,6 +82,7 @@ def test_figures_and_rules_are_those_of_the_sheet(page: str) -> None:
     assert "still to be written" not in page
     assert "Rejected nothing: dialogue." in page
     assert "Switched off: list." in page
+    assert '<th scope="row">no caption</th><td class="number">1</td>' in page
     assert "felines <b>3</b>" in page
     assert re.findall(r'<a href="#([^"]+)"', page) == re.findall(r'<section id="([^"]+)"', page)
 
@@ -129,8 +131,8 @@ def test_the_command_finds_the_page_for_the_kind(page: str, tmp_path: Path, caps
 
 
 def test_texts_that_are_not_there_yet_are_counted(tmp_path: Path) -> None:
-    page = write_page(content() | {"texts": 7}, tmp_path / "x.html").read_text(encoding="utf-8")
-    assert "Texts still to be written: 1." in page
+    page = write_page(content() | {"unanswered": 1}, tmp_path / "x.html").read_text(encoding="utf-8")
+    assert "Texts still to be written: 1;" in page
 
 
 def test_a_sheet_of_nothing_is_shown(tmp_path: Path) -> None:

@@ -80,8 +80,8 @@ class Sheet(sheets.Sheet):
             f"{model} rewrote {captions} different captions of {samples} samples in {shards}, each "
             f"{'once' if number == 1 else f'{number} times'}; a gate of rules decided which texts may be used."
         )
-        missing = number * (self.content["samples"] - self.content["without_caption"]) - self.texts
-        return f"{lead} Texts still to be written: {missing:,}." if missing else lead
+        missing = self.content["unanswered"]
+        return f"{lead} Texts still to be written: {missing:,}; their shards do not count here." if missing else lead
 
     def tiles(self) -> list[Tile]:
         samples = self.content["samples"] - self.content["without_caption"]
@@ -104,8 +104,6 @@ class Sheet(sheets.Sheet):
         tokens = self.content["tokens"]
         if tokens["written"]:
             found.append(Tile(f"{tokens['written']:,}", "tokens written", f"{tokens['read']:,} read"))
-        if self.content["refused"]:
-            found.append(Tile(f"{self.content['refused']:,}", "texts refused by the server"))
         return found
 
     def rules(self) -> list[Bar]:
