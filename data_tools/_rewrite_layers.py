@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,14 @@ from data_tools._language_models.base import Completion
 from data_tools._language_models.shards import Job, captions_of_shard
 from data_tools._rewrite_figures import RewriteFigures, Rewritten, count
 from data_tools._rewrite_gate import GateOptions, Verdict, judge
+from vlp.data.layer_files import keys_digest
 from vlp.data.layers import LayerWriter
-from vlp.data.shards import LOCAL
+from vlp.data.shards import LOCAL, Shard
 
 REFUSED = "refused"
 _FORMAT = 1
+
+Written = dict[str, list[Completion]]  # caption -> its texts
 
 
 @dataclass(frozen=True)
@@ -50,18 +53,29 @@ def write_layer(path: str, job: Job, gate: GateOptions, keep_rejected: bool, num
     """
     shard, captions, _ = captions_of_shard(path, job.caption)
     texts, _ = completions.read(job.completions(path), job.origin())
-    distinct = [caption for caption in dict.fromkeys(captions) if caption]
-    wanted = [(caption, number) for caption in distinct for number in range(job.number)]
-    if unanswered := sum(key not in texts for key in wanted):
+    written: Written = {}
+    unanswered = 0
+    for caption in filter(None, captions):
+        if caption not in written:
+            own = [texts.get((caption, number)) for number in range(job.number)]
+            written[caption] = [one for one in own if one is not None]
+            unanswered += own.count(None)
+    if unanswered:
         return Gated(RewriteFigures(num_drawn), unanswered)
-    items = [(caption, [texts[caption, number] for number in range(job.number)]) for caption in distinct]
     made_by = provenance(job, gate)
-    verdicts = _kept_verdicts(job.completions(path).with_suffix(".verdicts.json"), items, gate, made_by)
-    known = {caption: Rewritten(caption, own, judged) for (caption, own), judged in zip(items, verdicts, strict=True)}
-    samples = [known.get(caption, Rewritten("")) for caption in captions]
-    rows = [row for row, caption in enumerate(captions) if caption]
-    keys = [shard.key(row) for row in rows]
-    layers = {job.name: {"rewrites": [_accepted(samples[row]) for row in rows]}}
+    kept = job.completions(path).with_suffix(".verdicts.json")
+    verdicts = _kept_verdicts(kept, shard, captions, written, gate, made_by)
+    samples = [
+        Rewritten(caption, written.get(caption, ()), judged) for caption, judged in zip(captions, verdicts, strict=True)
+    ]
+    _write(shard, samples, job, made_by, keep_rejected)
+    return Gated(count(shard, samples, num_drawn, job.seed))
+
+
+def _write(shard: Shard, samples: Sequence[Rewritten], job: Job, made_by: dict[str, Any], keep_rejected: bool) -> None:
+    rows = [row for row, sample in enumerate(samples) if sample.caption]
+    accepted = [[verdict.text for verdict in samples[row].verdicts if not verdict.reason] for row in rows]
+    layers = {job.name: {"rewrites": accepted}}
     if keep_rejected:
         rejected = [[verdict for verdict in samples[row].verdicts if verdict.reason] for row in rows]
         layers[f"{job.name}_rejected"] = {
@@ -71,38 +85,59 @@ def write_layer(path: str, job: Job, gate: GateOptions, keep_rejected: bool, num
     for name, columns in layers.items():
         writer = LayerWriter(job.root, name, made_by, dict.fromkeys(columns, "texts"))
         if not writer.has(shard):
-            writer.write(shard, keys, columns)
-    return Gated(count(shard, samples, num_drawn, job.seed))
+            writer.write(shard, [shard.key(row) for row in rows], columns)
 
 
-def _accepted(sample: Rewritten) -> list[str]:
-    return [verdict.text for verdict in sample.verdicts if not verdict.reason]
+def _kept_verdicts(
+    path: Path, shard: Shard, captions: Sequence[str], written: Written, gate: GateOptions, made_by: dict[str, Any]
+) -> list[Sequence[Verdict]]:
+    """The verdicts of each sample, from the file ``path`` if it was written for them: to judge takes longest by far.
+
+    The file has an entry a different caption, or one a sample where its picture has a say.
+    """
+    rows = [row for row, caption in enumerate(captions) if caption]
+    place = {caption: number for number, caption in enumerate(written)}
+    places = range(len(rows)) if gate.clip_model else [place[captions[row]] for row in rows]
+    told = [_FORMAT, made_by, keys_digest(shard), captions, [[asdict(one) for one in own] for own in written.values()]]
+    wanted = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    found = _load(path, wanted)
+    if found is None:
+        found = _judged(shard, rows, captions, written, gate)
+        record = {"made_for": wanted, "verdicts": [[(v.text, v.reason, v.detail) for v in own] for own in found]}
+        LOCAL.write(str(path), json.dumps(record, ensure_ascii=False).encode())
+    verdicts: list[Sequence[Verdict]] = [()] * len(captions)
+    for row, at in zip(rows, places, strict=True):
+        verdicts[row] = found[at]
+    return verdicts
 
 
-Items = Sequence[tuple[str, Sequence[Completion]]]
-
-
-def _kept_verdicts(path: Path, items: Items, gate: GateOptions, made_by: dict[str, Any]) -> list[list[Verdict]]:
-    """The verdicts on ``items``, from the file ``path`` if it was written for them: to judge takes longest by far."""
-    told = json.dumps([_FORMAT, made_by, [[caption, [c.text for c in own]] for caption, own in items]])
-    wanted = hashlib.sha256(told.encode()).hexdigest()
+def _load(path: Path, wanted: str) -> list[list[Verdict]] | None:
     try:
         kept = json.loads(path.read_bytes())
         if kept["made_for"] == wanted:
             return [[Verdict(*fields) for fields in own] for own in kept["verdicts"]]
     except (OSError, ValueError, TypeError, KeyError):
-        pass  # not there yet, or of another version: judged again
-    verdicts = _judged(items, gate)
-    record = {"made_for": wanted, "verdicts": [[(v.text, v.reason, v.detail) for v in own] for own in verdicts]}
-    LOCAL.write(str(path), json.dumps(record, ensure_ascii=False).encode())
-    return verdicts
+        pass  # not there yet, or of another version
+    return None
 
 
-def _judged(items: Items, gate: GateOptions) -> list[list[Verdict]]:
+def _judged(
+    shard: Shard, rows: Sequence[int], captions: Sequence[str], written: Written, gate: GateOptions
+) -> list[list[Verdict]]:
     """A verdict for each completion; what a server refused to write was never the gate's to judge."""
-    judged = judge(gate, [(caption, [one.text for one in own if not one.problem]) for caption, own in items])
-    verdicts = []
-    for (_, own), found in zip(items, judged, strict=True):
+    judged = judge(gate, [(caption, [one.text for one in own if not one.problem]) for caption, own in written.items()])
+    verdicts = {}
+    for (caption, own), found in zip(written.items(), judged, strict=True):
         rest = iter(found)
-        verdicts.append([Verdict("", REFUSED, one.problem) if one.problem else next(rest) for one in own])
-    return verdicts
+        verdicts[caption] = [Verdict("", REFUSED, one.problem) if one.problem else next(rest) for one in own]
+    if gate.clip_model is None:
+        return list(verdicts.values())
+    from data_tools._rewrite_pictures import judge_with_pictures
+
+    return judge_with_pictures(gate, shard, [(row, captions[row], verdicts[captions[row]]) for row in rows], _device())
+
+
+def _device() -> str:
+    import torch
+
+    return str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from data_tools._language_models import flags
 from data_tools._map_shards import add_engine_arguments, map_shards
@@ -112,6 +112,8 @@ def run(arguments: argparse.Namespace) -> None:
     gate = flags.checked(GateOptions, flags.given(arguments, "gate", GateOptions.model_fields))
     check_output("--json", arguments.json)
     check_output("--report", arguments.report)
+    if arguments.dry_run and (arguments.json or arguments.report or arguments.keep_rejected):
+        raise UserError("--json, --report and --keep-rejected have no effect with --dry-run: leave them for the run")
     options = RewriteOptions(gate, arguments.keep_rejected, arguments.workers, arguments.ray, arguments.gpus)
     if not paths:
         print(f"--part {arguments.part}: no shard falls into this part")
@@ -210,17 +212,31 @@ def write_rewrites(paths: Sequence[str], job: Job, options: RewriteOptions) -> R
     from data_tools._rewrite_figures import RewriteFigures
 
     found = look(paths, job, options)
+    if found.missing:
+        _try(options.gate)
     start = time.monotonic()
     written = _write_texts(paths, job, found, options)
     report = RewriteReport(found, written, time.monotonic() - start, RewriteFigures(NUM_DRAWN))
     gate = partial(
         layers.write_layer, job=job, gate=options.gate, keep_rejected=options.keep_rejected, num_drawn=NUM_DRAWN
     )
-    for _, gated in map_shards(gate, paths, "judging texts", options.workers, options.ray):
+    gpus = options.gpus if options.gate.clip_model else None
+    for _, gated in map_shards(gate, paths, "judging texts", options.workers, options.ray, gpus):
         report.figures += gated.figures
         report.unanswered += gated.unanswered
         report.unfinished += bool(gated.unanswered)
     return report
+
+
+def _try(gate: GateOptions) -> None:
+    """Refuse a gate that lacks a package or a model before hours of writing, not after them."""
+    from data_tools._rewrite_gate import judge
+
+    judge(gate, [("a red bus", ["a bus in red"])])
+    if gate.clip_model:
+        from vlp.encoders import openclip
+
+        openclip.load(gate.clip_model)
 
 
 def _write_texts(paths: Sequence[str], job: Job, found: Survey, options: RewriteOptions) -> Progress:
@@ -246,13 +262,8 @@ def _write_sheet(
     from data_tools._rewrite_sheet import sheet
 
     left_out = report.survey.left_out
-    content: dict[str, Any] = {
-        **sheet(paths, job, gate, report.figures),
-        "left_out": {
-            kind: {"number": count, "examples": left_out.examples[kind]} for kind, count in left_out.counts.items()
-        },
-        "unanswered": report.unanswered,
-    }
+    kinds = {kind: {"number": count, "examples": left_out.examples[kind]} for kind, count in left_out.counts.items()}
+    content = sheet(paths, job, gate, report.figures, report.unanswered, kinds)
     if file:
         text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
         file.write_text(text, encoding="utf-8", errors="backslashreplace")
