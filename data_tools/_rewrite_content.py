@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from itertools import product
 
 from data_tools import _rewrite_similarity as similarity
 from data_tools._rewrite_facts import Facts, Relation, Thing
-from data_tools._rewrite_words import COLOURS, CONTACTS, KEPT, SOFT_ONES
+from data_tools._rewrite_words import COLOURS, KEPT, PAIRED, PLACES, SOFT_ONES
 
 _LOST = {"thing": "lost_content", "action": "lost_content", "trait": "lost_attribute"}
 _ADDED = {"thing": "added_object", "action": "added_action", "trait": "added_attribute"}
@@ -22,22 +23,29 @@ def unmatched_words(caption: Facts, rewrite: Facts) -> set[str]:
 
 
 class Comparison:
-    """A caption and its rewrite; ``problems`` yields (rule, what it stumbled over) in the order of the rules."""
+    """A caption and its rewrite. Problems are (rule, what it stumbled over), in the order of the rules."""
 
     def __init__(self, caption: Facts, rewrite: Facts, synonym: float) -> None:
         self.caption = caption
         self.rewrite = rewrite
         self.synonym = synonym
-        self.twins = _matched(caption.things, rewrite.things, self.same)
+
+    @cached_property
+    def twins(self) -> dict[int, int]:
         """Number of a thing of the rewrite -> number of the caption's thing that it is."""
+        return _matched(self.caption.things, self.rewrite.things, self.same)
 
     def same(self, one: str, two: str) -> bool:
         return similarity.same(one, two, self.synonym)
 
-    def problems(self) -> Iterator[tuple[str, str]]:
+    def first_problems(self) -> Iterator[tuple[str, str]]:
+        """Those of the first rules, which ask for no vectors."""
         yield from self._lost_figures()
         if self.caption.denied and not self.rewrite.denied:
             yield "lost_negation", self.caption.denied[0]
+
+    def other_problems(self) -> Iterator[tuple[str, str]]:
+        yield from self._lost_plurals()
         yield from self._relations()
         yield from self._swapped_attributes()
         yield from self._swapped_denials()
@@ -46,6 +54,7 @@ class Comparison:
         if self.rewrite.denied and not self.caption.denied:
             yield "added_negation", self.rewrite.denied[0]
         yield from self._added_words()
+        yield from self._repeated()
 
     def _lost_figures(self) -> Iterator[tuple[str, str]]:
         for number in sorted(self.caption.numbers - self.rewrite.numbers):
@@ -59,32 +68,55 @@ class Comparison:
         for number in sorted(self.rewrite.numbers - self.caption.numbers):
             if number == "1" and "1" not in self.rewrite.said:
                 continue
-            if not (number == "2" and len(self.caption.things) > 1 and "both" in self.rewrite.said):
+            two = self.caption.paired or (len(self.caption.things) > 1 and "both" in self.rewrite.said)
+            if not (number == "2" and two):
                 yield "added_number", number
+        if self.rewrite.paired and not (self.caption.said & PAIRED or "2" in self.caption.numbers):
+            yield "added_number", "pair"
         for colour in sorted(self.rewrite.colours):
             if not any(_same_colour(colour, other) for other in self.caption.colours):
                 yield "added_colour", colour
 
+    def _lost_plurals(self) -> Iterator[tuple[str, str]]:
+        for number, twin in self.twins.items():
+            ours, theirs = self.rewrite.things[number], self.caption.things[twin]
+            counted = ours.numbers | theirs.numbers or self.caption.said & PAIRED  # "a 10 cent piece" is "10 cents"
+            if ours.name == theirs.name and ours.plural != theirs.plural and not counted:
+                yield (
+                    ("lost_number" if theirs.plural else "added_number"),
+                    f"{ours.name} {('one', 'several')[ours.plural]}",
+                )
+
+    def _repeated(self) -> Iterator[tuple[str, str]]:
+        for word in self.caption.counts:
+            times = [
+                sum(count for other, count in facts.counts.items() if similarity.same_by_form(word, other))
+                for facts in (self.caption, self.rewrite)
+            ]
+            if times[1] > times[0]:
+                yield "repetition", word
+
     def _relations(self) -> Iterator[tuple[str, str]]:
         translated = [_translated(relation, self.twins) for relation in self.rewrite.relations]
         found = {(relation.name, relation.figure, relation.ground) for relation in translated}
-        pairs = {
-            frozenset((relation.figure, relation.ground)) for relation in translated if relation.name not in CONTACTS
-        }
+        pairs = {frozenset((relation.figure, relation.ground)) for relation in translated if relation.name in PLACES}
         for relation in self.caption.relations:
             there = (relation.name, relation.figure, relation.ground)
-            if (relation.name, relation.ground, relation.figure) in found and there not in found:
+            if there in found:
+                continue
+            if (relation.name, relation.ground, relation.figure) in found:
                 yield "swapped_roles", relation.words
-            elif relation.name not in CONTACTS and there not in found:
-                # "on the table" says "above", and something else about the same two is another place, not a lost one.
-                if relation.name == "above" and ("on", relation.figure, relation.ground) in found:
-                    continue
+            elif relation.name in PLACES and not self._stands_on(relation, found):
                 told = frozenset((relation.figure, relation.ground)) in pairs
                 yield ("swapped_roles" if told else "lost_relation"), relation.words
         known = {frozenset((relation.figure, relation.ground)) for relation in self.caption.relations}
         for relation in translated:
-            if relation.name not in CONTACTS and frozenset((relation.figure, relation.ground)) not in known:
+            if relation.name in PLACES and frozenset((relation.figure, relation.ground)) not in known:
                 yield "added_relation", relation.words
+
+    def _stands_on(self, relation: Relation, found: set[tuple[str, int | None, int | None]]) -> bool:
+        """Whether the rewrite says "on" for "above"."""
+        return relation.name == "above" and ("on", relation.figure, relation.ground) in found
 
     def _swapped_attributes(self) -> Iterator[tuple[str, str]]:
         """An attribute of a thing that the caption gives to another thing alone."""
@@ -94,7 +126,9 @@ class Comparison:
             for attribute in sorted(ours.attributes):
                 if self._has(theirs, attribute):
                     continue
-                if owner := next((thing for thing in others if self._has(thing, attribute)), None):
+                # A light-skinned person has light skin, and the sign of American Sign Language is American.
+                owner = next((thing for thing in others if self._has(thing, attribute)), None)
+                if owner and not any(self.same(owner.name, part) for part in ours.compound):
                     yield "swapped_roles", f"{attribute} {ours.name} for {attribute} {owner.name}"
 
     def _has(self, thing: Thing, attribute: str) -> bool:

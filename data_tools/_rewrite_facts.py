@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -46,6 +47,9 @@ class Thing:
     """Words, not families."""
     numbers: set[str] = field(default_factory=set)
     traits: set[str] = field(default_factory=set)
+    compound: frozenset[str] = frozenset()
+    """Nouns in front of it: "garbage" of a garbage truck."""
+    plural: bool = False
 
     @property
     def attributes(self) -> set[str]:
@@ -54,7 +58,10 @@ class Thing:
 
 @dataclass(frozen=True)
 class Relation:
-    """``name`` is left, above or front: where the thing number ``figure`` is, seen from the thing number ``ground``."""
+    """``name`` is left, above, front, on or in: where the thing number ``figure`` is, seen from thing ``ground``.
+
+    Or it is a verb, what the first does to the second.
+    """
 
     name: str
     figure: int | None
@@ -72,6 +79,10 @@ class Facts:
     """Neighbouring words written as one: "goal posts" has "goalposts"."""
     colours: frozenset[str]
     numbers: frozenset[str]
+    paired: bool
+    """Whether it speaks of a pair of what comes in pairs."""
+    counts: Counter[str]
+    """How often each noun and figure is used."""
     said: frozenset[str]
     """All words in lower case."""
     denied: tuple[str, ...]
@@ -87,7 +98,10 @@ class _Token:
     part: str
     tag: str
     kind: str = "stop"
-    """thing, action, trait, colour, number, denial, filler (says nothing, but may stand before a noun), stop"""
+    """thing, action, trait, colour, number, denial, filler (says nothing, but may stand before a noun), stop.
+
+    What stands in a phrase of a relation is a stop.
+    """
 
 
 @cache
@@ -114,7 +128,9 @@ def analyse(texts: Iterable[str]) -> Iterator[Facts]:
     """
     for document in _spacy().pipe(map(_plain, texts), batch_size=256):
         tokens = [_Token(word.text, word.lemma_, word.pos_, word.tag_) for word in document if not word.is_space]
-        yield _facts(_kinds(tokens))
+        phrases = _phrases(tokens)
+        _name_kinds(tokens, phrases)
+        yield _facts(tokens, phrases)
 
 
 def _plain(text: str) -> str:
@@ -134,20 +150,44 @@ _BEFORE_LETTER = frozenset(["letter", "letters", "capital", "character", "keycap
 _MODIFIERS = frozenset({"trait", "colour", "number"})
 
 
-def _kinds(tokens: list[_Token]) -> list[_Token]:
+_PARTICIPLES = frozenset({"VBN", "VBG", "VBD"})
+_DIRECTIONS = frozenset({"left", "right"})
+
+
+def _name_kinds(tokens: list[_Token], phrases: Sequence[_Phrase]) -> None:
+    inside = {place for phrase in phrases for place in range(phrase.start, phrase.stop)}
     for place, token in enumerate(tokens):
+        if place in inside:
+            continue
         before = tokens[place - 1].text if place else ""
         token.kind = _kind(token, before)
         if token.text == "pair" and any(later.text in PAIRED for later in tokens[place + 1 : place + 6]):
             token.kind = "filler"
-    for previous, token, following in zip([None, *tokens], tokens, [*tokens[1:], None], strict=False):
-        starts = previous is not None and (previous.part == "DET" or previous.kind in _MODIFIERS)
-        goes_on = following is not None and following.kind in (*_MODIFIERS, "thing", "filler")
-        if token.kind == "action" and token.tag in ("VBN", "VBG", "VBD") and goes_on and (starts or previous is None):
-            token.kind = "trait"
-        elif starts and not goes_on and (token.part == "VERB" or token.text == "plus"):
-            token.kind, token.lemma = "thing", token.text  # "a tiny hoop" at the end
-    return tokens
+    for previous, token, following in _with_neighbours(tokens):
+        participle = token.kind == "action" and token.tag in _PARTICIPLES
+        if participle and _goes_before_noun(following) and (previous is None or _starts(previous)):
+            token.kind, token.lemma = "trait", token.text  # "striped" is no stripping
+    for previous, token, following in _with_neighbours(tokens):
+        mistaken = token.kind in ("action", "trait", "adverb") and token.text not in _DIRECTIONS
+        if (mistaken or token.text == "plus") and _starts(previous) and not _goes_before_noun(following):
+            token.kind, token.lemma = "thing", token.text  # "a blue square", taken for an adjective
+    for token in tokens:
+        if token.kind == "adverb":
+            token.kind = "filler"
+
+
+def _with_neighbours(tokens: Sequence[_Token]) -> Iterator[tuple[_Token | None, _Token, _Token | None]]:
+    return zip([None, *tokens[:-1]], tokens, [*tokens[1:], None], strict=True)
+
+
+def _starts(token: _Token | None) -> bool:
+    return token is not None and (token.part == "DET" or token.kind in _MODIFIERS)
+
+
+def _goes_before_noun(token: _Token | None) -> bool:
+    if token is None:
+        return False
+    return token.kind in (*_MODIFIERS, "thing", "filler") or (token.kind == "action" and token.tag in _PARTICIPLES)
 
 
 def _kind(token: _Token, before: str) -> str:
@@ -162,20 +202,16 @@ def _kind(token: _Token, before: str) -> str:
         return "colour"
     if text in NUMBERS or digits(text):
         return "number"
-    if text in KEPT:
+    if text in KEPT or text in _DIRECTIONS:
         return "trait"
     if text in PLAIN or lemma in PLAIN:
         return "filler" if token.part in ("NOUN", "ADJ", "ADV") else "stop"
     if token.part == "ADV":
-        return "trait" if text in ("left", "right") or text.endswith(("ward", "wards")) else "filler"
+        return "trait" if text.endswith(("ward", "wards")) else "adverb"
     return _PARTS.get(token.part, "stop")
 
 
-def _facts(tokens: list[_Token]) -> Facts:
-    phrases = _phrases(tokens)
-    for phrase in phrases:
-        for token in tokens[phrase.start : phrase.stop]:
-            token.kind, token.lemma = "stop", ""
+def _facts(tokens: Sequence[_Token], phrases: Sequence[_Phrase]) -> Facts:
     things = _things(tokens)
     kinds = {token.lemma: token.kind for token in tokens if token.kind in ("thing", "action", "trait")}
     texts = [token.text for token in tokens if token.text != "-"]
@@ -184,15 +220,25 @@ def _facts(tokens: list[_Token]) -> Facts:
         joined={one + two: (one, two) for one, two in pairwise(texts)},
         colours=frozenset(token.text for token in tokens if token.kind == "colour"),
         numbers=frozenset(value for token in tokens if token.kind == "number" for value in _values(token)),
+        paired=any(token.kind == "filler" and token.text == "pair" for token in tokens),
+        counts=Counter(_counted(tokens)),
         said=frozenset(texts) | kinds.keys(),
         denied=tuple(_denied(tokens)),
         things=tuple(things),
-        relations=tuple(_relations(tokens, phrases, things)),
+        relations=(*_relations(tokens, phrases, things), *_deeds(tokens, things)),
     )
 
 
 def _values(token: _Token) -> list[str]:
     return [NUMBERS[token.text]] if token.text in NUMBERS else digits(token.text)
+
+
+def _counted(tokens: Iterable[_Token]) -> Iterator[str]:
+    for token in tokens:
+        if token.kind == "thing":
+            yield token.lemma
+        elif token.kind == "number":
+            yield from _values(token)
 
 
 def _things(tokens: Sequence[_Token]) -> list[Thing]:
@@ -204,7 +250,18 @@ def _things(tokens: Sequence[_Token]) -> list[Thing]:
             waiting.append(token)
         elif token.kind == "thing":
             if following is None or following.kind != "thing":
-                things.append(Thing(place, token.lemma))
+                first = place
+                while first and tokens[first - 1].kind == "thing":
+                    first -= 1
+                compound = frozenset(part.lemma for part in tokens[first:place])
+                things.append(
+                    Thing(
+                        place,
+                        token.lemma,
+                        compound=compound,
+                        plural=token.tag in ("NNS", "NNPS") and token.text != token.lemma,
+                    )
+                )
                 _attach(things[-1], waiting)
                 waiting = []
         elif waiting and not _goes_on(token, following):
@@ -290,6 +347,20 @@ def _relations(tokens: Sequence[_Token], phrases: Sequence[_Phrase], things: Seq
             yield Relation(INVERSES[phrase.name], ground, figure, words)
         else:
             yield Relation(phrase.name, figure, ground, words)
+
+
+def _deeds(tokens: Sequence[_Token], things: Sequence[Thing]) -> Iterator[Relation]:
+    """Who does what to whom: the things before and after a verb, exchanged in "the ball thrown by the boy"."""
+    places = [thing.place for thing in things]
+    for at, token in enumerate(tokens):
+        if token.kind == "action":
+            before, after = _previous(places, at), _next(places, at)
+            between = [other.text for other in tokens[at + 1 : places[after]]] if after is not None else []
+            if before is None or after is None or "and" in between:
+                continue
+            if token.tag in ("VBN", "VBD") and "by" in between:
+                before, after = after, before
+            yield Relation(token.lemma, before, after, token.text)
 
 
 def _next(places: Sequence[int], start: int) -> int | None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from vlp.types import UserError
 
 if TYPE_CHECKING:
     from data_tools._rewrite_gate import GateOptions
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _ARTICLES = frozenset({"a", "an", "the"})
+_SURE = 0.9
 _SHORTEST = 4  # words that a caption counts as at least, where lengths are compared
 
 _ECHO = re.compile(
@@ -24,7 +28,7 @@ _DIALOGUE = re.compile(
     r"|\bi (?:am|have|had|was|will|would|can|could|do|did|don't|think|see|saw|want|like|love|need|hope|cannot|can't)\b",
     re.I,
 )
-_LIST = re.compile(r"(?:^|\s)\(?[1-9][.)]\s|\s[-*•]\s.*\s[-*•]\s|[;|].*[;|]|\w\s*/\s*\w.*/|\bor\b.*\bor\b", re.I)
+_LIST = re.compile(r"(?:^|\s)\(?[1-9][.)]\s|\s[-*•]\s.*\s[-*•]\s|[;|].*[;|]|\w\s*/\s*\w.*/|\bor\b.*\bor\b|[(\[{]", re.I)
 _AGAIN = re.compile(r"\b(\w{3,})\b(?:\W+\1\b){2,}", re.I)
 
 
@@ -58,6 +62,8 @@ def _problems(options: GateOptions, caption: str, text: str) -> Iterator[tuple[s
             yield name, found.group().strip()
     if foreign := _scripts(text) - _scripts(caption) - {"LATIN"}:
         yield "language", min(foreign).lower()
+    if "language" not in options.off and (code := _language(text)) not in ("en", "", _language(caption)):
+        yield "language", code
     if same_form(text) == same_form(caption):
         yield "near_copy", ""
 
@@ -65,3 +71,20 @@ def _problems(options: GateOptions, caption: str, text: str) -> Iterator[tuple[s
 def _scripts(text: str) -> set[str]:
     """Of its letters: the first word of their names in Unicode, such as LATIN or CYRILLIC."""
     return {unicodedata.name(letter, "UNKNOWN").partition(" ")[0] for letter in text if letter.isalpha()}
+
+
+def _language(text: str) -> str:
+    """ISO 639 code, "" where py3langid is not sure: at 0.9 it took none of 3,700 real English rewrites for another."""
+    code, probability = _identifier().classify(text)
+    return str(code) if probability >= _SURE else ""
+
+
+@cache
+def _identifier() -> Any:
+    try:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "the rule on the language of rewrites needs py3langid: pip install 'vlp[stats]', or switch it off"
+        ) from error
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -6,7 +6,7 @@ For English captions; for others switch the rules of content off.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, Field, field_validator, model_validator
@@ -16,7 +16,7 @@ REASONS = {
     "too_short": "fewer words than a caption needs, or far fewer than the original",
     "too_long": "more words than a caption has, or far more than the original",
     "prompt_echo": "parts of the instruction, or words about the answer (`here is a caption`)",
-    "list": "several captions, numbered or bulleted, or a word again and again",
+    "list": "several captions, numbered or bulleted, or notes in brackets",
     "dialogue": "talk: questions, addresses, roles",
     "language": "letters of a script that the caption has not, or surely not English",
     "near_copy": "the original but for case, punctuation, articles",
@@ -34,12 +34,13 @@ REASONS = {
     "added_object": "a thing that the caption does not name",
     "added_action": "an action that the caption does not name",
     "added_attribute": "an adjective that the caption does not have, but for praise",
+    "repetition": "a thing or a figure more often than in the caption",
     "dissimilar": "the sentence means something else (needs min_similarity)",
     "duplicate": "an accepted rewrite of the same caption but for case, punctuation, articles",
     "unlike_picture": "a lower CLIP score with the picture than the original's (needs clip_model)",
 }
 """Name of a rule -> what it rejects, in the order in which they are asked."""
-CONTENT = frozenset(name for name in REASONS if name.startswith(("lost_", "added_", "swapped_")))
+CONTENT = frozenset(name for name in REASONS if name.startswith(("lost_", "added_", "swapped_", "repet")))
 """The rules that need spaCy and embeddings of words."""
 
 
@@ -61,7 +62,7 @@ class GateOptions(BaseModel, frozen=True, extra="forbid"):
     )
     clip_model: str | None = Field(default=None, description="MODEL whose CLIP score with the picture is compared")
     min_clip_ratio: float = Field(
-        default=0.9, gt=0, description="least CLIP score with the picture over that of the original"
+        default=0.9, gt=0, le=1, description="least CLIP score with the picture over that of the original"
     )
 
     @field_validator("off")
@@ -119,7 +120,7 @@ def clean(raw: str) -> str:
 
 
 def judge(options: GateOptions, items: Sequence[tuple[str, Sequence[str]]]) -> list[list[Verdict]]:
-    """A verdict for each completion.
+    """A verdict for each completion; what the picture says is asked by `_rewrite_pictures.judge_with_pictures`.
 
     Args:
         items: captions with what the model wrote for each; of equal rewrites of one caption the first counts.
@@ -152,14 +153,18 @@ def _content_problems(options: GateOptions, pairs: Sequence[tuple[str, str]]) ->
     from data_tools._rewrite_content import Comparison, unmatched_words
     from data_tools._rewrite_facts import analyse
 
-    found = {}
+    def first(problems: Iterator[tuple[str, str]]) -> tuple[str, str]:
+        return next((problem for problem in problems if problem[0] not in options.off), ("", ""))
+
+    found: dict[tuple[str, str], tuple[str, str]] = {}
     if not set(options.off) >= CONTENT:
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
         facts = dict(zip(texts, analyse(texts), strict=True))
-        similarity.prepare(word for one, two in pairs for word in unmatched_words(facts[one], facts[two]))
-        for caption, text in pairs:
-            problems = Comparison(facts[caption], facts[text], options.synonym).problems()
-            found[caption, text] = next((problem for problem in problems if problem[0] not in options.off), ("", ""))
+        compared = {(one, two): Comparison(facts[one], facts[two], options.synonym) for one, two in pairs}
+        found = {pair: first(comparison.first_problems()) for pair, comparison in compared.items()}
+        left = [(one, two) for (one, two), (reason, _) in found.items() if not reason]
+        similarity.prepare(word for one, two in left for word in unmatched_words(facts[one], facts[two]))
+        found |= {pair: first(compared[pair].other_problems()) for pair in left}
     if options.min_similarity is not None and "dissimilar" not in options.off:
         left = [pair for pair in pairs if not found.get(pair, ("", ""))[0]]
         cosines = similarity.sentence_cosines(left)

@@ -104,14 +104,15 @@ RELATIONS: dict[str, tuple[str, bool]] = {
 }
 """Phrase -> (where the first thing is, seen from the second; whether the second is not named after it)."""
 INVERSES = {"right": "left", "below": "above", "behind": "front"}
-CONTACTS = frozenset({"on", "in"})
-"""Relations that come and go in other words; only a swap counts."""
+PLACES = frozenset({"left", "above", "front"})
+"""Relations that must stay and may not come; of others ("on", "in", deeds) only a swap counts."""
 PRONOUNS = _set("it them him her itself themselves himself herself")
 
 PLAIN = _set(
     # pictures of things, kinds and amounts of things
     "picture image photo photograph photography drawing illustration painting icon emoji symbol cartoon view scene "
-    "shot depiction graphic sight example kind type sort form piece group bunch set number lot thing object item something "
+    "shot depiction graphic sight example kind type sort form piece group bunch set number lot thing object item "
+    "something "
     "colour color colored coloured shade hue tone side part way shape style look appearance version whole "
     # articles, pronouns, auxiliaries, particles and the like that taggers take for content
     "a an the this that these those it its itself they them their he him his she her hers we our us who whom whose "
@@ -122,7 +123,7 @@ PLAIN = _set(
     "let get 's s ' t "
     # verbs that say no more than that something is there
     "show see look depict display feature portray represent illustrate call name know make sit lie stand rest contain "
-    "hold wear consist include place position locate find seem appear become give take put use come go keep "
+    "hold wear consist include place position locate find seem appear become give take put use come go keep fill "
     # praise
     "nice beautiful lovely pretty good great amazing wonderful cute simple typical common special visible "
     "away back along around about near next close beside alongside adjacent like"
