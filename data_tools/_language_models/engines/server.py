@@ -2,51 +2,151 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from itertools import islice
-from typing import Any
+import re
+import threading
+from collections.abc import Coroutine, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import cached_property, partial
+from itertools import chain, islice
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from data_tools._language_models import base
 from data_tools._language_models.base import Completion, Request, Sampling
+from vlp.types import UserError
+
+if TYPE_CHECKING:
+    from data_tools._language_models.asking import Server
+
+USUAL_VARIABLE = "OPENAI_API_KEY"
+LEAVING = 5  # seconds that closing connections may take
+
+Result = TypeVar("Result")
+_Answers: TypeAlias = "SimpleQueue[tuple[Request, Future[Completion | None]]]"
 
 
 class Engine(base.Engine, frozen=True, extra="forbid"):
-    url: str = Field(description="address of the server up to /v1")
-    model: str = Field(description="name of the model, as the server calls it")
+    """Asks a server over HTTP: a text prompt at its ``completions``, a conversation at its ``chat/completions``.
+
+    It is asked something small first, so a wrong address, key, model or setting ends the run before it begins. What the
+    server does not take as it is (400, 413, 422, a content filter) is a completion with a problem. A request that fails
+    again and again while the server answers others is not yielded.
+    """
+
+    url: str = Field(description="address of the server up to /v1, such as http://localhost:8000/v1")
+    model: str | None = Field(
+        default=None, description="name of the model, as the server calls it; by default the only one it has"
+    )
     in_flight: int = Field(default=64, ge=1, description="requests at once")
-    key_variable: str = Field(default="OPENAI_API_KEY", description="environment variable that holds the key")
+    rate: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="requests a second, at most, of each process"
+    )
+    timeout: float = Field(default=90, gt=0, allow_inf_nan=False, description="seconds that one answer may take")
+    retries: int = Field(default=4, ge=0, description="times that a failed request is asked again while others succeed")
+    patience: float = Field(
+        default=600, ge=0, allow_inf_nan=False, description="seconds that the server may be away before the run ends"
+    )
+    key_variable: str = Field(
+        default=USUAL_VARIABLE, min_length=1, description="environment variable that holds the server's key"
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _address(cls, url: str) -> str:
+        if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", url):
+            raise ValueError("give http://HOST:PORT/v1 or https://HOST/v1, without a name, a password or a key")
+        return url.rstrip("/")
+
+    @property
+    def at_once(self) -> int:
+        return self.in_flight
 
     def identity(self) -> dict[str, Any]:
-        return {"engine": "server", "model": self.model}
+        return {"engine": "server", "model": self._name}
 
     def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
-        import openai
-
-        client = openai.OpenAI(base_url=self.url, api_key=os.environ.get(self.key_variable, "none"), max_retries=4)
-        drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_tokens}
         rest = iter(requests)
-
-        def ask(request: Request) -> Completion:
-            options: dict[str, Any] = {**drawn, "model": self.model, "seed": request.seed, "stop": list(sampling.stop)}
-            if isinstance(request.prompt, str):
-                answer = client.completions.create(prompt=request.prompt, **options)
-                text = answer.choices[0].text
-            else:
-                messages: Any = [{"role": role, "content": content} for role, content in request.prompt]
-                reply = client.chat.completions.create(messages=messages, **options)
-                answer, text = reply, reply.choices[0].message.content or ""
-            return Completion(text, answer.usage.prompt_tokens, answer.usage.completion_tokens)
-
-        with ThreadPoolExecutor(self.in_flight) as pool:
-            waiting: dict[Future[Completion], Request] = {}
+        first = next(rest, None)
+        if first is None:
+            return
+        rest, model = chain([first], rest), self._name
+        answers: _Answers = SimpleQueue()
+        with self._connected() as (server, calls):
+            calls.start(server.check(first, model, sampling)).result()
+            waiting = 0
             while True:
-                for request in islice(rest, self.in_flight * 2 - len(waiting)):
-                    waiting[pool.submit(ask, request)] = request
+                for request in islice(rest, 2 * self.in_flight - waiting):
+                    answer = calls.start(server.ask(request, model, sampling))
+                    answer.add_done_callback(partial(_put, answers, request))
+                    waiting += 1
                 if not waiting:
                     return
-                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                    yield waiting.pop(future), future.result()
+                request, answer = answers.get()
+                waiting -= 1
+                completion = answer.result()
+                if completion is not None:
+                    yield request, completion
+
+    @cached_property
+    def _name(self) -> str:
+        if self.model is not None:
+            return self.model
+        with self._connected() as (server, calls):
+            return calls.start(server.only_model()).result()
+
+    @contextmanager
+    def _connected(self) -> Iterator[tuple[Server, _Calls]]:
+        from data_tools._language_models.asking import Server
+
+        with _Calls() as calls:
+            server = Server(self, self._key())
+            try:
+                yield server, calls
+            finally:
+                calls.cancel()
+                calls.start(server.close()).result(LEAVING)
+
+    def _key(self) -> str | None:
+        key = os.environ.get(self.key_variable, "").strip()
+        if not key and self.key_variable != USUAL_VARIABLE:
+            raise UserError(f"the environment variable {self.key_variable} is to hold the server's key and is empty")
+        if not key.isascii() or not key.isprintable():
+            raise UserError(f"the key in the environment variable {self.key_variable} has letters that no key has")
+        return key or None
+
+
+def _put(answers: _Answers, request: Request, answer: Future[Completion | None]) -> None:
+    answers.put((request, answer))
+
+
+class _Calls:
+    """An event loop in a thread of its own: calls go on while the caller reads captions or writes texts."""
+
+    def __enter__(self) -> _Calls:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def start(self, call: Coroutine[Any, Any, Result]) -> Future[Result]:
+        return asyncio.run_coroutine_threadsafe(call, self._loop)
+
+    def cancel(self) -> None:
+        """End what still runs."""
+        self.start(self._cancel()).result(LEAVING)
+
+    async def _cancel(self) -> None:
+        running = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
