@@ -26,6 +26,7 @@ from typing import Any
 
 from claim import HERE, Claim, Run, Runs
 
+from data_tools._rewrite_gate import REASONS
 from vlp import recipe
 from vlp.track import read_metrics
 from vlp.trainer import FREE_TO_CHANGE
@@ -188,26 +189,19 @@ def draw(work: Path, options: Sequence[str], threads: int) -> None:
 
 
 def rewrite(work: Path, data: Sequence[str], name: str, options: Sequence[str], threads: int) -> None:
-    """Write the layer ``name`` of rewrites beside the scenes drawn with ``data``."""
-    from data_tools._language_models import prompts
-    from data_tools._language_models.base import Sampling
-    from data_tools._language_models.engines.scenes import Engine
-    from vlp.data.captions import SampleTexts
-    from vlp.data.index import open_shard
-    from vlp.data.layers import LayerWriter
-    from vlp.data.shards import find_shards
+    """Write the layer ``name`` of rewrites beside the scenes drawn with ``data``; what is there is not written again.
 
-    engine = Engine.model_validate(dict(zip((o.strip("-") for o in options[::2]), options[1::2], strict=True)))
-    prompt = prompts.load("laclip")
-    writer = LayerWriter(None, name, {**engine.identity(), "prompt": prompt.digest, "number": NUMBER})
-    for path in find_shards([str(data_folder(work, data) / "train")], named="data"):
-        shard, _ = open_shard(path)
-        texts = []
-        for row in range(len(shard)):
-            (caption,) = SampleTexts(shard.read(row, {"txt"})).of("txt")
-            asked = [prompt.request(caption, number, 0) for number in range(NUMBER)]
-            texts.append([completion.text for _, completion in engine.complete(asked, Sampling())])
-        writer.write(shard, [key.decode() for key in shard.keys], {"rewrites": texts})
+    Without a gate: they say the same by construction, and a caption of few words has few other ones.
+
+    Raises:
+        UserError: they cannot be written; the tool has said why.
+    """
+    shards = str(data_folder(work, data) / "train")
+    command = [sys.executable, "-m", "vlp", "data", "rewrite", shards, "--name", name, "--engine", "scenes", *options]
+    command += ["--number", str(NUMBER), "--workers", str(threads), "--off", *REASONS]
+    done = subprocess.run(command, env=_environment(threads), stdout=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        raise UserError(f"{' '.join(command[2:6])} failed (exit code {done.returncode}): see above")
 
 
 def jobs_of(work: Path, stem: str, claim: Claim, seeds: Sequence[int]) -> list[Job]:
