@@ -1,6 +1,6 @@
-"""Runs the benchmarks of the loader and the losses one after another and writes their figures into README.md.
+"""Runs the benchmarks of loader, losses and rewrites one after another and writes their figures into README.md.
 
-    python benchmarks/speed/run.py [pictures tokenizer loader resume memory loss]
+    python benchmarks/speed/run.py [pictures tokenizer loader resume memory loss rewrite]
 
 All of them take some half an hour on two cores, which should have nothing else to do. Each writes
 ``results/NAME.json``; the table is made of all the files that are there.
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-NAMES = ("pictures", "tokenizer", "loader", "resume", "memory", "loss")
+NAMES = ("pictures", "tokenizer", "loader", "resume", "memory", "loss", "rewrite")
 START, END = "<!-- table: written by run.py -->", "<!-- end of table -->"
 PICTURES = {
     "640x480": {"exact": 2.7, "fast": 5},
@@ -103,6 +103,16 @@ def loss(result: dict[str, Any]) -> Iterator[Row]:
         yield f"loss, {world} processes: bytes sent, vlp / open_clip", "≤ 0.6", reached
 
 
+def rewrite(result: dict[str, Any]) -> Iterator[Row]:
+    made = "made" if result["made"] else "real"
+    for name, row in result["rows"].items():
+        ours, theirs = (f"{row[writer]['per_second']:.1f}" for writer in ("vlp", "generate"))
+        reached = f"{ours} and {theirs} texts a second; of CPU {spread(row['ratio'])}"
+        yield f"rewrites of {made} captions, {result['model']}, {name}: transformers' generate / vlp", "", reached
+    for name, row in result["server"].items():
+        yield f"rewrites of {made} captions, {name}", "", f"{row['per_second']:.1f} texts a second"
+
+
 def table(results: dict[str, Any]) -> str:
     """Markdown of all results there are, in the order of ``NAMES``."""
     makers = {
@@ -112,6 +122,7 @@ def table(results: dict[str, Any]) -> str:
         "resume": resume,
         "memory": memory,
         "loss": loss,
+        "rewrite": rewrite,
     }
     rows = [row for name in NAMES if name in results for row in makers[name](results[name])]
     lines = ["| | target | reached |", "|---|---:|---|", *(f"| {' | '.join(row)} |" for row in rows)]
