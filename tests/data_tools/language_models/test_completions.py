@@ -101,7 +101,7 @@ def test_one_process_at_a_time_and_a_killed_one_does_not_count(path: Path) -> No
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(UserError, match="another process is writing .*: wait until it ends, or stop it"):
+        with pytest.raises(UserError, match=r"another process is writing .*: wait until it ends, or stop it"):
             write(path)
         other.kill()
     assert len(write(path).splitlines()) == 1 + len(TEXTS)
