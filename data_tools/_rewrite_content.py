@@ -8,7 +8,7 @@ from itertools import product
 
 from data_tools import _rewrite_similarity as similarity
 from data_tools._rewrite_facts import Facts, Relation, Thing
-from data_tools._rewrite_words import COLOURS, KEPT, PAIRED, PLACES, SOFT_ONES
+from data_tools._rewrite_words import COLOURS, KEPT, PAIRED, PERMISSIONS, PLACES, SOFT_ONES
 
 _LOST = {"thing": "lost_content", "action": "lost_content", "trait": "lost_attribute"}
 _ADDED = {"thing": "added_object", "action": "added_action", "trait": "added_attribute"}
@@ -152,7 +152,7 @@ class Comparison:
     def _added_words(self) -> Iterator[tuple[str, str]]:
         covered = _covered(self.rewrite, self.caption)
         for word, kind in self.rewrite.content.items():
-            if word in covered or word in KEPT:
+            if word in covered or word in KEPT or (self.rewrite.denied and word in PERMISSIONS):
                 continue
             if not any(self.same(word, other) for other in self.caption.content):
                 yield _ADDED[kind], word
@@ -164,7 +164,7 @@ def _same_colour(one: str, two: str) -> bool:
 
 def _covered(facts: Facts, other: Facts) -> set[str]:
     """Words of ``facts`` that ``other`` has as they stand, or in two words for one, or in one for two."""
-    found = {word for word in facts.content if word in other.said or word in other.joined}
+    found = {word for word in facts.content if len(word) > 1 and (word in other.said or word in other.joined)}
     for whole, parts in facts.joined.items():
         if whole in other.said or whole in other.joined:
             found |= set(parts)

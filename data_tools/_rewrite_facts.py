@@ -177,7 +177,7 @@ def _name_kinds(tokens: list[_Token], phrases: Sequence[_Phrase]) -> None:
 
 
 def _with_neighbours(tokens: Sequence[_Token]) -> Iterator[tuple[_Token | None, _Token, _Token | None]]:
-    return zip([None, *tokens[:-1]], tokens, [*tokens[1:], None], strict=True)
+    return zip([None, *tokens], tokens, [*tokens[1:], None], strict=False)
 
 
 def _starts(token: _Token | None) -> bool:
@@ -202,7 +202,7 @@ def _kind(token: _Token, before: str) -> str:
         return "colour"
     if text in NUMBERS or digits(text):
         return "number"
-    if text in KEPT or text in _DIRECTIONS:
+    if text in KEPT or text in _DIRECTIONS or text in ("medium", "dark"):
         return "trait"
     if text in PLAIN or lemma in PLAIN:
         return "filler" if token.part in ("NOUN", "ADJ", "ADV") else "stop"
@@ -214,15 +214,19 @@ def _kind(token: _Token, before: str) -> str:
 def _facts(tokens: Sequence[_Token], phrases: Sequence[_Phrase]) -> Facts:
     things = _things(tokens)
     kinds = {token.lemma: token.kind for token in tokens if token.kind in ("thing", "action", "trait")}
-    texts = [token.text for token in tokens if token.text != "-"]
+    words = [token for token in tokens if token.text != "-"]
     return Facts(
         content=kinds,
-        joined={one + two: (one, two) for one, two in pairwise(texts)},
+        joined={
+            one.text + second: (one.lemma, two.lemma)
+            for one, two in pairwise(words)
+            for second in (two.text, two.lemma)
+        },
         colours=frozenset(token.text for token in tokens if token.kind == "colour"),
         numbers=frozenset(value for token in tokens if token.kind == "number" for value in _values(token)),
         paired=any(token.kind == "filler" and token.text == "pair" for token in tokens),
         counts=Counter(_counted(tokens)),
-        said=frozenset(texts) | kinds.keys(),
+        said=frozenset(token.text for token in words) | kinds.keys(),
         denied=tuple(_denied(tokens)),
         things=tuple(things),
         relations=(*_relations(tokens, phrases, things), *_deeds(tokens, things)),
@@ -264,6 +268,8 @@ def _things(tokens: Sequence[_Token]) -> list[Thing]:
                 )
                 _attach(things[-1], waiting)
                 waiting = []
+        elif waiting and token.part == "DET" and waiting[-1].text in _DIRECTIONS:
+            pass  # "on the left a cat"
         elif waiting and not _goes_on(token, following):
             if things:  # "the couch is red and", "a truck in green with"
                 _attach(things[-1], waiting)
@@ -309,7 +315,9 @@ def _phrases(tokens: Sequence[_Token]) -> list[_Phrase]:
     texts, found, place = [token.text for token in tokens], [], 0
     while place < len(texts):
         for words in _PHRASES:
-            if texts[place : place + len(words)] == words:
+            after = place + len(words)
+            on_a_side = not _DIRECTIONS.isdisjoint(texts[after : after + 2]) and words in (["on"], ["in"])
+            if texts[place:after] == words and not on_a_side:
                 name, implicit = RELATIONS[" ".join(words)]
                 stop = place + len(words)
                 if not implicit and stop < len(texts) and texts[stop] in PRONOUNS:

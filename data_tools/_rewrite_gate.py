@@ -114,7 +114,7 @@ def clean(raw: str) -> str:
         text = _IN_FRONT.sub("", text)
         for opening, closing in _QUOTES.items():
             inner = text[len(opening) : -len(closing)]
-            if len(text) > len(opening + closing) and text == opening + inner + closing and opening not in inner:
+            if len(text) >= len(opening + closing) and text == opening + inner + closing and opening not in inner:
                 text = inner.strip()
     return text.strip(" ,;:")
 

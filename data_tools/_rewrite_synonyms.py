@@ -426,6 +426,13 @@ wrestle wrestler wrestling
 america usa american
 britain uk british
 france french
+canada canadian
+australia australian
+india indian
+mexico mexican
+russia russian
+korea korean
+europe european
 germany german
 spain spanish
 italy italian

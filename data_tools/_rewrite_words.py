@@ -130,6 +130,9 @@ PLAIN = _set(
 )
 """Words that may come and go: they name nothing in a picture that is not named otherwise."""
 
+PERMISSIONS = _set("allow permit")
+"""What may come with a denial: no smoking, smoking is not allowed."""
+
 KEPT = _set("between inside outside up down")
 """Small words that must stay, though they may come: "standing" is "standing up"."""
 
