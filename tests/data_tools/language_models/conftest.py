@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -43,6 +44,16 @@ def completion(text: str, chat: bool = False) -> Reply:
     return Reply({"choices": [{"index": 0, "finish_reason": "stop", **choice}], "usage": usage})
 
 
+class _Listener(ThreadingHTTPServer):
+    request_queue_size = 128  # with the usual 5 many connections at once wait a second for another try
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, *arguments: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # an engine that has left
+            super().handle_error(*arguments)
+
+
 class StandIn:
     """Answers a prompt with itself in capitals, unless ``script`` has another reply; keeps what it was asked.
 
@@ -57,9 +68,7 @@ class StandIn:
         self.now_in = self.most_at_once = 0
         self._lock = threading.Lock()
         self._seen: Counter[str] = Counter()
-        self._listener = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._listener.daemon_threads = True
-        self._listener.block_on_close = False
+        self._listener = _Listener(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._listener.server_address[1]}/v1"
         threading.Thread(target=self._listener.serve_forever, args=(0.05,), daemon=True).start()
 
