@@ -30,7 +30,7 @@ CLAIM = Claim(
     "that its captions do not use; its training loss is higher.",
     paper="Fan et al., Improving CLIP Training with Language Rewrites, 2023: CC12M, ViT-B/16, zero-shot ImageNet 40.2 "
     "to 48.4 %, rewrites of LLaMA-7B",
-    shrunk="7,300 emoji and clip-art stamps, 300 steps of 128; three rewrites a caption by SmolLM2-135M-Instruct "
+    shrunk="7,300 emoji and clip-art stamps, 200 steps of 128; three rewrites a caption by SmolLM2-135M-Instruct "
     "(4 bits, on a CPU), drawn evenly with the caption: those that pass the gate of vlp data rewrite, or, in a third "
     "arm, all that have the form of a caption, whatever they say. Recall among 5 of things that no training picture "
     "shows and of new drawings of known things, as the first place alone moves by chance: 115 each otherwise worded.",
