@@ -128,7 +128,7 @@ def run(arguments: argparse.Namespace) -> None:
     report.show(job.name)
     if report.unanswered:
         raise UserError(
-            f"{report.unanswered:,} texts of {report.unfinished:,} shards were not answered, and these shards have no "
+            f"{report.unanswered:,} texts were not answered, so {report.unfinished:,} of {len(paths):,} shards have no "
             "layer yet: run the same command again, which asks for them only"
         )
 

@@ -216,6 +216,26 @@ def _texts(folder: Path) -> Counter[tuple[str, int]]:
 
 
 @pytest.mark.slow
+def test_a_shard_with_unanswered_texts_has_no_layer_until_the_next_run_asks_for_them(
+    stand_in: Any, reply: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "s", ["one red bus", "two red cats", "three red dogs", "two red cats"], samples_per_shard=2)
+    stand_in.script = lambda asked: reply({}, status=500) if asked.prompt.endswith("three red dogs =>") else None
+    command = [*_command(tmp_path / "s", tmp_path / "l", stand_in.url), "--retries", "0"]
+    with pytest.raises(SystemExit, match="2"):
+        main(command)
+    said = capsys.readouterr().err
+    assert "vlp: 3 texts were not answered, so 1 of 2 shards have no layer yet: run the same command again" in said
+    assert [file.name for file in (tmp_path / "l" / "rewrites").glob("*.parquet")] == ["00000.parquet"]
+    stand_in.script = lambda asked: None
+    stand_in.asked.clear()
+    main(command)
+    assert len(list((tmp_path / "l" / "rewrites").glob("*.parquet"))) == 2
+    assert stand_in.times_asked().total() == 3
+    assert all(prompt.endswith("three red dogs =>") for prompt in stand_in.times_asked())
+
+
+@pytest.mark.slow
 def test_after_kill_9_every_text_is_there_and_only_what_was_on_its_way_is_paid_twice(
     stand_in: Any, reply: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
