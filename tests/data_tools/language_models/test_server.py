@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import pickle
 import signal
 import subprocess
@@ -206,21 +207,25 @@ def test_an_answer_that_takes_too_long_is_asked_again(stand_in: Any) -> None:
 
 @pytest.mark.parametrize("as_date", [False, True], ids=["seconds", "date"])
 def test_the_pause_that_a_server_asks_for_is_kept_by_all(stand_in: Any, reply: Any, as_date: bool) -> None:
-    at: list[float] = []
+    together, at = threading.Barrier(2), []
 
     def script(asked: Any) -> Any:
-        if asked.prompt.startswith("dog") and not at:
+        if asked.prompt in ("dog 0", "dog 1") and not asked.before:
+            together.wait(30)
+            if asked.prompt == "dog 1":
+                time.sleep(0.4)  # so that its answer, after which another request follows, comes later than the pause
+                return None
             now = datetime.now(timezone.utc)
-            later = now + timedelta(seconds=2)  # a date has whole seconds, so one is left at least
+            later = format_datetime(now + timedelta(seconds=2), usegmt=True)  # whole seconds, so it is one at least
             at.append(time.monotonic())
-            return reply(status=429, headers={"Retry-After": format_datetime(later, usegmt=True) if as_date else "0.6"})
+            return reply(status=429, headers={"Retry-After": later if as_date else "0.9"})
         return None
 
     stand_in.script = script
-    assert answers(Engine(url=stand_in.url, in_flight=1), requests(3)) == capitals(3)
+    assert answers(Engine(url=stand_in.url, in_flight=2), requests(4)) == capitals(4)
     after = [moment for moment in stand_in.times if moment > at[0]]
     assert len(after) == 3
-    assert min(after) - at[0] >= (0.9 if as_date else 0.6)
+    assert min(after) - at[0] >= 0.9
 
 
 def test_a_longer_pause_than_our_patience_ends_the_run_at_once(stand_in: Any, reply: Any) -> None:
@@ -276,6 +281,20 @@ def test_a_server_that_answers_nothing_but_small_things_is_gone_when_patience_is
     stand_in.script = lambda asked: reply(status=500) if asked.prompt.startswith("dog") else None
     with pytest.raises(UserError, match=r"answered nothing for .* \(500\): run again"):
         answers(Engine(url=stand_in.url, patience=0, retries=9), requests(3))
+
+
+def test_patience_begins_again_with_each_answer(stand_in: Any, reply: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, later = asking._now, [0.0]
+    monkeypatch.setattr(asking, "_now", lambda: real() + later[0])
+
+    def script(asked: Any) -> Any:
+        if asked.prompt.startswith("dog") and not asked.before:
+            later[0] += 400
+            return reply(status=503)
+        return None
+
+    stand_in.script = script
+    assert answers(Engine(url=stand_in.url, in_flight=1, patience=600), requests(4)) == capitals(4)
 
 
 def test_a_long_absence_is_told(stand_in: Any, capfd: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
@@ -380,8 +399,8 @@ def test_the_key_is_in_nothing_we_say(
     monkeypatch.setenv("SERVER_KEY", KEY)
     caplog.set_level("DEBUG")
     monkeypatch.setattr(asking, "QUIET", 0)
-    # The key stands where a long message is cut.
-    echo = reply(status=status, body={"error": {"message": "x" * 190 + f" wrong key {KEY}"}})
+    message = f"wrong key {KEY} {'x' * 160}{KEY}"  # it stands where a long message is cut, too
+    echo = reply(status=status, body={"error": {"message": message}})
     stand_in.script = lambda asked: echo if asked.prompt and (first or asked.prompt == "dog 5") else None
     engine = Engine(url=stand_in.url, key_variable="SERVER_KEY", retries=1, patience=0.2)
     said = ""
@@ -417,7 +436,7 @@ def deaf(stand_in: Any) -> Any:
     end.set()
 
 
-def test_leaving_early_waits_for_nobody(deaf: Any) -> None:
+def test_leaving_early_waits_for_nobody(deaf: Any, caplog: pytest.LogCaptureFixture) -> None:
     def take_one() -> None:
         running = Engine(url=deaf.url).complete(requests(50), DRAWN)
         next(iter(running))
@@ -427,6 +446,8 @@ def test_leaving_early_waits_for_nobody(deaf: Any) -> None:
     thread.start()
     thread.join(30)
     assert not thread.is_alive()
+    gc.collect()
+    assert "Task was destroyed" not in caplog.text
 
 
 def test_an_interrupt_ends_the_process(deaf: Any) -> None:
