@@ -8,7 +8,7 @@ from itertools import product
 
 from data_tools import _rewrite_similarity as similarity
 from data_tools._rewrite_facts import Facts, Relation, Thing
-from data_tools._rewrite_words import COLOURS, KEPT, PAIRED, PERMISSIONS, PLACES, SOFT_ONES
+from data_tools._rewrite_words import COLOURS, HUMANS, KEPT, OPPOSITES, PAIRED, PERMISSIONS, PLACES, SOFT_ONES
 
 _LOST = {"thing": "lost_content", "action": "lost_content", "trait": "lost_attribute"}
 _ADDED = {"thing": "added_object", "action": "added_action", "trait": "added_attribute"}
@@ -47,6 +47,7 @@ class Comparison:
     def other_problems(self) -> Iterator[tuple[str, str]]:
         yield from self._lost_plurals()
         yield from self._relations()
+        yield from self._swapped_heads()
         yield from self._swapped_attributes()
         yield from self._swapped_denials()
         yield from self._lost_words()
@@ -118,6 +119,14 @@ class Comparison:
         """Whether the rewrite says "on" for "above"."""
         return relation.name == "above" and ("on", relation.figure, relation.ground) in found
 
+    def _swapped_heads(self) -> Iterator[tuple[str, str]]:
+        """A computer disk is no computer with a disk."""
+        if self.rewrite.things and 0 not in self.twins:
+            name = self.rewrite.things[0].name
+            parts = {part for twin in self.twins.values() for part in self.caption.things[twin].compound} - HUMANS
+            if any(self.same(name, part) for part in parts):
+                yield "swapped_roles", name
+
     def _swapped_attributes(self) -> Iterator[tuple[str, str]]:
         """An attribute of a thing that the caption gives to another thing alone."""
         for number, twin in self.twins.items():
@@ -146,13 +155,16 @@ class Comparison:
     def _lost_words(self) -> Iterator[tuple[str, str]]:
         covered = _covered(self.caption, self.rewrite)
         for word, kind in self.caption.content.items():
-            if word not in covered and not any(self.same(word, other) for other in self.rewrite.content):
+            # "someone" is said for a person, though it is no content.
+            said = len(word) > 1 and any(similarity.same_by_form(word, other) for other in self.rewrite.said)
+            if not said and word not in covered and not any(self.same(word, other) for other in self.rewrite.content):
                 yield _LOST[kind], word
 
     def _added_words(self) -> Iterator[tuple[str, str]]:
         covered = _covered(self.rewrite, self.caption)
         for word, kind in self.rewrite.content.items():
-            if word in covered or word in KEPT or (self.rewrite.denied and word in PERMISSIONS):
+            opposite = any(frozenset((word, other)) in OPPOSITES for other in self.caption.content)
+            if word in covered or (word in KEPT and not opposite) or (self.rewrite.denied and word in PERMISSIONS):
                 continue
             if not any(self.same(word, other) for other in self.caption.content):
                 yield _ADDED[kind], word

@@ -17,6 +17,7 @@ from itertools import pairwise
 from typing import Any
 
 from data_tools._rewrite_words import (
+    ADJECTIVES,
     COLOURS,
     DENIALS,
     INVERSES,
@@ -151,6 +152,7 @@ _MODIFIERS = frozenset({"trait", "colour", "number"})
 
 
 _PARTICIPLES = frozenset({"VBN", "VBG", "VBD"})
+_POSSESSIVE = frozenset({"'s", "'"})
 _DIRECTIONS = frozenset({"left", "right"})
 
 
@@ -161,6 +163,8 @@ def _name_kinds(tokens: list[_Token], phrases: Sequence[_Phrase]) -> None:
             continue
         before = tokens[place - 1].text if place else ""
         token.kind = _kind(token, before)
+        if token.text in _DIRECTIONS:
+            token.lemma = token.text
         if token.text == "pair" and any(later.text in PAIRED for later in tokens[place + 1 : place + 6]):
             token.kind = "filler"
     for previous, token, following in _with_neighbours(tokens):
@@ -202,7 +206,7 @@ def _kind(token: _Token, before: str) -> str:
         return "colour"
     if text in NUMBERS or digits(text):
         return "number"
-    if text in KEPT or text in _DIRECTIONS or text in ("medium", "dark"):
+    if text in KEPT or text in _DIRECTIONS or text in ADJECTIVES:
         return "trait"
     if text in PLAIN or lemma in PLAIN:
         return "filler" if token.part in ("NOUN", "ADJ", "ADV") else "stop"
@@ -251,13 +255,14 @@ def _things(tokens: Sequence[_Token]) -> list[Thing]:
     for place, token in enumerate(tokens):
         following = tokens[place + 1] if place + 1 < len(tokens) else None
         if token.kind in _MODIFIERS:
-            waiting.append(token)
-        elif token.kind == "thing":
-            if following is None or following.kind != "thing":
+            if not (token.text in _DIRECTIONS and place and tokens[place - 1].kind == "action"):  # "facing right"
+                waiting.append(token)
+        elif token.kind == "thing" or (token.text in _POSSESSIVE and place and tokens[place - 1].kind == "thing"):
+            if following is None or not (following.kind == "thing" or following.text in _POSSESSIVE):
                 first = place
-                while first and tokens[first - 1].kind == "thing":
+                while first and (tokens[first - 1].kind == "thing" or tokens[first - 1].text in _POSSESSIVE):
                     first -= 1
-                compound = frozenset(part.lemma for part in tokens[first:place])
+                compound = frozenset(part.lemma for part in tokens[first:place] if part.kind == "thing")
                 things.append(
                     Thing(
                         place,

@@ -31,6 +31,7 @@ from data_tools._rewrite_words import COLOURS, NUMBERS, OPPOSITES
 from vlp.types import UserError
 
 _BATCH = 128
+_DERIVED_BONUS = 0.1
 _INFLECTIONS = frozenset({"s", "es", "d", "ed", "ing", "'s"})
 _DERIVED = frozenset(
     {"er", "r", "ers", "or", "y", "ny", "n", "an", "ian", "ish", "al", "ist", "en", "ful", "ese", "ly"}
@@ -103,10 +104,11 @@ def same(one: str, two: str, threshold: float) -> bool:
     if not (_has_vector(one) and _has_vector(two)) or frozenset((one, two)) in OPPOSITES:
         return False
     short, long = sorted((one, two), key=len)
-    if (long.startswith(short) and long[len(short) :] not in _DERIVED) or long.endswith(short):
+    derived = long.startswith(short) and long[len(short) :] in _DERIVED  # "steam" and "steamy"
+    if (long.startswith(short) and not derived) or long.endswith(short):
         return False
     prepare((one, two))
-    return float(_vectors[one] @ _vectors[two]) >= threshold
+    return float(_vectors[one] @ _vectors[two]) >= (threshold - _DERIVED_BONUS if derived else threshold)
 
 
 @cache

@@ -136,6 +136,12 @@ PERMISSIONS = _set("allow permit")
 KEPT = _set("between inside outside up down")
 """Small words that must stay, though they may come: "standing" is "standing up"."""
 
+ADJECTIVES = _set("big small large tiny huge little medium dark")
+"""What the tagger takes for a noun at times, as in "the big emerald box" and "medium skin tone"."""
+
+HUMANS = _set("woman man girl boy person lady child kid female male baby people")
+"""Before another noun these say what it is, too: a woman artist is a woman."""
+
 OPPOSITES = frozenset(
     frozenset(pair.split("/"))
     for pair in _set(

@@ -102,6 +102,12 @@ ACCEPTED = [
     ("A US 10 cent piece called a dime.", "a US piece of 10 cents called a dime"),
     ("Saturn—the second largest planet in our solar system", "the 2nd largest planet of our solar system, Saturn"),
     ("A purple hat", "a hat: purple"),
+    ("spider web", "a spider's web"),
+    ("wine glass", "a glass of wine"),
+    ("woman in steamy room", "a lady that is sitting in a steam room"),
+    ("person golfing", "someone who golfs"),
+    ("man walking: facing right", "a man who walks, facing right"),
+    ("woman scientist", "a woman who is a scientist"),
 ]
 
 
@@ -163,6 +169,8 @@ REJECTED = [
     ("swapped_roles", "a big dog and a small cat", "a small dog and a big cat"),
     ("swapped_roles", "a cat on the left and a dog on the right", "a dog on the left and a cat on the right"),
     ("swapped_roles", "a man without a hat and a dog", "a man with a hat and without a dog"),
+    ("swapped_roles", "computer disk", "a computer with a disk"),
+    ("added_attribute", "up arrow", "an arrow up and down"),
     ("lost_content", "An otter.", "a beaver in a picture"),
     ("lost_content", "A tractor.", "a vehicle in a picture"),
     ("lost_content", "The letter K.", "the letter M"),
