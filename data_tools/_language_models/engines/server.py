@@ -88,7 +88,11 @@ class Engine(base.Engine, frozen=True, extra="forbid"):
                     return
                 request, answer = answers.get()
                 waiting -= 1
-                completion = answer.result()
+                try:
+                    completion = answer.result()
+                except UserError:
+                    yield from _arrived(answers)
+                    raise
                 if completion is not None:
                     yield request, completion
 
@@ -122,6 +126,14 @@ class Engine(base.Engine, frozen=True, extra="forbid"):
 
 def _put(answers: _Answers, request: Request, answer: Future[Completion | None]) -> None:
     answers.put((request, answer))
+
+
+def _arrived(answers: _Answers) -> Iterator[tuple[Request, Completion]]:
+    """What came before the server went away, and was paid for."""
+    while not answers.empty():
+        request, answer = answers.get()
+        if answer.exception() is None and (completion := answer.result()) is not None:
+            yield request, completion
 
 
 class _Calls:

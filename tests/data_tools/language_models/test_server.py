@@ -234,6 +234,26 @@ def test_a_longer_pause_than_our_patience_ends_the_run_at_once(stand_in: Any, re
         answers(Engine(url=stand_in.url, model="m"), requests(3))
 
 
+def test_what_was_answered_before_the_end_is_not_asked_again(stand_in: Any, reply: Any) -> None:
+    def script(asked: Any) -> Any:
+        if asked.prompt == "dog 1":
+            return reply(status=429, headers={"Retry-After": "7200"})
+        if asked.prompt in ("dog 2", "dog 3"):
+            time.sleep(0.3)  # behind the answer that ends the run
+        return None
+
+    stand_in.script = script
+    running: Any = Engine(url=stand_in.url, model="m", in_flight=4).complete(iter(requests(4)), DRAWN)
+    found = [next(running)]
+    for _ in range(1000):  # a caller that takes its time
+        if running.gi_frame.f_locals["answers"].qsize() == 3:
+            break
+        time.sleep(0.02)
+    with pytest.raises(UserError, match="left alone"):
+        found += running
+    assert sorted(request.caption for request, _ in found) == ["caption 0", "caption 2", "caption 3"]
+
+
 @pytest.mark.parametrize(
     ("header", "seconds"), [(None, None), ("3", 3), ("0.5", 0.5), ("-4", 0), ("soon", None), ("nan", None)]
 )
