@@ -29,6 +29,7 @@ from vlp.data.layers import LayerWriter
 from vlp.data.shards import stem
 from vlp.types import Skipped, UserError
 
+TOOL = "vlp data filter"
 NUM_EXAMPLES = 3
 COLUMNS = {
     "keep": "bool",
@@ -118,7 +119,7 @@ def provenance(
     order = signatures if rules.duplicates else sorted(signatures)
     corpus = hash64(np.array(order, dtype=np.uint64).tobytes() + b"against" + evaluation.tobytes())
     return {
-        "tool": "vlp data filter",
+        "tool": TOOL,
         "version": vlp.__version__,
         "caption": caption,
         "rules": asdict(rules),

@@ -265,18 +265,14 @@ def _column(text: str) -> Any:
 
 
 def _check_layer(paths: Sequence[str], options: AttachOptions, kinds: dict[str, str]) -> None:
-    """Leave layers of other tools alone, which may have cost days."""
-    from vlp.data.layer_files import kinds_of, layer_path, parquet_file, record_of
+    """Refuse to change a layer into another one."""
+    from vlp.data.layer_files import layer_columns, layer_path, refuse_layers_of_others
 
-    for path in paths:
-        file = Path(layer_path(path, options.name, options.root))
-        if file.exists():
-            schema = parquet_file(file.read_bytes()).schema_arrow
-            tool = ((record_of(schema) or {}).get("provenance") or {}).get("tool", "another tool")
-            if tool != TOOL or kinds_of(schema) != kinds:
-                differs = f"was written by {tool}" if tool != TOOL else "has other columns"
-                raise UserError(f"{file} {differs}: choose another --name, or remove that layer")
-            return
+    refuse_layers_of_others(paths, options.name, options.root, TOOL)
+    there = layer_columns(options.name, paths, options.root)
+    if there is not None and there != kinds:
+        folder = Path(layer_path(paths[0], options.name, options.root)).parent
+        raise UserError(f"{folder} has other columns: choose another --name, or remove that layer")
 
 
 def _check(options: AttachOptions, samples: Samples, joined: Joined, table: Any) -> None:

@@ -206,13 +206,14 @@ def write_filter(options: FilterOptions) -> FilterReport:
 
     from data_tools import _filter_passes as passes
     from data_tools._filter_pictures import evaluation_hashes
-    from vlp.data.layer_files import check_file_names
+    from vlp.data.layer_files import check_file_names, refuse_layers_of_others
     from vlp.data.layers import LayerWriter
     from vlp.data.shards import find_shards
 
     rules = options.rules
     paths = find_shards(options.shards, named="SHARDS")
     check_file_names(paths, options.root)
+    refuse_layers_of_others(paths, options.name, options.root, passes.TOOL)
     LayerWriter(options.root, options.name, {})  # refuses a name that cannot be used
     places = passes.Places(options.root, options.name)
     files, tables = [places.fingerprints(path) for path in paths], places.corpus(paths[0])

@@ -162,12 +162,15 @@ def _job(arguments: argparse.Namespace) -> Job:
 
 
 def _shards(arguments: argparse.Namespace) -> list[str]:
-    from vlp.data.layer_files import check_file_names
+    from vlp.data.layer_files import check_file_names, refuse_layers_of_others
     from vlp.data.shards import find_shards
 
     paths = find_shards(arguments.shards, named="SHARDS")
     check_file_names(paths, arguments.root)
-    return flags.part_of(paths, arguments.part)
+    paths = flags.part_of(paths, arguments.part)
+    for name in (arguments.name, f"{arguments.name}_rejected"):
+        refuse_layers_of_others(paths, name, arguments.root, "vlp data rewrite")
+    return paths
 
 
 def look(paths: Sequence[str], job: Job, options: RewriteOptions) -> Survey:

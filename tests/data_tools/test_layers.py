@@ -123,3 +123,16 @@ def test_mistakes(shards: list[Shard], tmp_path: Path, capsys: pytest.CaptureFix
     write_data(tmp_path / "second")
     error = refused(capsys, train, str(tmp_path / "second"), "--root", str(tmp_path))
     assert "would share the layer files 00000.parquet" in error
+
+
+@pytest.mark.parametrize("tool", [["filter"], ["rewrite", "--engine", "scenes"]], ids=lambda tool: tool[0])
+def test_no_tool_writes_over_the_layer_of_another(
+    shards: list[Shard], tool: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = Path(shards[0].path).parent / "layers/rewrites/00000.parquet"
+    before = file.read_bytes()
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", *tool, str(Path(shards[0].path).parent), "--name", "rewrites"])
+    assert stopped.value.code == 2
+    assert f"{file} was written by rewrite: choose another --name, or remove that layer" in capsys.readouterr().err
+    assert file.read_bytes() == before

@@ -133,6 +133,30 @@ def layer_columns(
     return None
 
 
+def refuse_layers_of_others(
+    shard_paths: Iterable[str], name: str, root: str | Path | None, tool: str, store: Store = LOCAL
+) -> None:
+    """Leave files of a layer alone that another tool wrote: they may have cost days.
+
+    Raises:
+        UserError: it names the first such file and what wrote it.
+    """
+    for path in shard_paths:
+        file = layer_path(path, name, root)
+        if not store.exists(file, optional=True):
+            continue
+        with suppress(*UNREADABLE):  # a broken file is nobody's, and is written anew
+            record = record_of(read_schema(file, store)) or {}
+            owner = (record.get("provenance") or {}).get("tool", "another program")
+            if owner != tool:
+                raise UserError(f"{file} was written by {owner}: choose another --name, or remove that layer")
+
+
+def read_schema(file: str, store: Store = LOCAL) -> pa.Schema:
+    """The schema of a layer's file, with its metadata."""
+    return pq.read_schema(pa.BufferReader(store.read_all(file)) if is_remote(file) else file)
+
+
 def no_layer(where: str, name: str, known: Iterable[str], folder: str = "") -> UserError:
     """The sentence for a layer that does not exist; the ``known`` ones are named, nearest first."""
     names = ", ".join(nearest_first(name, known))
