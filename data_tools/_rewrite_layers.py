@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from data_tools._language_models.shards import Job, captions_of_shard
 from data_tools._rewrite_figures import RewriteFigures, Rewritten, count
 from data_tools._rewrite_gate import GateOptions, Verdict, judge
 from vlp.data.layer_files import keys_digest
-from vlp.data.layers import LayerWriter
+from vlp.data.layers import LayerReader, LayerWriter
 from vlp.data.shards import LOCAL, Shard
 
 REFUSED = "refused"
@@ -84,8 +84,20 @@ def _write(shard: Shard, samples: Sequence[Rewritten], job: Job, made_by: dict[s
         }
     for name, columns in layers.items():
         writer = LayerWriter(job.root, name, made_by, dict.fromkeys(columns, "texts"))
-        if not writer.has(shard):
+        if not (writer.has(shard) and _holds(job.root, name, shard, rows, columns)):
             writer.write(shard, [shard.key(row) for row in rows], columns)
+
+
+def _holds(
+    root: str | None, name: str, shard: Shard, rows: Sequence[int], columns: Mapping[str, Sequence[list[str]]]
+) -> bool:
+    """Whether the layer says just this: captions and texts may change under the same keys and options."""
+    there = LayerReader(root, name, dict.fromkeys(columns, "texts")).columns_of(shard)
+    for column, values in columns.items():
+        wanted = dict(zip(rows, values, strict=True))
+        if any(there[column][row] != wanted.get(row) for row in range(len(shard))):
+            return False
+    return True
 
 
 def _kept_verdicts(

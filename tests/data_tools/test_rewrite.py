@@ -157,6 +157,27 @@ def test_verdicts_are_kept_only_for_the_texts_and_samples_they_are_of(shards: Pa
     assert layer(shards / "layers" / "rewrites") == after
 
 
+def test_other_captions_or_other_texts_make_another_layer_under_the_same_keys_and_options(tmp_path: Path) -> None:
+    shards = write(tmp_path / "s")
+    folder = shards / "layers" / "rewrites"
+    rewrite(shards)
+    before = layer(folder)
+    shutil.copytree(shards / "layers", tmp_path / "layers")
+    shutil.rmtree(shards)
+    write(shards, [*CAPTIONS[1::-1], *CAPTIONS[2:4], "", *CAPTIONS[5:]])
+    shutil.copytree(tmp_path / "layers", shards / "layers")
+    rewrite(shards)
+    assert layer(folder) == {"000": before["001"], "001": before["000"], "002": before["000"], "005": []}
+    for file in folder.glob(".completions/00000.jsonl"):
+        head, *lines = map(json.loads, file.read_text().splitlines())
+        others = [{**line, "text": f"{line['text']} outside"} for line in lines]
+        file.write_text("".join(json.dumps(line) + "\n" for line in (head, *others)))
+    rewrite(shards)
+    after = layer(folder)
+    assert after["000"] == [f"{text} outside" for text in before["001"]]
+    assert after["002"] == before["000"]
+
+
 @pytest.mark.slow
 def test_parts_of_a_slurm_array_make_what_one_machine_makes(shards: Path, tmp_path: Path) -> None:
     script = resolve.recipes_folder() / "launch" / "slurm" / "rewrite.sbatch"
