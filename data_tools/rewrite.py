@@ -195,7 +195,7 @@ def dry_run(paths: Sequence[str], job: Job, options: RewriteOptions) -> list[str
     measured = None
     if found.missing:
         path = max(paths, key=found.missing_by_shard.__getitem__)
-        measure = partial(estimate.measure, job=job)
+        measure = partial(estimate.measure, job=job, others=paths)
         ((_, measured),) = map_shards(measure, [path], "measuring", 1, options.ray, options.gpus)
     lines = estimate.lines(found, job, measured) + [f"          {line}" for line in found.left_out.lines()]
     for request, completion in (measured.texts if measured else ())[:NUM_SHOWN]:
@@ -215,7 +215,7 @@ def write_rewrites(paths: Sequence[str], job: Job, options: RewriteOptions) -> R
     from data_tools._rewrite_figures import RewriteFigures
 
     found = look(paths, job, options)
-    if found.missing:
+    if found.lacking:
         _try(options.gate)
     start = time.monotonic()
     written = _write_texts(paths, job, found, options)
@@ -246,15 +246,14 @@ def _write_texts(paths: Sequence[str], job: Job, found: Survey, options: Rewrite
     """In this process, whose model fills the machine, or as tasks of Ray, a shard each."""
     from data_tools._language_models import progress, shards
 
-    if not found.missing:
+    if not found.lacking:
         return shards.Progress()
     if options.ray is None:
         with progress.shown(found.missing, "writing texts") as told:
             return shards.write_texts(paths, job, told)
     total = shards.Progress()
-    lacking = [path for path in paths if found.missing_by_shard[path]]
     write: Callable[[str], Progress] = partial(shards.write_texts_of_shard, job=job)
-    for _, done in map_shards(write, lacking, "writing texts", options.workers, options.ray, options.gpus):
+    for _, done in map_shards(write, found.lacking, "writing texts", options.workers, options.ray, options.gpus):
         total += done
     return total
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -22,16 +23,20 @@ class Measured:
     seconds: float
 
 
-def measure(path: str, job: Job) -> Measured:
-    """Write some missing texts of a shard: one so that the model is loaded, then as many as show the engine's speed."""
+def measure(path: str, job: Job, others: Sequence[str] = ()) -> Measured:
+    """Write some missing texts: one so that the model is loaded, then as many as show the engine's speed.
+
+    Those of ``path`` come first; what lies in the files of ``others`` is not paid for again.
+    """
+    paths = [path, *(other for other in others if other != path)]
     texts: list[tuple[Request, Completion]] = []
 
     def told(progress: Progress, request: Request, completion: Completion) -> None:
         texts.append((request, completion))
 
-    write_texts([path], job, told, at_most=1)
+    write_texts(paths, job, told, at_most=1)
     start = time.monotonic()
-    timed = write_texts([path], job, told, at_most=max(LEAST_TEXTS, 2 * job.engine.at_once))
+    timed = write_texts(paths, job, told, at_most=max(LEAST_TEXTS, 2 * job.engine.at_once))
     return Measured(texts, timed, time.monotonic() - start)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools._language_models.base import Completion, Engine, Request, Sampling
-from data_tools._language_models.completions import Completions
+from data_tools._language_models.completions import Completions, read
 from data_tools._language_models.prompts import Prompt
 from vlp.data.captions import SampleTexts
 from vlp.data.index import open_shard
@@ -113,7 +113,8 @@ def write_texts(paths: Sequence[str], job: Job, told: Told = lambda *_: None, at
     """Have the engine write what is missing for the captions of ``paths``; ``told`` hears of each text.
 
     Requests of the next shard begin while the last ones of a shard are on their way. A request that the engine leaves
-    unanswered stays missing. The engine is not called where nothing is missing.
+    unanswered stays missing. The engine is not called where nothing is missing, or where the text lies in the file of
+    any other of ``paths``.
 
     Raises:
         UserError: as `Completions` and the engine do; what was written by then is kept.
@@ -147,6 +148,8 @@ class _Writing:
     _open: set[_Open] = field(default_factory=set)
 
     def missing(self, paths: Sequence[str]) -> Iterator[Request]:
+        if len(paths) > 1:
+            self._learn(paths)
         for path in paths:
             shard = _Open(Completions(self.job.completions(path), self.job.origin()))
             self._open.add(shard)
@@ -157,6 +160,13 @@ class _Writing:
                         yield self.job.request(caption, number)
             shard.all_asked = True
             self._close_if_done(shard)
+
+    def _learn(self, paths: Sequence[str]) -> None:
+        """A text that a later shard has is there for an earlier one too."""
+        for path in paths:
+            texts, _ = read(self.job.completions(path), self.job.origin())
+            for key, completion in texts.items():
+                self._remember(key, completion)
 
     def _is_asked(self, shard: _Open, caption: str, number: int) -> bool:
         key = caption, number

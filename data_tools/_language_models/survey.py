@@ -65,6 +65,11 @@ class Survey:
     missing_by_shard: dict[str, int]
     left_out: LeftOut
 
+    @property
+    def lacking(self) -> list[str]:
+        """Shards whose own file lacks texts, which may lie in those of others: then ``missing`` can be nothing."""
+        return [path for path, missing in self.missing_by_shard.items() if missing]
+
 
 def look(path: str, job: Job) -> Captions:
     """Survey one shard.

@@ -130,6 +130,18 @@ def test_again_writes_nothing_and_tells_the_same(shards: Path, capsys: pytest.Ca
     assert len(before) == 3 * 3
 
 
+def test_captions_whose_texts_all_lie_in_the_files_of_other_shards(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = write(tmp_path / "s", [*CAPTIONS[:2], *CAPTIONS[:2]])
+    rewrite(shards / "00001.tar")
+    capsys.readouterr()
+    rewrite(shards)
+    assert "wrote" not in capsys.readouterr().out
+    texts = layer(shards / "layers" / "rewrites")
+    assert (texts["000"], texts["001"]) == (texts["002"], texts["003"])
+
+
 def test_another_gate_judges_the_same_texts_anew(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rewrite(shards)
     texts = {file: file.read_bytes() for file in shards.rglob("*.jsonl")}

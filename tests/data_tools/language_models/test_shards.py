@@ -115,6 +115,17 @@ def test_again_asks_nothing_and_more_of_each_only_what_is_new(tmp_path: Path) ->
     assert Counter(ASKED) == {(caption, 2): 1 for caption in TEXTS}
 
 
+def test_a_text_that_lies_in_the_file_of_any_shard_is_not_paid_again(tmp_path: Path) -> None:
+    paths = write(tmp_path, ["ab", "cd", "ef", "gh", "cd", "ij"])
+    write_texts(paths[2:], job())
+    write_texts(paths[1:2], job(), at_most=1)
+    ASKED.clear()
+    estimate.measure(paths[0], job(), paths)
+    write_texts(paths, job())
+    assert Counter(ASKED) == {("ab", 0): 1, ("ab", 1): 1, ("ef", 1): 1, ("gh", 0): 1, ("gh", 1): 1}
+    assert [len(texts) for texts in kept(paths).values()] == [4, 4, 4]
+
+
 def test_what_an_engine_wrote_before_it_died_is_kept_and_what_it_left_out_stays_missing(tmp_path: Path) -> None:
     paths = write(tmp_path, CAPTIONS)
     with pytest.raises(UserError, match="the engine died"):
@@ -177,6 +188,7 @@ def test_the_survey_counts_what_is_there_and_what_is_missing(tmp_path: Path) -> 
     write_texts(paths[:1], job())
     found = survey.add_up(paths, [survey.look(path, job()) for path in paths], "txt")
     assert found.missing == 4, "ab is there, though not yet in the file of every shard"
+    assert found.lacking == [paths[1], paths[3]]
     with pytest.raises(UserError, match=r"none of the 8 samples has a caption at --caption json\.x .*no caption"):
         survey.add_up(paths, [survey.look(path, job(caption="json.x")) for path in paths], "json.x")
 
