@@ -112,8 +112,8 @@ Told = Callable[[Progress, Request, Completion], None]
 def write_texts(paths: Sequence[str], job: Job, told: Told = lambda *_: None, at_most: int | None = None) -> Progress:
     """Have the engine write what is missing for the captions of ``paths``; ``told`` hears of each text.
 
-    Requests of the next shard begin while the last ones of a shard are on their way. A request that the engine leaves
-    unanswered stays missing. The engine is not called where nothing is missing, or where the text lies in the file of
+    Requests of the next shard begin while the last ones of a shard are on their way. A request that the engine gives up
+    stays missing. The engine is not called where nothing is missing, or where the text lies in the file of
     any other of ``paths``.
 
     Raises:
@@ -124,7 +124,10 @@ def write_texts(paths: Sequence[str], job: Job, told: Told = lambda *_: None, at
     try:
         for first in requests:
             for request, completion in job.engine.complete(chain([first], requests), job.sampling):
-                told(writing.progress, request, writing.keep(request, completion))
+                if completion is None:
+                    writing.give_up(request)
+                else:
+                    told(writing.progress, request, writing.keep(request, completion))
     finally:
         writing.close()
     return writing.progress
@@ -189,17 +192,24 @@ class _Writing:
         key = request.caption, request.number
         for shard in self._owners.pop(key):
             shard.completions.add(request, completion)
-            shard.waiting -= 1
-            self._close_if_done(shard)
+            self._waits_no_more(shard)
         self._remember(key, completion)
         self.progress.add(completion)
         return completion
+
+    def give_up(self, request: Request) -> None:
+        for shard in self._owners.pop((request.caption, request.number)):
+            self._waits_no_more(shard)
 
     def _remember(self, key: tuple[str, int], completion: Completion) -> None:
         """A caption that comes again in another shard is not paid again, as long as it is not too long ago."""
         self._known[key] = completion
         if len(self._known) > KNOWN_TEXTS:
             self._known.popitem(last=False)
+
+    def _waits_no_more(self, shard: _Open) -> None:
+        shard.waiting -= 1
+        self._close_if_done(shard)
 
     def _close_if_done(self, shard: _Open) -> None:
         if shard.all_asked and not shard.waiting:
