@@ -12,9 +12,9 @@ from typing import Any
 import jinja2
 import yaml
 from jinja2.sandbox import SandboxedEnvironment
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 
-from data_tools._language_models.base import Request, Sampling
+from data_tools._language_models.base import Messages, Request, Sampling
 from vlp import resolve
 from vlp.options import explain
 from vlp.types import UserError
@@ -22,6 +22,16 @@ from vlp.types import UserError
 _OURS = Path(__file__).parent.parent / "prompts"
 _TEMPLATES = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
 _EXAMPLES = ("a red bus", "two cats")
+_NOT_FILLABLE = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)  # what expressions of a template raise
 
 
 class Message(BaseModel, frozen=True, extra="forbid"):
@@ -40,6 +50,7 @@ class Prompt(BaseModel, frozen=True, extra="forbid"):
     pairs: tuple[tuple[str, str], ...] = ()
     draw: int = Field(default=0, ge=0)
     sampling: Sampling = Sampling()
+    _file: str = PrivateAttr("the prompt")
 
     @model_validator(mode="after")
     def _is_whole(self) -> Prompt:
@@ -50,8 +61,8 @@ class Prompt(BaseModel, frozen=True, extra="forbid"):
         if self.pairs and not self.draw:
             raise ValueError("pairs have no effect without draw: say how many of them a prompt shows")
         try:
-            one, other = (self.request(caption, 0, 0).prompt for caption in _EXAMPLES)
-        except jinja2.TemplateError as error:
+            one, other = (self._shown(caption, 0, 0)[0] for caption in _EXAMPLES)
+        except _NOT_FILLABLE as error:
             raise ValueError(f"the template cannot be filled in: {error}") from error
         if one == other:
             raise ValueError("the template does not show the caption: write {{ caption }} where it belongs")
@@ -64,13 +75,28 @@ class Prompt(BaseModel, frozen=True, extra="forbid"):
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def request(self, caption: str, number: int, seed: int) -> Request:
-        """Text ``number`` about ``caption``: all that is random in it is a function of the three arguments."""
+        """Text ``number`` about ``caption``: all that is random in it is a function of the three arguments.
+
+        Raises:
+            UserError: the template cannot be filled in for this caption.
+        """
+        try:
+            prompt, own = self._shown(caption, number, seed)
+        except _NOT_FILLABLE as error:
+            raise UserError(
+                f"{self._file}: the template cannot be filled in for the caption '{caption}' ({error}): "
+                "change it so that it takes any caption"
+            ) from error
+        return Request(caption, number, prompt, own)
+
+    def _shown(self, caption: str, number: int, seed: int) -> tuple[str | Messages, int]:
+        """What the model sees, and the seed with which it draws."""
         digest = hashlib.sha256(json.dumps([seed, caption, number]).encode()).digest()
         own = int.from_bytes(digest[:4], "little") >> 1  # servers take 31 bits
         values = {"caption": caption, "pairs": Random(digest).sample(self.pairs, self.draw)}
         if self.text is not None:
-            return Request(caption, number, _filled(self.text, values), own)
-        return Request(caption, number, tuple((m.role, _filled(m.content, values)) for m in self.messages), own)
+            return _filled(self.text, values), own
+        return tuple((m.role, _filled(m.content, values)) for m in self.messages), own
 
 
 def _filled(template: str, values: dict[str, Any]) -> str:
@@ -105,6 +131,8 @@ def load(name: str) -> Prompt:
     if not isinstance(content, dict):
         raise UserError(f"{path} must be a mapping with text or messages: see data_tools/prompts for examples")
     try:
-        return Prompt.model_validate(content)
+        prompt = Prompt.model_validate(content)
     except ValidationError as error:
         raise explain(error, Prompt, str(path)) from error
+    prompt._file = str(path)
+    return prompt

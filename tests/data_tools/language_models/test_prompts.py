@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from pathlib import Path
 
@@ -65,6 +66,10 @@ def test_an_own_template_with_its_sampling(tmp_path: Path) -> None:
         ("text: '{{ captoin }}'", "'captoin' is undefined"),
         ("text: hello", r"does not show the caption: write \{\{ caption \}\}"),
         ("text: '{{ caption.__class__.__mro__ }}'", "cannot be filled in: access to attribute '__class__'"),
+        ("text: '{{ caption }} {{ 1 / 0 }}'", "cannot be filled in: division by zero"),
+        ("text: '{{ caption }} {{ range(10000000) | list }}'", "cannot be filled in: Range too big"),
+        ("text: '{{ caption + 1 }}'", "cannot be filled in: can only concatenate str"),
+        ("text: '{{ caption[:2].nothing }}'", "cannot be filled in: .* no attribute 'nothing'"),
         ("txt: '{{ caption }}'", "unknown key 'txt', did you mean 'text'?"),
         ("text: '{{ caption }}'\nmessages: [{role: user, content: '{{ caption }}'}]", "give either text or messages"),
         ("draw: 1", "give either text or messages"),
@@ -85,6 +90,20 @@ def test_what_is_wrong_with_a_prompt_is_one_sentence(tmp_path: Path, content: st
         prompts.load(str(file))
     assert str(file) in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ caption.split()[1] }}", "{{ caption }}{{ 1 / (caption | wordcount - 1) }}", "{{ caption.index(' ') }}"],
+)
+def test_a_template_that_does_not_take_every_caption_names_itself_and_the_caption(
+    tmp_path: Path, template: str
+) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(f'text: "{template}"')
+    prompt = pickle.loads(pickle.dumps(prompts.load(str(file))))
+    with pytest.raises(UserError, match=r"own\.yaml: the template cannot be filled in for the caption 'bus' \(.*\)"):
+        prompt.request("bus", 0, 0)
 
 
 def test_an_unknown_prompt_names_those_there_are() -> None:
