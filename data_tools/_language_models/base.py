@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 Messages = tuple[tuple[str, str], ...]  # (role, text), role one of system, user, assistant
 
@@ -19,6 +19,13 @@ class Sampling(BaseModel, frozen=True, extra="forbid"):
     top_p: float = Field(default=0.95, gt=0, le=1)
     max_tokens: int = Field(default=77, ge=1)
     stop: tuple[str, ...] = ("\n",)
+
+    @field_validator("stop")
+    @classmethod
+    def _ends_nothing_at_once(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in stop:
+            raise ValueError("an empty text stands at the start of every text, so all would be empty: leave it out")
+        return stop
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,7 @@ def test_an_own_template_with_its_sampling(tmp_path: Path) -> None:
         ("text: '{{ caption }}'\npairs: [[a, b]]", "pairs have no effect without draw"),
         ("messages: [{role: robot, content: '{{ caption }}'}]", "messages.*role"),
         ("text: '{{ caption }}'\nsampling: {temperature: -1}", "sampling.temperature: must be"),
+        ("text: '{{ caption }}'\nsampling: {stop: ['#', '']}", "sampling.stop: an empty text .*: leave it out"),
         ("- a\n- b", "must be a mapping with text or messages"),
         ("", "must be a mapping with text or messages"),
         ("text: [", "is not YAML: "),
