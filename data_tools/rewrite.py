@@ -66,6 +66,7 @@ class RewriteOptions:
     workers: int | None = None
     ray: str | None = None
     gpus: float | None = None
+    part: str | None = None
 
 
 @dataclass
@@ -108,13 +109,16 @@ REFUSED = "the engine would not write it"
 def run(arguments: argparse.Namespace) -> None:
     from data_tools.verify import check_output
 
-    job, paths = _job(arguments), _shards(arguments)
+    job = _job(arguments)
+    paths = _shards(arguments, job)
     gate = flags.checked(GateOptions, flags.given(arguments, "gate", GateOptions.model_fields))
     check_output("--json", arguments.json)
     check_output("--report", arguments.report)
     if arguments.dry_run and (arguments.json or arguments.report or arguments.keep_rejected):
         raise UserError("--json, --report and --keep-rejected have no effect with --dry-run: leave them for the run")
-    options = RewriteOptions(gate, arguments.keep_rejected, arguments.workers, arguments.ray, arguments.gpus)
+    options = RewriteOptions(
+        gate, arguments.keep_rejected, arguments.workers, arguments.ray, arguments.gpus, arguments.part
+    )
     if not paths:
         print(f"--part {arguments.part}: no shard falls into this part")
         return
@@ -126,6 +130,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json or arguments.report:
         _write_sheet(paths, job, report, gate, arguments.json, arguments.report)
     report.show(job.name)
+    if not report.survey.captions:
+        print(f"--part {arguments.part}: no sample of this part has a caption, so its layer is empty")
     if report.unanswered:
         raise UserError(
             f"{report.unanswered:,} texts were not answered, so {report.unfinished:,} of {len(paths):,} shards have no "
@@ -161,13 +167,15 @@ def _job(arguments: argparse.Namespace) -> Job:
     )
 
 
-def _shards(arguments: argparse.Namespace) -> list[str]:
+def _shards(arguments: argparse.Namespace, job: Job) -> list[str]:
     from vlp.data.layer_files import check_file_names, refuse_layers_of_others
     from vlp.data.shards import find_shards
 
     paths = find_shards(arguments.shards, named="SHARDS")
     check_file_names(paths, arguments.root)
     paths = flags.part_of(paths, arguments.part)
+    for path in paths:
+        job.completions(path)  # refuses a store that cannot append, before it is asked for layers
     for name in (arguments.name, f"{arguments.name}_rejected"):
         refuse_layers_of_others(paths, name, arguments.root, "vlp data rewrite")
     return paths
@@ -177,13 +185,13 @@ def look(paths: Sequence[str], job: Job, options: RewriteOptions) -> Survey:
     """What there is to do.
 
     Raises:
-        UserError: no captions, or files of texts that cannot be used.
+        UserError: no captions and not just a part of the shards, or files of texts that cannot be used.
     """
     from data_tools._language_models import survey
 
     job.origin()  # once here, not in every worker
     found = map_shards(partial(survey.look, job=job), paths, "reading captions", options.workers, options.ray)
-    return survey.add_up(paths, [captions for _, captions in found], job.caption)
+    return survey.add_up(paths, [captions for _, captions in found], job.caption, options.part is not None)
 
 
 def dry_run(paths: Sequence[str], job: Job, options: RewriteOptions) -> list[str]:

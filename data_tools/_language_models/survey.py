@@ -27,7 +27,7 @@ class LeftOut:
     def of(cls, skipped: Iterable[Skipped]) -> LeftOut:
         found = cls()
         for one in skipped:
-            found += cls(Counter([one.kind]), {one.kind: [one.where]})
+            found += cls(Counter({one.kind: one.samples}), {one.kind: [one.where]})
         return found
 
     def __iadd__(self, other: LeftOut) -> LeftOut:
@@ -90,16 +90,16 @@ def look(path: str, job: Job) -> Captions:
     )
 
 
-def add_up(paths: Sequence[str], shards: Sequence[Captions], source: str) -> Survey:
+def add_up(paths: Sequence[str], shards: Sequence[Captions], source: str, may_lack_captions: bool = False) -> Survey:
     """
     Raises:
-        UserError: no sample has a caption.
+        UserError: no sample has a caption, unless they ``may_lack_captions``, as a part of the shards may.
     """
     left_out = LeftOut()
     for one in shards:
         left_out += one.left_out
     samples, captions = (sum(getattr(one, name) for one in shards) for name in ("samples", "with_caption"))
-    if not captions:
+    if not captions and not may_lack_captions:
         raise UserError(
             f"none of the {samples:,} samples has a caption at --caption {source} "
             f"({'; '.join(left_out.lines()) or 'no samples'}): name another source, or run vlp data verify"

@@ -215,6 +215,17 @@ def test_a_part_without_shards_says_so(shards: Path, capsys: pytest.CaptureFixtu
     assert not (shards / "layers").exists()
 
 
+def test_a_part_without_captions_has_an_empty_layer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shards = write(tmp_path / "s", [*CAPTIONS[:2], "", ""])
+    rewrite(shards, "--part", "1/2", "--dry-run")
+    rewrite(shards, "--part", "1/2", "--report", tmp_path / "s.html")
+    assert "--part 1/2: no sample of this part has a caption, so its layer is empty" in capsys.readouterr().out
+    assert (tmp_path / "s.html").is_file()
+    assert [file.name for file in (shards / "layers" / "rewrites").glob("*.parquet")] == ["00001.parquet"]
+    assert layer(shards / "layers" / "rewrites") == {}
+    assert "none of the 2 samples has a caption" in refused(capsys, shards / "00001.tar")
+
+
 # ----------------------------------------------------------------------------- before it costs
 
 

@@ -23,7 +23,7 @@ from data_tools._rewrite_gate import CONTENT
 from vlp.cli import main
 from vlp.data.shards import find_shards
 from vlp.data.write import TarFile
-from vlp.types import UserError
+from vlp.types import Skipped, UserError
 
 ASKED: list[tuple[str, int]] = []
 
@@ -195,6 +195,11 @@ def test_the_survey_counts_what_is_there_and_what_is_missing(tmp_path: Path) -> 
     assert found.lacking == [paths[1], paths[3]]
     with pytest.raises(UserError, match=r"none of the 8 samples has a caption at --caption json\.x .*no caption"):
         survey.add_up(paths, [survey.look(path, job(caption="json.x")) for path in paths], "json.x")
+
+
+def test_a_lost_part_of_a_shard_counts_as_the_samples_it_held() -> None:
+    left_out = survey.LeftOut.of([Skipped("unreadable shard", "0.tar", 40), Skipped("no caption", "1.tar: a")])
+    assert left_out.counts == {"unreadable shard": 40, "no caption": 1}
 
 
 def test_the_estimate_is_of_the_texts_that_are_left_and_its_own_are_kept(tmp_path: Path) -> None:
