@@ -82,6 +82,8 @@ class RewriteReport:
 
     def show(self, name: str) -> None:
         """Print the counts and the table of reasons, and loudly what rejects most of the texts."""
+        from data_tools._rewrite_layers import REFUSED, UNWRITTEN
+
         reasons = self.figures.figures.table("reasons")
         if self.written.written:
             rate, tokens = (count / self.seconds for count in (self.written.written, self.written.tokens))
@@ -96,14 +98,16 @@ class RewriteReport:
         rejected = [(count, reason) for reason, count in reasons.most_common() if reason]
         width = max((len(reason) for _, reason in rejected), default=0)
         for count, reason in rejected:
-            print(f"  {count:>11,}  {count / texts:>6.1%}  {reason:<{width}}  {REASONS.get(reason, REFUSED)}")
+            print(f"  {count:>11,}  {count / texts:>6.1%}  {reason:<{width}}  {REASONS.get(reason, UNWRITTEN)}")
+        if reasons[REFUSED]:
+            print(
+                f"{REFUSED} texts are not asked for again: for that remove their lines, which hold a problem, from the "
+                f"files in {name}/.completions"
+            )
         if (share := 1 - reasons[""] / texts) > LOUD_SHARE:
             print(f"WARNING: {share:.0%} of the texts are rejected: look at them with --report, then try another model")
         if reasons[""]:
             print(f"train with data.captions: [{{source: txt}}, {{source: layer.{name}, each: true}}]")
-
-
-REFUSED = "the engine would not write it"
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -46,9 +46,14 @@ def lines(survey: Survey, job: Job, measured: Measured | None) -> list[str]:
         f"captions  {survey.captions:,} in {survey.samples:,} samples, {survey.distinct:,} of them different",
         f"texts     {survey.distinct * job.number:,}, of which {survey.missing:,} are not there yet",
     ]
-    if measured is None or not measured.timed.written:
-        return [*found, "nothing is left to be measured" if measured else "nothing is left to be written"]
+    if measured is None:
+        return [*found, "nothing is left to be written"]
     timed, left = measured.timed, survey.missing - len(measured.texts)
+    if not timed.written:
+        return [
+            *found,
+            "the engine left all unanswered: nothing is measured" if left else "nothing is left to be measured",
+        ]
     rate = timed.written / measured.seconds
     read, written = (count / timed.written for count in (timed.prompt_tokens, timed.tokens))
     return [

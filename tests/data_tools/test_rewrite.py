@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from data_tools._rewrite_gate import CONTENT
+from data_tools import _rewrite_layers
+from data_tools._rewrite_gate import CONTENT, Verdict
 from vlp import resolve
 from vlp.cli import main
 from vlp.data.captions import CaptionLayers, CaptionSource
@@ -106,6 +107,7 @@ def test_training_draws_the_rewrites_and_the_counts_add_up(
     assert f"left out 1, no caption: {shards}/00001.tar: 003" in out
     assert f"accepted {number} of 25 texts ({number / 25:.1%})" in out
     assert "5   20.0%  refused" in out
+    assert "refused texts are not asked for again: for that remove their lines" in out
     assert "train with data.captions: [{source: txt}, {source: layer.rewrites, each: true}]" in out
     sheet = json.loads((tmp_path / "s.json").read_text())
     assert (sheet["texts"], sheet["accepted"], sheet["captions"], sheet["unanswered"]) == (25, number, 4, 0)
@@ -154,6 +156,34 @@ def test_another_gate_judges_the_same_texts_anew(shards: Path, capsys: pytest.Ca
     out = capsys.readouterr().out
     assert "WARNING: 100% of the texts are rejected" in out
     assert "train with" not in out
+
+
+def test_rejected_texts_that_are_there_follow_another_gate(shards: Path) -> None:
+    rewrite(shards, "--keep-rejected")
+    rewrite(shards, "--min-words", "30")
+    rejected = layer(shards / "layers" / "rewrites_rejected", "reasons")
+    assert rejected["000"] == ["too_short"] * 5
+    assert layer(shards / "layers" / "rewrites")["000"] == []
+
+
+def test_a_gate_whose_code_changed_judges_anew(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rewrite(shards)
+    before = layer(shards / "layers" / "rewrites")
+    monkeypatch.setattr(_rewrite_layers, "judge", lambda _, items: [[Verdict("x")] * len(own) for _, own in items])
+    rewrite(shards)
+    assert layer(shards / "layers" / "rewrites") == before
+    monkeypatch.setattr(_rewrite_layers, "_gate_itself", lambda: {"rules": "others"})
+    rewrite(shards)
+    assert layer(shards / "layers" / "rewrites")["000"] == ["x"] * 5
+    for name, counts in (("words.py", True), ("pictures.py", True), ("synonyms.txt", True), ("sheet.py", False)):
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in Path(_rewrite_layers.__file__).parent.glob("_rewrite_*.*"):
+            shutil.copy(file, folder)
+        digest = _rewrite_layers.rules_digest(folder)
+        with (folder / f"_rewrite_{name}").open("a") as changed:
+            changed.write("#")
+        assert (_rewrite_layers.rules_digest(folder) != digest) == counts
 
 
 def test_verdicts_are_kept_only_for_the_texts_and_samples_they_are_of(shards: Path) -> None:

@@ -218,6 +218,18 @@ def test_the_estimate_is_of_the_texts_that_are_left_and_its_own_are_kept(tmp_pat
     assert write_texts(paths, job()).written == len(ASKED) == 567
 
 
+def test_an_estimate_says_whether_nothing_is_left_or_nothing_was_answered(tmp_path: Path) -> None:
+    paths = write(tmp_path, ["ab"], samples_per_shard=1)
+
+    def said(number: int, silent_about: tuple[str, ...] = ()) -> list[str]:
+        wanted = job(number=number, silent_about=silent_about)
+        found = survey.add_up(paths, [survey.look(paths[0], wanted)], "txt")
+        return estimate.lines(found, wanted, estimate.measure(paths[0], wanted))[2:]
+
+    assert said(1, silent_about=("ab",)) == ["the engine left all unanswered: nothing is measured"]
+    assert said(1) == ["nothing is left to be measured"], "the one there was is written now"
+
+
 # ----------------------------------------------------------------------------- kill -9, on a real process and server
 
 NUMBER, IN_FLIGHT = 3, 4
