@@ -65,8 +65,10 @@ class Engine(BaseModel, ABC, frozen=True, extra="forbid"):
         """What a text depends on besides prompt, sampling and seed, for the record: never an address or a key."""
 
     @abstractmethod
-    def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
+    def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion | None]]:
         """Each request with its text, as they come; reads as far ahead in ``requests`` as it can use, in this thread.
+
+        None instead of a text says that the engine gave this request up for now: the next run asks it again.
 
         The same request gives the same text, as far as the model's arithmetic allows, whatever stands beside it.
 

@@ -35,7 +35,7 @@ class Engine(base.Engine, frozen=True, extra="forbid"):
 
     It is asked something small first, so a wrong address, key, model or setting ends the run before it begins. What the
     server does not take as it is (400, 413, 422, a content filter) is a completion with a problem. A request that fails
-    again and again while the server answers others is not yielded.
+    again and again while the server answers others comes back with None.
     """
 
     url: str = Field(description="address of the server up to /v1, such as http://localhost:8000/v1")
@@ -69,7 +69,7 @@ class Engine(base.Engine, frozen=True, extra="forbid"):
     def identity(self) -> dict[str, Any]:
         return {"engine": "server", "model": self._name}
 
-    def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion]]:
+    def complete(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[tuple[Request, Completion | None]]:
         rest = iter(requests)
         first = next(rest, None)
         if first is None:
@@ -93,8 +93,7 @@ class Engine(base.Engine, frozen=True, extra="forbid"):
                 except UserError:
                     yield from _arrived(answers)
                     raise
-                if completion is not None:
-                    yield request, completion
+                yield request, completion
 
     @cached_property
     def _name(self) -> str:
@@ -128,12 +127,12 @@ def _put(answers: _Answers, request: Request, answer: Future[Completion | None])
     answers.put((request, answer))
 
 
-def _arrived(answers: _Answers) -> Iterator[tuple[Request, Completion]]:
+def _arrived(answers: _Answers) -> Iterator[tuple[Request, Completion | None]]:
     """What came before the server went away, and was paid for."""
     while not answers.empty():
         request, answer = answers.get()
-        if answer.exception() is None and (completion := answer.result()) is not None:
-            yield request, completion
+        if answer.exception() is None:
+            yield request, answer.result()
 
 
 class _Calls:
