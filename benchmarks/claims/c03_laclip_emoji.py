@@ -11,15 +11,14 @@ DIRECTIONS = {"image to text": "image_to_text_R@5", "text to image": "text_to_im
 
 def _findings(arm: str) -> list[Finding]:
     """The claim is about what the tool writes by default; what the gate is worth is told beside it."""
-    difference, decisive = {arm: 1.0, CLIP: -1.0}, arm == GATED
-    findings: list[Finding] = [HigherLoss(f"{arm}: loss", arm, CLIP, decisive=decisive)]
+    difference, decisive, name = {arm: 1.0, CLIP: -1.0}, arm == GATED, arm.removeprefix("rewrites ")
+    findings: list[Finding] = [HigherLoss(f"{name}: loss", arm, CLIP, decisive=decisive)]
     for one in SETS:
         for direction, figure in DIRECTIONS.items():
-            name, other = f"{one}, {direction}, {arm}", f"{one}_other_words"
-            findings.append(
-                Contrast(f"{name}: other words", f"val/{other}/{figure}", difference, "up", decisive=decisive)
-            )
-            findings.append(Contrast(f"{name}: labels", f"val/{one}/{figure}", difference, "up", decisive=False))
+            for words in ("_other_words", ""):
+                asked = f"{name}: {direction}, {'other words' if words else 'labels'}"
+                judged = decisive and bool(words)
+                findings.append(Contrast(asked, f"val/{one}{words}/{figure}", difference, "up", decisive=judged))
     return findings
 
 
@@ -32,8 +31,9 @@ CLAIM = Claim(
     "to 48.4 %, rewrites of LLaMA-7B",
     shrunk="7,300 emoji and clip-art stamps, 200 steps of 128; three rewrites a caption by SmolLM2-135M-Instruct "
     "(4 bits, on a CPU), drawn evenly with the caption: those that pass the gate of vlp data rewrite, or, in a third "
-    "arm, all that have the form of a caption, whatever they say. Recall among 5 of things that no training picture "
-    "shows and of new drawings of known things, as the first place alone moves by chance: 115 each otherwise worded.",
+    "arm, all that have the form of a caption, whatever they say: 781 and 17,825 of 21,909. Recall among 5 of things "
+    "that no training picture shows and of new drawings of known things, as the first place alone moves by chance; "
+    "some 115 of each are asked for in other words.",
     recipe="drawings.yaml",
     data={},
     sets=tuple(f"{one}{words}" for words in ("", "_other_words") for one in SETS),
