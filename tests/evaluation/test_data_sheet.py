@@ -123,7 +123,8 @@ def test_what_is_no_sheet_is_refused(sheet: dict[str, Any], tmp_path: Path) -> N
         ("{", "is no sheet"),
         ("[]", "is no sheet"),
         (json.dumps(sheet | {"version": 99}), "version"),
-        (json.dumps({"kind": Sheet.KIND, "version": Sheet.VERSION}), "lacks"),
+        (json.dumps({"kind": Sheet.KIND, "version": Sheet.VERSION}), "damaged"),
+        (json.dumps(sheet | {"captions": None}), "damaged"),
     ):
         path.write_text(content)
         with pytest.raises(UserError, match=sentence):

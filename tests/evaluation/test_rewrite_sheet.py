@@ -17,8 +17,6 @@ from data_tools import _rewrite_sheet
 from data_tools._stats_sheet import thumbnail
 from vlp import cli
 from vlp.evaluation.report.rewrite_sheet import Sheet, write_page
-from vlp.evaluation.report.sheets import write_report_of_sheet
-from vlp.types import UserError
 
 NASTY = "</span><script>document.title='ran'</script>"
 BREAKING = "\" onload=\"document.title='ran'\" x='"
@@ -116,18 +114,43 @@ def test_the_command_finds_the_page_for_the_kind(page: str, tmp_path: Path, caps
     cli.main(["report", str(path)])
     assert capsys.readouterr().out.strip() == str(tmp_path / "rewrites.html")
     assert (tmp_path / "rewrites.html").read_text(encoding="utf-8") == page
-    for changed, sentence in (
+
+
+UNKNOWN = sample("a", "A red bus.", [], [("a blue bus", "a_rule_of_tomorrow", "")])
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
         ({"kind": "vlp other sheet"}, "no page; known: vlp data sheet, vlp rewrite sheet"),
         ({"kind": 3}, "is no sheet"),
-        ({"version": 9}, "no rewrite sheet of this version: write it anew with vlp data rewrite"),
-        ({"tokens": None}, "cannot be shown"),
-        ({"vocabulary": {"originals": 0}}, "cannot be shown"),
-        ({"sheet": [{"key": "a"}]}, "lacks"),
+        ({"version": 9}, "no rewrite sheet of this version"),
+        ({"tokens": None}, "damaged"),
+        ({"vocabulary": {"originals": 0}}, "damaged"),
+        ({"accepted_a_sample": []}, "damaged"),
+        ({"samples": "5"}, "damaged"),
+        ({"words": {"before": SPREAD | {"min": None, "quantiles": {}}, "after": None}}, "damaged"),
+        ({"words": {"before": SPREAD | {"histogram": [[1, 2, "many"]]}, "after": None}}, "damaged"),
+        ({"origin": []}, "damaged"),
+        ({"sheet": [{"key": "a"}]}, "damaged"),
+        ({"sheet": [UNKNOWN]}, "damaged"),
         ({"sheet": [content()["sheet"][0] | {"thumbnail": "https://example.org/x.png"}]}, "no picture in the file"),
-    ):
-        path.write_text(json.dumps(content() | changed), encoding="utf-8")
-        with pytest.raises(UserError, match=sentence):
-            write_report_of_sheet(path)
+    ],
+)
+def test_a_damaged_sheet_is_told_in_one_sentence_with_the_cure(
+    changed: dict[str, Any], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "rewrites.json"
+    path.write_text(json.dumps(content() | changed), encoding="utf-8")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["report", str(path)])
+    said = capsys.readouterr().err
+    assert (ended.value.code, said.count("\n")) == (2, 1)
+    assert str(path) in said
+    assert sentence in said
+    if "kind" not in changed:
+        assert said.endswith(f"write it anew with vlp data rewrite SHARDS --json {path}\n")
+    assert not path.with_suffix(".html").exists()
 
 
 def test_texts_that_are_not_there_yet_are_counted(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ class Sheet(sheets.Sheet):
 
     KIND = "vlp rewrite sheet"
     VERSION = 1
-    MADE_BY = "vlp data rewrite SHARDS --report"
+    MADE_BY = "vlp data rewrite SHARDS --json"
     TEMPLATE = "rewrite_sheet.html.j2"
 
     def __init__(self, content: dict[str, Any]) -> None:

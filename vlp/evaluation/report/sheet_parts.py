@@ -56,7 +56,7 @@ def picture(uri: str, width: int, height: int, alt: str, sample: str) -> Markup:
         UserError: ``uri`` is no picture in the file itself; it names ``sample``.
     """
     if not uri.startswith("data:image/webp;base64,"):
-        raise UserError(f"the thumbnail of {sample} is no picture in the file itself: make the sheet anew")
+        raise UserError(f"the thumbnail of {sample} is no picture in the file itself")
     side = max(width, height)
     factor = max(1, SHOWN_PIXELS // side) if side <= TINY else min(1.0, SHOWN_PIXELS / side)
     shown_width, shown_height = (max(1, round(length * factor)) for length in (width, height))

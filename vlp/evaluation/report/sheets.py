@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -55,32 +56,26 @@ Kind = TypeVar("Kind", bound=Sheet)
 
 
 def read_sheet(path: str | Path, kind: type[Kind]) -> Kind:
-    """The sheet of that kind in a JSON file.
+    """The sheet of that kind in a JSON file, which can be shown.
 
     Raises:
-        UserError: there is no such file, it holds no sheet of this kind, or one of another version.
+        UserError: there is no such file, it holds no sheet of this kind, one of another version, or a damaged one.
     """
-    return _sheet(_content(Path(path)), kind, Path(path))
+    return _shown(_content(Path(path)), kind, Path(path))[0]
 
 
 def write_report_of_sheet(path: str | Path, output: str | Path | None = None) -> Path:
     """Write the page of the sheet in the JSON file ``path`` (default: beside it, as .html) and return its path.
 
     Raises:
-        UserError: ``path`` is no sheet of a known kind and version, or ``output`` is a directory.
+        UserError: ``path`` is no whole sheet of a known kind and version, or ``output`` is a directory.
     """
     path, kinds = Path(path), _kinds()
     content = _content(path)
     if content["kind"] not in kinds:
         raise UserError(f"{path} is a '{content['kind']}', which has no page; known: {', '.join(kinds)}")
     kind: type[Sheet] = resolve.module(_PACKAGE, kinds[content["kind"]], "sheet").Sheet
-    sheet = _sheet(content, kind, path)
-    try:
-        page = sheet.page()
-    except (KeyError, TypeError, ValueError, AttributeError, UndefinedError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path} cannot be shown ({error}): write it anew with {kind.MADE_BY} {path}") from error
+    _, page = _shown(content, kind, path)
     return save(page, Path(output) if output is not None else path.with_suffix(".html"))
 
 
@@ -93,18 +88,23 @@ def _kinds() -> dict[str, str]:
 def _content(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"there is no file {path}: tools such as vlp data stats SHARDS --out {path} write sheets")
-    try:
+    content: Any = None
+    with suppress(ValueError):
         content = json.loads(path.read_text(encoding="utf-8"))
-        assert isinstance(content["kind"], str)
-    except (ValueError, KeyError, TypeError, AssertionError) as error:
-        raise UserError(f"{path} is no sheet: tools such as vlp data stats SHARDS --out {path} write one") from error
+    if not isinstance(content, dict) or not isinstance(content.get("kind"), str):
+        raise UserError(f"{path} is no sheet: tools such as vlp data stats SHARDS --out {path} write one")
     return content
 
 
-def _sheet(content: dict[str, Any], kind: type[Kind], path: Path) -> Kind:
+def _shown(content: dict[str, Any], kind: type[Kind], path: Path) -> tuple[Kind, str]:
+    """The sheet and its page."""
+    cure = f"write it anew with {kind.MADE_BY} {path}"
     if content["kind"] != kind.KIND or content.get("version") != kind.VERSION:
-        raise UserError(f"{path} is no {kind.KIND[4:]} of this version: write it anew with {kind.MADE_BY} {path}")
+        raise UserError(f"{path} is no {kind.KIND[4:]} of this version: {cure}")
     try:
-        return kind(content)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} lacks {error}: write it anew with {kind.MADE_BY} {path}") from error
+        sheet = kind(content)
+        return sheet, sheet.page()
+    except UserError as error:
+        raise UserError(f"{path} cannot be shown, as {error}: {cure}") from error
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, UndefinedError) as error:
+        raise UserError(f"{path} cannot be shown, as it is damaged or of an older version: {cure}") from error
