@@ -15,6 +15,7 @@ from data_tools._language_models.prompts import Prompt
 from data_tools._language_models.shards import Job
 from data_tools._rewrite_figures import Drawn, RewriteFigures
 from data_tools._rewrite_gate import REASONS, GateOptions
+from data_tools._rewrite_layers import UNWRITTEN
 from data_tools._stats_figures import Figures, ordered
 from data_tools._stats_sheet import thumbnail
 from data_tools._verify_sample import check_sample
@@ -25,7 +26,6 @@ from vlp.data.shards import Shard
 
 KIND, VERSION = "vlp rewrite sheet", 1
 NUM_WORDS = 40  # most frequent new words shown
-UNWRITTEN = "the engine would not write it"
 _NOTHING: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
 
