@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vlp.types import Skipped
 
@@ -44,6 +45,12 @@ class Summary:
             names = [s.where for s in self.skipped if s.kind == kind]
             more = f" and {count - shown_names:,} more in skipped.tsv" if count > shown_names else ""
             print(f"  skipped {count:,}, {kind}: {', '.join(names[:shown_names])}{more}")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """What ``--json`` writes: UTF-8 also where names hold bytes that are not, which then stand as JSON's escapes."""
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:

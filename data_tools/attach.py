@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import re
 import shutil
 from collections import Counter
@@ -25,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_tools._console import track
+from data_tools._console import track, write_json
 from data_tools._map_shards import add_engine_arguments, map_shards
 from vlp.types import UserError
 
@@ -187,8 +186,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
     )
     if arguments.json:
-        text = json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n"
-        arguments.json.write_text(text, encoding="utf-8", errors="surrogateescape")
+        write_json(arguments.json, report.to_json())
     report.show(arguments.name)
 
 

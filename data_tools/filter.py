@@ -11,7 +11,6 @@ switches on the ones for pictures and captions of web pages too.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -20,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_tools._console import write_json
 from data_tools._filter_rules import ALIGN, REASONS, FilterRules, option
 from data_tools._map_shards import add_engine_arguments, map_shards
 from vlp.types import Skipped, UserError
@@ -191,8 +191,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     report = write_filter(options)
     if arguments.json:
-        text = json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n"
-        arguments.json.write_text(text, encoding="utf-8", errors="surrogateescape")
+        write_json(arguments.json, report.to_json())
     report.show(options.name)
 
 

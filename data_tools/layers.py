@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_tools._console import write_json
 from data_tools._map_shards import add_engine_arguments, map_shards
 from vlp.types import UserError
 
@@ -83,7 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
         preview(paths, [summary.name for summary in summaries], arguments.root, arguments.preview)
     if arguments.json:
         figures = [asdict(summary) | {"coverage": summary.coverage} for summary in summaries]
-        arguments.json.write_text(json.dumps({"layers": figures}, indent=1, ensure_ascii=False) + "\n")
+        write_json(arguments.json, {"layers": figures})
     complain(summaries)
 
 

@@ -12,7 +12,6 @@ written once on one machine, and once a machine (with --ray once a shard) on sev
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_tools._console import write_json
 from data_tools._language_models import flags
 from data_tools._map_shards import add_engine_arguments, map_shards
 from data_tools._rewrite_gate import REASONS, GateOptions
@@ -279,8 +279,7 @@ def _write_sheet(
     kinds = {kind: {"number": count, "examples": left_out.examples[kind]} for kind, count in left_out.counts.items()}
     content = sheet(paths, job, gate, report.figures, report.unanswered, kinds)
     if file:
-        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-        file.write_text(text, encoding="utf-8", errors="backslashreplace")
+        write_json(file, content)
     if page:
         from vlp.evaluation.report.rewrite_sheet import write_page
 

@@ -9,13 +9,13 @@ Languages are guessed by py3langid and counted only where it is sure, which on c
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data_tools._console import write_json
 from data_tools._map_shards import add_engine_arguments, map_shards
 from data_tools.verify import add_caption_argument, caption_sources, check_output, printable
 from vlp.types import UserError
@@ -41,8 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.shards, sources, arguments.sample, arguments.seed, workers=arguments.workers, ray=arguments.ray
     )
     if arguments.out:
-        text = json.dumps(sheet, indent=1, ensure_ascii=False) + "\n"
-        arguments.out.write_text(text, encoding="utf-8", errors="backslashreplace")
+        write_json(arguments.out, sheet)
     if arguments.html:
         from vlp.evaluation.report.data_sheet import write_page
 

@@ -8,7 +8,6 @@ compared and leftovers of unfinished writing are named. The kinds are those that
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections import Counter
@@ -18,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_tools._console import write_json
 from data_tools._map_shards import add_engine_arguments, map_shards
 from vlp.types import UserError
 
@@ -86,8 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_output("--json", arguments.json)
     found = verify(arguments.shards, sources, arguments.workers, arguments.ray)
     if arguments.json:
-        text = json.dumps(found.to_json(), indent=1, ensure_ascii=False) + "\n"
-        arguments.json.write_text(text, encoding="utf-8", errors="backslashreplace")
+        write_json(arguments.json, found.to_json())
     print(f"{found.num_shards:,} shards, {found.num_samples:,} samples, {found.num_bytes:,} bytes read")
     print(printable(table(found.defects)))
     if found.defects:
