@@ -7,7 +7,8 @@ import json
 import math
 import random
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from itertools import count
@@ -55,6 +56,9 @@ class Server:
     After ``retries`` failures of its own something small is asked. Does the server answer that, and fails the request
     once more, then the request is given up; else the server is away, and counts as gone after ``patience`` seconds
     without an answer to any request.
+
+    The first request that ends in an error ends all: calls under way may finish, within ``timeout``, since their
+    answers are paid; what waits, and what would be asked again, is cancelled.
     """
 
     def __init__(self, terms: Engine, key: str | None) -> None:
@@ -67,6 +71,8 @@ class Server:
         self._said_away = False
         self._closed_until = 0.0
         self._given_up = 0
+        self._ending = False
+        self._waiting: set[asyncio.Task[Any]] = set()
 
     async def close(self) -> None:
         await self._client.close()
@@ -101,30 +107,38 @@ class Server:
 
         Raises:
             UserError: the server refuses everything, or it is gone.
+            asyncio.CancelledError: another request has ended all.
         """
-        async with self._places:
-            failures, works = 0, False
-            for tries in count():
-                try:
-                    completion = await self._in_turn(lambda: self._complete(request, model, sampling))
-                    self._is_there()
-                    return completion
-                except Refusal as refusal:
-                    self._is_there()
-                    if refusal.status not in OWN_FAULT:
-                        await self.check(request, model, sampling)
-                    return Completion("", problem=str(refusal))
-                except Fault as problem:
-                    fault = problem
-                if not fault.busy:
-                    if works:
-                        self._give_up(request, fault)
-                        return None
-                    failures += 1
-                    works = failures > self._terms.retries and await self._works(request, model, sampling)
-                if fault.busy or not works:
-                    await self._rest(fault, tries)
-            raise AssertionError
+        try:
+            async with self._places:
+                return await self._answer(request, model, sampling)
+        except Exception:
+            self._end()
+            raise
+
+    async def _answer(self, request: Request, model: str, sampling: Sampling) -> Completion | None:
+        failures, works = 0, False
+        for tries in count():
+            try:
+                completion = await self._in_turn(lambda: self._complete(request, model, sampling))
+                self._is_there()
+                return completion
+            except Refusal as refusal:
+                self._is_there()
+                if refusal.status not in OWN_FAULT:
+                    await self.check(request, model, sampling)
+                return Completion("", problem=str(refusal))
+            except Fault as problem:
+                fault = problem
+            if not fault.busy:
+                if works:
+                    self._give_up(request, fault)
+                    return None
+                failures += 1
+                works = failures > self._terms.retries and await self._works(request, model, sampling)
+            if fault.busy or not works:
+                await self._rest(fault, tries)
+        raise AssertionError
 
     async def _persistently(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
         """The answer of ``call``, however often it has to be asked; nothing but junk ends it."""
@@ -157,11 +171,30 @@ class Server:
     # ---- When to ask
 
     async def _in_turn(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
-        while (closed := self._closed_until - _now()) > 0:
-            await asyncio.sleep(closed)
-        if self._limit:
-            await self._limit.acquire()
+        with self._unless_ending():
+            while (closed := self._closed_until - _now()) > 0:
+                await asyncio.sleep(closed)
+            if self._limit:
+                await self._limit.acquire()
         return await self._outcome(call)
+
+    def _end(self) -> None:
+        self._ending = True
+        for task in self._waiting:
+            task.cancel()
+
+    @contextmanager
+    def _unless_ending(self) -> Iterator[None]:
+        """Around every pause before a call: the task is cancelled in it, or on the way into it."""
+        task = asyncio.current_task()
+        assert task is not None
+        if self._ending:
+            raise asyncio.CancelledError
+        self._waiting.add(task)
+        try:
+            yield
+        finally:
+            self._waiting.discard(task)
 
     def _is_there(self) -> None:
         self._away_since, self._said_away = None, False
@@ -189,7 +222,8 @@ class Server:
         if fault.wait is not None:
             self._closed_until = max(self._closed_until, now + fault.wait)
             pause += fault.wait
-        await asyncio.sleep(min(pause, left))
+        with self._unless_ending():
+            await asyncio.sleep(min(pause, left))
 
     # ---- One call
 
@@ -264,7 +298,7 @@ class Server:
             return UserError(f"{url} refuses the key in the variable {self._terms.key_variable} ({refusal})")
         if refusal.status in (404, 405):
             try:
-                models = await self._outcome(self._models)
+                models = await self._in_turn(self._models)
             except (Fault, Refusal):
                 return UserError(f"{url} is not a server's address up to /v1, or lacks this kind of prompt ({refusal})")
             return UserError(

@@ -35,7 +35,8 @@ class Engine(base.Engine, frozen=True, extra="forbid"):
 
     It is asked something small first, so a wrong address, key, model or setting ends the run before it begins. What the
     server does not take as it is (400, 413, 422, a content filter) is a completion with a problem. A request that fails
-    again and again while the server answers others comes back with None.
+    again and again while the server answers others comes back with None. When the server goes away or refuses all, what
+    it still answers is yielded before the error; whoever leaves early or interrupts waits for nothing.
     """
 
     url: str = Field(description="address of the server up to /v1, such as http://localhost:8000/v1")
@@ -78,22 +79,24 @@ class Engine(base.Engine, frozen=True, extra="forbid"):
         answers: _Answers = SimpleQueue()
         with self._connected() as (server, calls):
             calls.start(server.check(first, model, sampling)).result()
-            waiting = 0
+            waiting, failure = 0, None
             while True:
-                for request in islice(rest, 2 * self.in_flight - waiting):
+                for request in islice(rest, 0 if failure else 2 * self.in_flight - waiting):
                     answer = calls.start(server.ask(request, model, sampling))
                     answer.add_done_callback(partial(_put, answers, request))
                     waiting += 1
                 if not waiting:
-                    return
+                    break
                 request, answer = answers.get()
                 waiting -= 1
-                try:
-                    completion = answer.result()
-                except UserError:
-                    yield from _arrived(answers)
-                    raise
-                yield request, completion
+                if answer.cancelled():
+                    continue
+                error = answer.exception()
+                if error is None:
+                    yield request, answer.result()
+                failure = failure or error
+        if failure:
+            raise failure
 
     @cached_property
     def _name(self) -> str:
@@ -125,14 +128,6 @@ class Engine(base.Engine, frozen=True, extra="forbid"):
 
 def _put(answers: _Answers, request: Request, answer: Future[Completion | None]) -> None:
     answers.put((request, answer))
-
-
-def _arrived(answers: _Answers) -> Iterator[tuple[Request, Completion | None]]:
-    """What came before the server went away, and was paid for."""
-    while not answers.empty():
-        request, answer = answers.get()
-        if answer.exception() is None:
-            yield request, answer.result()
 
 
 class _Calls:

@@ -37,14 +37,14 @@ def requests(number: int) -> list[Request]:
     return [Request(f"caption {i}", 0, f"dog {i}", i) for i in range(number)]
 
 
-def answers(engine: Engine, asked: list[Request]) -> dict[str, Completion | None]:
+def answers(engine: Engine, asked: list[Request]) -> dict[str, Any]:
     """Completions by caption; every request comes once."""
     found = list(engine.complete(iter(asked), DRAWN))
     assert sorted(request.caption for request, _ in found) == sorted(request.caption for request in asked)
     return {request.caption: completion for request, completion in found}
 
 
-def capitals(number: int) -> dict[str, Completion | None]:
+def capitals(number: int) -> dict[str, Any]:
     return {f"caption {i}": Completion(f"DOG {i}", 7, 3) for i in range(number)}
 
 
@@ -234,24 +234,64 @@ def test_a_longer_pause_than_our_patience_ends_the_run_at_once(stand_in: Any, re
         answers(Engine(url=stand_in.url, model="m"), requests(3))
 
 
-def test_what_was_answered_before_the_end_is_not_asked_again(stand_in: Any, reply: Any) -> None:
+def test_what_is_under_way_when_the_server_refuses_all_is_kept(stand_in: Any, reply: Any) -> None:
+    together, spent, asked = threading.Barrier(12), threading.Event(), requests(100)
+
     def script(asked: Any) -> Any:
-        if asked.prompt == "dog 1":
-            return reply(status=429, headers={"Retry-After": "7200"})
-        if asked.prompt in ("dog 2", "dog 3"):
-            time.sleep(0.3)  # behind the answer that ends the run
+        if asked.prompt == "A dog":
+            if asked.before:
+                spent.set()
+                return reply(status=429, body={"error": {"message": "pay first", "code": "insufficient_quota"}})
+        elif asked.prompt:
+            together.wait(30)
+            number = int(asked.prompt.split()[1])
+            if number >= 8:
+                return reply(status=429, body={"error": {"message": "pay first", "code": "insufficient_quota"}})
+            spent.wait(30)
+            time.sleep(0.3)  # an answer behind the one that ends the run
+            if number == 7:
+                return reply(status=500)
         return None
 
     stand_in.script = script
-    running: Any = Engine(url=stand_in.url, model="m", in_flight=4).complete(iter(requests(4)), DRAWN)
-    found = [next(running)]
-    for _ in range(1000):  # a caller that takes its time
-        if running.gi_frame.f_locals["answers"].qsize() == 3:
-            break
-        time.sleep(0.02)
-    with pytest.raises(UserError, match="left alone"):
-        found += running
-    assert sorted(request.caption for request, _ in found) == ["caption 0", "caption 2", "caption 3"]
+    found: list[Any] = []
+    with pytest.raises(UserError, match="429: pay first"):
+        found += Engine(url=stand_in.url, in_flight=12).complete(iter(asked), DRAWN)  # keeps what came before
+    assert {request.caption: completion for request, completion in found} == capitals(7)
+    assert stand_in.times_asked() == {request.prompt: 1 for request in asked[:12]}
+
+
+@pytest.mark.parametrize("limit", [{}, {"rate": 0.01}], ids=["pauses", "waits for its turn"])
+def test_what_only_waits_does_not_hold_up_the_end(
+    stand_in: Any, reply: Any, limit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "FIRST_PAUSE", 100)
+    monkeypatch.setattr(asking, "LONGEST_PAUSE", 100)
+    monkeypatch.setattr(asking, "BURST", 3 / 0.01)  # the small one and two more, then one in a hundred seconds
+    paused = threading.Event()
+
+    def script(asked: Any) -> Any:
+        if asked.prompt == "dog 0":
+            paused.set()
+            return reply(status=503)
+        if asked.prompt == "dog 1":
+            paused.wait(30)
+            time.sleep(0.2)
+            return reply(status=429, headers={"Retry-After": "7200"})
+        return None
+
+    stand_in.script = script
+    ended: list[str] = []
+
+    def run() -> None:
+        with pytest.raises(UserError, match="left alone"):
+            list(Engine(url=stand_in.url, model="m", in_flight=3, **limit).complete(requests(9), DRAWN))
+        ended.append("in time")
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert ended
 
 
 @pytest.mark.parametrize(
