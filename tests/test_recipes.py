@@ -27,9 +27,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(home)
         cli.main(["data", "scenes", "data/smoke", "--num-train", "256", "--num-eval", "32"])
         cli.main(["data", "filter", "data/smoke/train", "--workers", "1"])
+        _write_rewrites("data/smoke/train")
         cli.main(["train", "quickstart", "profile=smoke", "run_dir=data/smoke/teacher", "train.steps=1"])
         AcceleratorState._reset_state(reset_partial_state=True)
         yield home
+
+
+def _write_rewrites(shards: str) -> None:
+    """A layer under the name of `vlp data rewrite --name rewrites`; the captions again are rewrites enough."""
+    table = ["--table", f"{shards}/00000.parquet", "--on", "key", "--column", "caption=rewrites"]
+    cli.main(["data", "attach", shards, "--name", "rewrites", *table, "--repeated", "list", "--workers", "1"])
 
 
 @pytest.fixture(autouse=True)
@@ -75,3 +82,14 @@ def test_no_two_recipes_share_a_run_directory() -> None:
     """With profiles, so that trying a recipe never touches the run of one."""
     places = [recipe.load(name, profile).run_dir for name in RECIPES for profile in ([], ["profile=smoke"])]
     assert len(set(places)) == len(places), places
+
+
+def test_without_rewrites_laclip_is_clip(home: Path) -> None:
+    """M = 0: a weight of 0 gives the losses of the recipe that lists no rewrites, bit for bit."""
+    losses = []
+    for arm, override in (("none", "data.captions=[{source: txt}]"), ("zero", "data.captions.1.weight=0")):
+        cli.main(["train", "laclip", "profile=smoke", override, f"run_dir=runs/laclip-{arm}"])
+        AcceleratorState._reset_state(reset_partial_state=True)
+        losses.append([row.get("train/loss") for row in read_metrics(home / f"runs/laclip-{arm}/metrics.jsonl")])
+    assert losses[0] == losses[1]
+    assert len(losses[0]) >= 2

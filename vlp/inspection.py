@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vlp import encoding
 from vlp.data.batches import TrainingData
+from vlp.data.captions import CaptionSource
 from vlp.durations import described
 from vlp.encoders.openclip import outline
 from vlp.engine import check_batch_statistics
@@ -40,7 +41,7 @@ def inspect(recipe: Recipe) -> str:
         *(f"              {note}" for note in data.notes),
         f"columns       {', '.join(data.columns)}",
         *(f"defects       {line}" for line in data.defects_by_kind()),
-        f"captions      {', '.join(f'{c.source} (weight {c.weight:g})' for c in recipe.data.captions)}",
+        f"captions      {', '.join(map(_caption_source, recipe.data.captions))}",
         f"pictures      {model.picture_format.size[0]} x {model.picture_format.size[1]}",
         *(f"parameters    {tower:<6}{count:>14,}" for tower, count in model.parameters_by_tower().items()),
         f"objectives    {', '.join(f'{described(o.weight)} x {o.name}' for o in recipe.objectives)}",
@@ -52,3 +53,7 @@ def inspect(recipe: Recipe) -> str:
     for task in open_tasks(recipe.evaluate):
         lines.append(f"evaluation    {task.kind}: {task.directory}")
     return "\n".join(lines)
+
+
+def _caption_source(source: CaptionSource) -> str:
+    return f"{source.source} (weight {source.weight:g}{' for each text' if source.each else ''})"

@@ -1,6 +1,6 @@
 """Runs the benchmarks of loader, losses and rewrites one after another and writes their figures into README.md.
 
-    python benchmarks/speed/run.py [pictures tokenizer loader resume memory loss rewrite]
+    python benchmarks/speed/run.py [pictures tokenizer loader resume memory loss rewrite layer]
 
 All of them take some half an hour on two cores, which should have nothing else to do. Each writes
 ``results/NAME.json``; the table is made of all the files that are there.
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-NAMES = ("pictures", "tokenizer", "loader", "resume", "memory", "loss", "rewrite")
+NAMES = ("pictures", "tokenizer", "loader", "resume", "memory", "loss", "rewrite", "layer")
 START, END = "<!-- table: written by run.py -->", "<!-- end of table -->"
 PICTURES = {
     "640x480": {"exact": 2.7, "fast": 5},
@@ -113,6 +113,13 @@ def rewrite(result: dict[str, Any]) -> Iterator[Row]:
         yield f"rewrites of {made} captions, {name}", "", f"{row['per_second']:.1f} texts a second"
 
 
+def layer(result: dict[str, Any]) -> Iterator[Row]:
+    for size, row in result["rows"].items():
+        without = row["cpu_microseconds"]["txt"]
+        reached = f"{spread(row['ratio'])} of {without:.0f} CPU µs a sample"
+        yield f"captions from a layer of {result['rewrites']} rewrites, {size}: with / without", "≤ 1.03", reached
+
+
 def table(results: dict[str, Any]) -> str:
     """Markdown of all results there are, in the order of ``NAMES``."""
     makers = {
@@ -123,6 +130,7 @@ def table(results: dict[str, Any]) -> str:
         "memory": memory,
         "loss": loss,
         "rewrite": rewrite,
+        "layer": layer,
     }
     rows = [row for name in NAMES if name in results for row in makers[name](results[name])]
     lines = ["| | target | reached |", "|---|---:|---|", *(f"| {' | '.join(row)} |" for row in rows)]

@@ -6,13 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
+from vlp.data.batches import DataOptions, TrainingData
 from vlp.data.captions import CaptionLayers, CaptionSource, check_sources, draw, draw_more
 from vlp.data.index import open_shard
 from vlp.data.layers import LayerWriter
 from vlp.data.samples import BadSample
 from vlp.data.shards import Shard, find_shards
+from vlp.data.stream import sample_generator
+from vlp.data.transforms import AugmentOptions, PictureFormat
 from vlp.types import UserError
 
 TXT = CaptionSource(source="txt")
@@ -170,6 +174,10 @@ def shards(write_shards: Any) -> list[Shard]:
     return found
 
 
+def texts_of(layers: CaptionLayers, shard: Shard, row: int) -> dict[str, list[str]]:
+    return {source: list(texts) for source, texts in layers.of(shard, row).items()}
+
+
 def paths_of(shards: list[Shard]) -> list[str]:
     return [shard.path for shard in shards]
 
@@ -177,12 +185,12 @@ def paths_of(shards: list[Shard]) -> list[str]:
 def test_the_texts_of_a_sample_come_from_its_layers(shards: list[Shard]) -> None:
     sources = [TXT, CaptionSource(source="layer.rewrites.long"), CaptionSource(source="layer.rewrites.short")]
     layers = CaptionLayers(sources, paths_of(shards))
-    assert layers.of(shards[0], 0) == {
+    assert texts_of(layers, shards[0], 0) == {
         "layer.rewrites.long": ["rewrite of 000000000", "another one"],
         "layer.rewrites.short": ["000000000"],
     }
     for shard, row in ((shards[0], 1), (shards[1], 0)):
-        assert layers.of(shard, row) == {"layer.rewrites.long": [], "layer.rewrites.short": []}
+        assert texts_of(layers, shard, row) == {"layer.rewrites.long": [], "layer.rewrites.short": []}
     layers.check(shards)
     drawn_text = draw(sample(), sources[1:2], np.random.default_rng(0), layers.of(shards[0], 0))
     assert drawn_text in ("rewrite of 000000000", "another one")
@@ -218,7 +226,7 @@ def test_a_broken_layer_file_ends_the_run(shards: list[Shard]) -> None:
     path = Path(shards[0].path).parent / "layers/rewrites/00000.parquet"
     path.write_bytes(b"")
     layers = CaptionLayers([CaptionSource(source="layer.rewrites.long")], paths_of(shards))
-    assert layers.of(shards[1], 0) == {"layer.rewrites.long": []}
+    assert texts_of(layers, shards[1], 0) == {"layer.rewrites.long": []}
     with pytest.raises(UserError, match=rf"unreadable layer {path} .*write it again, or remove it"):
         layers.of(shards[0], 0)
 
@@ -272,3 +280,113 @@ def test_several_captions_of_a_layer() -> None:
         {"layer.rewrites": ["two words", "three more words"]},
     )
     assert sorted(found) == ["plain", "three more words", "two words"]
+
+
+# ---- Originals and rewrites (LaCLIP, AdaInf)
+
+
+def shares(sources: list[CaptionSource], rewrites: dict[str, list[str]], draws: int = 10_000) -> dict[str, float]:
+    """How often each text was drawn, with the generators that the loader gives to its samples."""
+    counts: dict[str, int] = {}
+    for position in range(draws):
+        text = draw(sample("the caption"), sources, sample_generator(3, position, 0), rewrites)
+        counts[text] = counts.get(text, 0) + 1
+    return {text: count / draws for text, count in counts.items()}
+
+
+def chi_squared(found: dict[str, float], expected: dict[str, float], draws: int = 10_000) -> float:
+    assert found.keys() == expected.keys()
+    return sum(draws * (found[text] - share) ** 2 / share for text, share in expected.items())
+
+
+LIMIT = {1: 10.8, 2: 13.8, 3: 16.3, 4: 18.5, 5: 20.5}  # one in a thousand lies above, by degrees of freedom
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+@pytest.mark.parametrize("each", [True, False])
+def test_the_caption_and_each_of_its_rewrites_are_drawn_alike(number: int, each: bool) -> None:
+    """As in LaCLIP; `each` for any number of rewrites, a plain weight for the number that it is."""
+    rewrites = [f"rewrite {i}" for i in range(number)]
+    sources = [TXT, CaptionSource(source="layer.rewrites", each=True, weight=1) if each else _weighing(number)]
+    found = shares(sources, layered(*rewrites))
+    assert chi_squared(found, dict.fromkeys(["the caption", *rewrites], 1 / (number + 1))) < LIMIT[number]
+
+
+def _weighing(weight: float) -> CaptionSource:
+    return CaptionSource(source="layer.rewrites", weight=weight)
+
+
+def test_two_layers_are_drawn_alike_text_by_text() -> None:
+    sources = [TXT, *(CaptionSource(source=f"layer.{name}", each=True) for name in "ab")]
+    rewrites = {"layer.a": ["one way", "another way"], "layer.b": ["third way"]}
+    found = shares(sources, rewrites)
+    assert chi_squared(found, dict.fromkeys(["the caption", "one way", "another way", "third way"], 1 / 4)) < LIMIT[3]
+    found = shares(sources, {"layer.a": [], "layer.b": ["third way"]})
+    assert chi_squared(found, dict.fromkeys(["the caption", "third way"], 1 / 2)) < LIMIT[1]
+
+
+@pytest.mark.parametrize(("original", "rewritten"), [(10, 1), (1, 1), (1, 3)])
+def test_originals_and_rewrites_come_in_the_ratio_of_their_weights(original: float, rewritten: float) -> None:
+    sources = [CaptionSource(source="txt", weight=original), _weighing(rewritten)]
+    found = shares(sources, layered("one way", "another way"))
+    of_each = rewritten / (original + rewritten) / 2
+    assert chi_squared(found, {"the caption": 1 - 2 * of_each, "one way": of_each, "another way": of_each}) < LIMIT[2]
+
+
+def test_a_rewrite_of_one_word_gives_its_share_to_the_caption() -> None:
+    sources = [TXT, CaptionSource(source="layer.rewrites", each=True)]
+    found = shares(sources, layered("word", "two words"))
+    assert chi_squared(found, {"the caption": 2 / 3, "two words": 1 / 3}) < LIMIT[1]
+
+
+def test_a_weight_of_zero_leaves_the_source_out() -> None:
+    options = DataOptions(train="x", captions=[TXT, CaptionSource(source="layer.nowhere", weight=0)])
+    assert options == DataOptions(train="x")
+    with pytest.raises(ValidationError, match="no source has a weight above 0"):
+        DataOptions(train="x", captions=[CaptionSource(source="txt", weight=0)])
+    with pytest.raises(ValidationError, match="each has no effect on txt"):
+        CaptionSource(source="txt", each=True)
+
+
+def rows_of(folder: Path, captions: list[CaptionSource], workers: int = 0) -> list[tuple[int, str, str, bytes, bytes]]:
+    """(epoch, key, caption, pixels, ids) of three epochs of the six samples there."""
+    options = DataOptions(
+        train=str(folder), captions=captions, workers=workers, augment=AugmentOptions(crop_scale=(0.5, 1.0), flip=0.5)
+    )
+    data = TrainingData(options, PictureFormat((8, 8), (0.5,) * 3, (0.5,) * 3), ids, global_batch_size=3, seed=5)
+    return [
+        (step // 2, key, caption, image.numpy().tobytes(), text.numpy().tobytes())
+        for step, batch in enumerate(data.batches(0, 6))
+        for key, caption, image, text in zip(batch.keys, batch.captions, batch.image_NCHW, batch.text_NL, strict=True)
+    ]
+
+
+def ids(captions: list[str]) -> torch.Tensor:
+    return torch.tensor([list(caption.encode()[:12].ljust(12)) for caption in captions])
+
+
+def test_without_rewrites_the_batches_are_those_of_plain_clip(shards: list[Shard]) -> None:
+    """Bit for bit, in every sample without one: order, crops and flips do not depend on the sources."""
+    folder = Path(shards[0].path).parent
+    plain = rows_of(folder, [TXT])
+    assert rows_of(folder, [TXT, CaptionSource(source="layer.rewrites.long", weight=0)]) == plain
+    mixed = rows_of(folder, [TXT, CaptionSource(source="layer.rewrites.long", weight=1e9)])
+    covered = shards[0].key(0)
+    assert [row for row in mixed if row[1] != covered] == [row for row in plain if row[1] != covered]
+    ours, theirs = ([row for row in rows if row[1] == covered] for rows in (mixed, plain))
+    assert [row[3] for row in ours] == [row[3] for row in theirs], "the same crops"
+    assert not {row[2] for row in ours} & {row[2] for row in theirs}, "the rewrites"
+
+
+def test_epochs_draw_anew_and_runs_agree(shards: list[Shard], tmp_path: Path) -> None:
+    folder = Path(shards[0].path).parent
+    for shard in shards:
+        keys = [shard.key(row) for row in range(len(shard))]
+        texts = [[f"{n} ways to say {key}" for n in range(4)] for key in keys]
+        LayerWriter(None, "ways", {}).write(shard, keys, {"rewrites": texts})
+    sources = [TXT, CaptionSource(source="layer.ways", each=True)]
+    rows = rows_of(folder, sources)
+    assert rows_of(folder, sources, workers=2) == rows
+    by_epoch = [{key: caption for epoch, key, caption, *_ in rows if epoch == wanted} for wanted in range(3)]
+    assert all(epoch.keys() == by_epoch[0].keys() for epoch in by_epoch)
+    assert by_epoch[0] != by_epoch[1] != by_epoch[2]

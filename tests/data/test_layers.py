@@ -24,7 +24,7 @@ from vlp.data.layer_files import (
     no_layer,
     pick_column,
 )
-from vlp.data.layers import LayerReader, LayerWriter, check_layer
+from vlp.data.layers import LayerReader, LayerWriter, TextLists, check_layer
 from vlp.data.shards import Shard, find_shards
 from vlp.data.store import Store
 from vlp.types import UserError
@@ -379,3 +379,29 @@ def test_layers_in_a_bucket(shards: list[Shard], s3: Any) -> None:
         LayerWriter(None, "x", {}, {"w": "text"}).write(there[0], [], {"w": []})
     LayerWriter("s3://shards/other/", "y", {}).write(there[0], [], {"v": []})
     assert list_layers(paths, "s3://shards/other") == ["y"]
+
+
+# ---- Lists of text, decoded one by one
+
+LISTS = st.lists(st.none() | st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"])), max_size=4))
+
+
+@given(LISTS, st.data())
+def test_texts_one_by_one_are_those_of_arrow(rows: list[list[str | None] | None], data: st.DataObject) -> None:
+    """Also where the array is a part of another, or in another order with gaps, as a join makes it."""
+    array = pa.array([["before"], *rows, ["behind"]], pa.list_(pa.string()))[1:-1]
+    order = data.draw(st.lists(st.none() | st.integers(0, len(rows) - 1), max_size=8)) if rows else []
+    for part in (array, array.take(pa.array(order, pa.int64()))):
+        lists = TextLists(part)
+        for row, texts in enumerate(part.to_pylist()):
+            expected = [text.strip() for text in texts or () if text is not None]
+            found = lists.texts(row)
+            assert list(found) == expected
+            assert len(found) == len(expected)
+            assert [found[i] for i in range(len(found))] == expected
+
+
+def test_a_list_that_is_no_list_says_nothing() -> None:
+    """Arrow allows a missing list to span texts; they are no one's."""
+    array = pa.ListArray.from_arrays(pa.array([0, 2, 3]), pa.array(["a", "b", "c"]), mask=pa.array([True, False]))
+    assert [list(TextLists(array).texts(row)) for row in range(2)] == [[], ["c"]]

@@ -6,7 +6,7 @@ import math
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -300,7 +300,7 @@ class _Samples:
     def _use(
         self,
         members: dict[str, bytes],
-        layered: dict[str, list[str]],
+        layered: Mapping[str, Sequence[str]],
         position: int,
         attempt: int,
         out: torch.Tensor,

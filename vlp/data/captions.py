@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from vlp.data.layer_files import layer_columns, layers_root, list_layers, no_layer, pick_column
-from vlp.data.layers import KEPT_SHARDS, LayerReader
+from vlp.data.layers import KEPT_SHARDS, LayerReader, TextLists
 from vlp.data.samples import BadSample, decode_text
 from vlp.data.shards import LOCAL, Shard
 from vlp.data.store import Store
@@ -153,13 +153,13 @@ def _choices(
     texts: SampleTexts, sources: Sequence[CaptionSource], layered: Mapping[str, Sequence[str]]
 ) -> list[tuple[CaptionSource, Sequence[str]]]:
     """The sources that a sample has, with their texts."""
-    found = ((s, layered.get(s.source, ()) if s.layer else texts.of(s.source)) for s in sources)
+    found = ((s, layered[s.source] if s.source in layered else texts.of(s.source)) for s in sources)
     return [(s, choices) for s, choices in found if choices]
 
 
 def _drawn(source: CaptionSource, text: str, texts: SampleTexts) -> str:
     """What is used where ``text`` was drawn."""
-    doubtful = source.layer is not None and len(text.split()) < 2 and not _UNSPACED.search(text)
+    doubtful = len(text.split()) < 2 and source.layer is not None and not _UNSPACED.search(text)
     return _txt(texts) or text if not text or doubtful else text
 
 
@@ -217,23 +217,25 @@ class CaptionLayers:
             kinds.setdefault(name, {})[picked] = columns[picked]
         self._readers = {name: LayerReader(root, name, columns, store, kept_shards) for name, columns in kinds.items()}
 
-    def of(self, shard: Shard, row: int) -> dict[str, list[str]]:
-        """Source -> the texts of one sample; empty lists where the layer does not cover it.
+    def of(self, shard: Shard, row: int) -> dict[str, Sequence[str]]:
+        """Source -> the texts of one sample; none where the layer does not cover it.
 
         Raises:
             UserError: a layer file that is of other samples, or cannot be read.
         """
-        for reader in self._readers.values():
-            if defect := reader.defect_of(shard):
+        found: dict[str, Sequence[str]] = {}
+        for source, (layer, column) in self._columns.items():
+            columns, defect = self._readers[layer].values_of(shard)
+            if defect:
                 raise UserError(
                     f"data.captions: {defect.kind} {defect.where}: write it again, or remove it to go on without it"
                 )
-        texts = {}
-        for source, (layer, column) in self._columns.items():
-            value = self._readers[layer].columns_of(shard)[column][row]
-            values = [value] if isinstance(value, str) else value or ()
-            texts[source] = [text.strip() for text in values if text is not None]
-        return texts
+            values = columns[column]
+            if isinstance(values, TextLists):
+                found[source] = values.texts(row)
+            else:
+                found[source] = [values[row].strip()] if values[row] is not None else []
+        return found
 
     def check(self, shards: Iterable[Shard]) -> None:
         """Refuse a source without a text for any of ``shards``; reads no further than needed.
