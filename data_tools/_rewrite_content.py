@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from itertools import product
 
 from data_tools import _rewrite_similarity as similarity
-from data_tools._rewrite_facts import Facts, Relation, Thing
-from data_tools._rewrite_words import COLOURS, HUMANS, KEPT, OPPOSITES, PAIRED, PERMISSIONS, PLACES, SOFT_ONES
+from data_tools._rewrite_facts import Facts
+from data_tools._rewrite_roles import Denial, Relation, Thing
+from data_tools._rewrite_words import (
+    COLOURS,
+    HUMANS,
+    KEPT,
+    LOOSE_PLACES,
+    OPPOSITES,
+    PAIRED,
+    PERMISSIONS,
+    PLACES,
+    SOFT_ONES,
+    SYMMETRICAL,
+)
 
+_ANY_PLACE = PLACES | LOOSE_PLACES
 _LOST = {"thing": "lost_content", "action": "lost_content", "trait": "lost_attribute"}
 _ADDED = {"thing": "added_object", "action": "added_action", "trait": "added_attribute"}
 
@@ -42,18 +56,19 @@ class Comparison:
         """Those of the first rules, which ask for no vectors."""
         yield from self._lost_figures()
         if self.caption.denied and not self.rewrite.denied:
-            yield "lost_negation", self.caption.denied[0]
+            yield "lost_negation", self.caption.denied[0].word
 
     def other_problems(self) -> Iterator[tuple[str, str]]:
         yield from self._lost_plurals()
         yield from self._relations()
+        yield from self._swapped_deeds()
         yield from self._swapped_heads()
         yield from self._swapped_attributes()
         yield from self._swapped_denials()
         yield from self._lost_words()
         yield from self._added_figures()
         if self.rewrite.denied and not self.caption.denied:
-            yield "added_negation", self.rewrite.denied[0]
+            yield "added_negation", self.rewrite.denied[0].word
         yield from self._added_words()
         yield from self._repeated()
 
@@ -98,26 +113,42 @@ class Comparison:
                 yield "repetition", word
 
     def _relations(self) -> Iterator[tuple[str, str]]:
-        translated = [_translated(relation, self.twins) for relation in self.rewrite.relations]
-        found = {(relation.name, relation.figure, relation.ground) for relation in translated}
-        pairs = {frozenset((relation.figure, relation.ground)) for relation in translated if relation.name in PLACES}
-        for relation in self.caption.relations:
-            there = (relation.name, relation.figure, relation.ground)
-            if there in found:
+        theirs, ours = (
+            self.caption.relations,
+            [_translated(relation, self.twins) for relation in self.rewrite.relations],
+        )
+        for relation in theirs:
+            same_pair = [other for other in ours if _pair(other) == _pair(relation) and other.name in _ANY_PLACE]
+            if any(_same_place(relation, other) for other in same_pair) or relation.name not in _ANY_PLACE:
                 continue
-            if (relation.name, relation.ground, relation.figure) in found:
+            if any(not self._open(other) for other in same_pair):
                 yield "swapped_roles", relation.words
-            elif relation.name in PLACES and not self._stands_on(relation, found):
-                told = frozenset((relation.figure, relation.ground)) in pairs
-                yield ("swapped_roles" if told else "lost_relation"), relation.words
-        known = {frozenset((relation.figure, relation.ground)) for relation in self.caption.relations}
-        for relation in translated:
-            if relation.name in PLACES and frozenset((relation.figure, relation.ground)) not in known:
+            elif relation.name in PLACES or _listed(relation, ours):
+                yield "lost_relation", relation.words
+        for relation in ours:
+            same_pair = [other for other in theirs if _pair(other) == _pair(relation) and other.name in _ANY_PLACE]
+            if any(_same_place(relation, other) for other in same_pair) or relation.name not in _ANY_PLACE:
+                continue
+            if same_pair and not self._open(relation):
+                yield "swapped_roles", relation.words
+            elif relation.name in PLACES or _listed(relation, theirs):
                 yield "added_relation", relation.words
 
-    def _stands_on(self, relation: Relation, found: set[tuple[str, int | None, int | None]]) -> bool:
-        """Whether the rewrite says "on" for "above"."""
-        return relation.name == "above" and ("on", relation.figure, relation.ground) in found
+    def _open(self, relation: Relation) -> bool:
+        """Whether a place of the rewrite may be that of another thing, of which the caption says it."""
+        said = any((other.name, other.ground) == (relation.name, relation.ground) for other in self.caption.relations)
+        return relation.chained and said
+
+    def _swapped_deeds(self) -> Iterator[tuple[str, str]]:
+        """One that does it in the caption and one that it is done to have changed places."""
+        for ours in self.rewrite.deeds:
+            agents, others = ({self.twins.get(number, -1) for number in own} for own in (ours.agents, ours.others))
+            theirs = [deed for deed in self.caption.deeds if self.same(deed.name, ours.name)]
+            crossed = [
+                (deed.agents & others) - agents and (deed.others & agents) - others - deed.agents for deed in theirs
+            ]
+            if theirs and all(crossed):
+                yield "swapped_roles", ours.words
 
     def _swapped_heads(self) -> Iterator[tuple[str, str]]:
         """A computer disk is no computer with a disk."""
@@ -146,11 +177,21 @@ class Comparison:
         return attribute in thing.numbers or any(self.same(attribute, trait) for trait in thing.traits)
 
     def _swapped_denials(self) -> Iterator[tuple[str, str]]:
-        theirs, ours = self.caption.denied, self.rewrite.denied
-        if theirs and ours and all(theirs) and all(ours):
-            for word in ours:
-                if not any(self.same(word, other) for other in theirs):
-                    yield "swapped_roles", f"no {word} for no {theirs[0]}"
+        if not self.caption.denied:
+            return
+        for denial in self.rewrite.denied:
+            if not any(self._same_denial(other, denial) for other in self.caption.denied):
+                yield "swapped_roles", f"no {denial.word}".strip()
+
+    def _same_denial(self, theirs: Denial, ours: Denial) -> bool:
+        if theirs.word and ours.word and not self.same(theirs.word, ours.word):
+            return False
+        head = None if ours.head is None else self.twins.get(ours.head)
+        if head is None or theirs.head is None or theirs.head not in self.twins.values() or theirs.head == head:
+            return True
+        # "no bicycles" in other words: "bicycles are prohibited"
+        one, two = self.caption.things[theirs.head].name, self.caption.things[head].name
+        return (not theirs.word and self.same(one, ours.word)) or (not ours.word and self.same(two, theirs.word))
 
     def _lost_words(self) -> Iterator[tuple[str, str]]:
         covered = _covered(self.caption, self.rewrite)
@@ -183,11 +224,28 @@ def _covered(facts: Facts, other: Facts) -> set[str]:
     return found
 
 
+def _pair(relation: Relation) -> frozenset[int | None]:
+    return frozenset((relation.figure, relation.ground))
+
+
+def _listed(relation: Relation, others: Iterable[Relation]) -> bool:
+    """Whether the others but list the two things."""
+    return any(other.name == "and" and _pair(other) == _pair(relation) for other in others)
+
+
+def _same_place(one: Relation, two: Relation) -> bool:
+    """Of relations of the same pair; "on" is said for "above"."""
+    if one.name in SYMMETRICAL:
+        return one.name == two.name
+    alike = one.name == two.name or {one.name, two.name} == {"on", "above"}
+    return alike and one.figure == two.figure
+
+
 def _translated(relation: Relation, twins: dict[int, int]) -> Relation:
     def of(number: int | None) -> int | None:
         return None if number is None else twins.get(number, -1 - number)
 
-    return Relation(relation.name, of(relation.figure), of(relation.ground), relation.words)
+    return replace(relation, figure=of(relation.figure), ground=of(relation.ground))
 
 
 def _matched(theirs: tuple[Thing, ...], ours: tuple[Thing, ...], same: Callable[[str, str], bool]) -> dict[int, int]:

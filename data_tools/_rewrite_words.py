@@ -93,6 +93,9 @@ RELATIONS: dict[str, tuple[str, bool]] = {
     **dict.fromkeys(("behind", "in back of", "at the back of"), ("behind", False)),
     **dict.fromkeys(("on", "onto"), ("on", False)),
     **dict.fromkeys(("in", "inside", "inside of", "into", "within"), ("in", False)),
+    **dict.fromkeys(("near", "next to", "beside", "close to", "alongside", "adjacent to"), ("near", False)),
+    **dict.fromkeys(("far from", "far away from", "away from"), ("far", False)),
+    **dict.fromkeys(("outside", "outside of"), ("outside", False)),
     **{
         phrase.format(its=its, side=side): (side, True)
         for side in ("left", "right")
@@ -104,8 +107,13 @@ RELATIONS: dict[str, tuple[str, bool]] = {
 }
 """Phrase -> (where the first thing is, seen from the second; whether the second is not named after it)."""
 INVERSES = {"right": "left", "below": "above", "behind": "front"}
-PLACES = frozenset({"left", "above", "front"})
-"""Relations that must stay and may not come; of others ("on", "in", deeds) only a swap counts."""
+PLACES = frozenset({"left", "above", "front", "far", "outside"})
+"""Relations that must stay and may not come."""
+LOOSE_PLACES = frozenset({"on", "in", "near"})
+"""Relations that verbs say as well (a vase holds flowers): they may go and come, but not become another place."""
+SYMMETRICAL = frozenset({"near", "far"})
+ENDS_IN_NOUN = frozenset({"inside", "outside"})
+"""Relations only if a thing follows: "a man inside"."""
 PRONOUNS = _set("it them him her itself themselves himself herself")
 
 PLAIN = _set(
