@@ -1,5 +1,8 @@
 """Rewrite captions with a language model (LaCLIP), as a layer beside the shards; no picture is read.
 
+    vlp data rewrite data/train --model smollm2.gguf
+    vlp data rewrite data/train --engine server --url http://localhost:8000/v1 --prompt instruct
+
 Pass one has the model write N texts about each different caption and keeps every answer at once under
 ROOT/NAME/.completions, so a run that was killed goes on where it was and pays for no text twice. Pass two judges the
 texts and writes the layer of those that are accepted; other rules cost no new texts. The same command again does what
@@ -47,12 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--keep-rejected", action="store_true", help="write NAME_rejected too: the rejected texts with their reasons")
     add("--dry-run", action="store_true", help="only estimate tokens and hours, measured on the first few texts")
     add("--json", type=Path, metavar="FILE", help="write all counts and a sample, which vlp report FILE shows")
-    add("--report", type=Path, metavar="FILE", help="write that as one self-contained page")
+    add("--report", type=Path, metavar="FILE", help="write the same as one self-contained HTML page")
     add_engine_arguments(parser)
     flags.add_share_arguments(parser)
     flags.add_engine_arguments(parser)
     flags.add_prompt_arguments(parser, "laclip")
-    gate = parser.add_argument_group("gate", f"rules, in this order: {', '.join(REASONS)}")
+    rules = "\n".join(f"  {name:<16} {meaning}" for name, meaning in REASONS.items())
+    gate = parser.add_argument_group("gate", f"rules, in the order in which they are asked:\n{rules}\n")
     for name, info in GateOptions.model_fields.items():
         flags.add_field(gate, "gate", name, info, f"{info.description} ({flags.default_of(info)})")
 

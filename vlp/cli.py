@@ -104,6 +104,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
         tool = tools.add_parser(name, help=summary, description=summary)
         if arguments[:2] == ["data", name]:  # only the chosen tool is imported
             module = resolve.module("data_tools", name, "data tool")
+            tool.description, tool.formatter_class = inspect.getdoc(module), argparse.RawDescriptionHelpFormatter
             module.add_arguments(tool)
             tool.set_defaults(command=module.run)
     return parser
