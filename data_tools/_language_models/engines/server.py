@@ -107,8 +107,10 @@ class Engine(base.Engine, frozen=True, extra="forbid"):
 
     @contextmanager
     def _connected(self) -> Iterator[tuple[Server, _Calls]]:
-        from data_tools._language_models.asking import Server
-
+        try:
+            from data_tools._language_models.asking import Server
+        except ModuleNotFoundError as error:
+            raise UserError(f"--engine server needs the package {error.name}: pip install 'vlp[rewrite]'") from error
         with _Calls() as calls:
             server = Server(self, self._key())
             try:

@@ -161,6 +161,16 @@ def test_no_heavy_import_before_the_first_text() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
+@pytest.mark.parametrize("package", ["openai", "aiolimiter"])
+def test_a_missing_package_is_named(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "data_tools._language_models.asking")
+    monkeypatch.setitem(sys.modules, package, None)
+    engine = Engine(url="http://127.0.0.1:9/v1")
+    for use in (engine.identity, lambda: list(engine.complete(requests(1), DRAWN))):
+        with pytest.raises(UserError, match=rf"needs the package {package}: pip install 'vlp\[rewrite\]'"):
+            use()
+
+
 # ---- What passes
 
 PASSING = {
