@@ -10,9 +10,11 @@ from collections.abc import Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import cached_property, partial
+from ipaddress import ip_address, ip_network
 from itertools import chain, islice
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, field_validator
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from data_tools._language_models.asking import Server
 
 USUAL_VARIABLE = "OPENAI_API_KEY"
+NEAR = [ip_network(net) for net in ("127.0.0.0/8", "::1", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")]
 LEAVING = 5  # seconds that closing connections may take
 
 Result = TypeVar("Result")
@@ -59,7 +62,7 @@ class Engine(base.Engine, frozen=True, extra="forbid"):
     @field_validator("url")
     @classmethod
     def _address(cls, url: str) -> str:
-        if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", url):
+        if not re.fullmatch(r"https?://([^\s/@?#:\[\]]+|\[[\da-fA-F:.]+\])(:\d+)?(/[^\s@?#]*)?", url):
             raise ValueError("give http://HOST:PORT/v1 or https://HOST/v1, without a name, a password or a key")
         return url.rstrip("/")
 
@@ -125,7 +128,29 @@ class Engine(base.Engine, frozen=True, extra="forbid"):
             raise UserError(f"the environment variable {self.key_variable} is to hold the server's key and is empty")
         if not key.isascii() or not key.isprintable():
             raise UserError(f"the key in the environment variable {self.key_variable} has letters that no key has")
-        return key or None
+        if not key:
+            return None
+        address = urlsplit(self.url)
+        if key in unquote(address.path):
+            raise UserError(
+                f"--url has the key of the environment variable {self.key_variable} in it: leave it out there"
+            )
+        host, meant = address.hostname or "", "key_variable" in self.model_fields_set
+        if address.scheme == "http" and not meant and not _is_near(host):
+            raise UserError(
+                f"the key in the environment variable {self.key_variable} would go unencrypted to {host}: give an "
+                f"address with https, or say --key-variable {self.key_variable} where that is meant, or unset the variable"
+            )
+        return key
+
+
+def _is_near(host: str) -> bool:
+    """Whether ``host`` is this machine or one of a private network."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return "." not in host
+    return any(address in net for net in NEAR)
 
 
 def _put(answers: _Answers, request: Request, answer: Future[Completion | None]) -> None:

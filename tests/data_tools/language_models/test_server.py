@@ -446,7 +446,7 @@ def test_an_exhausted_quota_ends_at_once(stand_in: Any, reply: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:8000/v1", "ftp://host/v1", "https://me:hunter2@host/v1", "http://h/v1?k=hunter2"]
+    "url", ["localhost:8000/v1", "ftp://host/v1", "https://me:hunter2@host/v1", "http://h/v1?k=hunter2", "http://[h/v1"]
 )
 def test_an_address_has_no_secret(url: str) -> None:
     with pytest.raises(ValidationError) as error:
@@ -494,6 +494,41 @@ def test_a_key_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="SERVER_KEY has letters that no key has") as error:
         answers(Engine(url="http://127.0.0.1:9/v1", model="m", key_variable="SERVER_KEY"), requests(1))
     assert KEY not in str(error.value)
+
+
+NEAR = ["localhost", "127.0.0.2", "[::1]", "10.1.2.3", "172.31.0.1", "192.168.1.1", "gpu-node-07"]
+FAR = ["llm.example.com", "8.8.8.8", "172.32.0.1", "192.169.0.1", "[2001:db8::1]", "[fe80::1]", "localhost.example.com"]
+
+
+@pytest.mark.parametrize("host", FAR)
+def test_the_usual_key_does_not_go_unencrypted_to_other_hosts(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"http://{host}:8000/v1"
+    assert Engine(url=url)._key() is None
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with pytest.raises(UserError, match=rf"OPENAI_API_KEY would go unencrypted to {host.strip('[]')}: ") as error:
+        Engine(url=url).identity()
+    assert KEY not in str(error.value)
+    with pytest.raises(UserError, match="unencrypted"):
+        answers(pickle.loads(pickle.dumps(Engine(url=url, model="m"))), requests(1))
+    for meant in (Engine(url=f"https://{host}/v1"), Engine(url=url, key_variable="OPENAI_API_KEY")):
+        assert pickle.loads(pickle.dumps(meant))._key() == KEY
+
+
+@pytest.mark.parametrize("host", NEAR)
+def test_the_usual_key_goes_to_hosts_nearby(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    assert Engine(url=f"http://{host}:8000/v1")._key() == KEY
+    assert Engine(url=f"http://{host.upper()}/v1")._key() == KEY
+
+
+@pytest.mark.parametrize("written", [KEY, KEY.replace("-", "%2D")])
+def test_an_address_with_the_key_in_it_is_refused(stand_in: Any, written: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVER_KEY", KEY)
+    with pytest.raises(UserError, match="--url has the key of the environment variable SERVER_KEY in it") as error:
+        Engine(url=f"{stand_in.url}/{written}/v1", key_variable="SERVER_KEY").identity()
+    assert KEY[:8] not in str(error.value)
+    assert written not in str(error.value)
+    assert not stand_in.asked
 
 
 # ---- Leaving
