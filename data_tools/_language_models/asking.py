@@ -88,7 +88,7 @@ class Server:
         except Refusal as refusal:
             raise await self._sentence(refusal, "") from None
         if len(models) != 1:
-            raise UserError(f"{self._terms.url} has {len(models)} models ({', '.join(models)}): name one with model")
+            raise UserError(f"{self._terms.url} has {len(models)} models ({', '.join(models)}): name one with --model")
         return models[0]
 
     async def check(self, like: Request, model: str, sampling: Sampling) -> None:
@@ -211,7 +211,7 @@ class Server:
         if left <= 0:
             raise UserError(
                 f"{terms.url} has answered nothing for {now - self._away_since:.0f} s ({fault}): "
-                "run again when it is back, or give it more patience"
+                "run again when it is back, or raise --patience"
             )
         if fault.wait is not None and fault.wait > left:
             raise UserError(f"{terms.url} wants to be left alone for {fault.wait:.0f} s ({fault}): run again later")

@@ -70,5 +70,5 @@ class Engine(base.Engine, frozen=True, extra="forbid"):
                     yield from decoder.write(rows[start : start + self.batch_size])
                 except torch.OutOfMemoryError as error:
                     raise UserError(
-                        f"{device} has no memory for {self.batch_size} texts at once: lower batch_size"
+                        f"{device} has no memory for {self.batch_size} texts at once: lower --batch-size"
                     ) from error

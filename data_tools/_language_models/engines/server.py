@@ -125,7 +125,7 @@ class Engine(base.Engine, frozen=True, extra="forbid"):
     def _key(self) -> str | None:
         key = os.environ.get(self.key_variable, "").strip()
         if not key and self.key_variable != USUAL_VARIABLE:
-            raise UserError(f"the environment variable {self.key_variable} is to hold the server's key and is empty")
+            raise UserError(f"--key-variable: the environment variable {self.key_variable} holds no key")
         if not key.isascii() or not key.isprintable():
             raise UserError(f"the key in the environment variable {self.key_variable} has letters that no key has")
         if not key:
@@ -139,7 +139,7 @@ class Engine(base.Engine, frozen=True, extra="forbid"):
         if address.scheme == "http" and not meant and not _is_near(host):
             raise UserError(
                 f"the key in the environment variable {self.key_variable} would go unencrypted to {host}: give an "
-                f"address with https, or say --key-variable {self.key_variable} where that is meant, or unset the variable"
+                f"address with https, unset the variable, or say --key-variable {self.key_variable} if that is meant"
             )
         return key
 

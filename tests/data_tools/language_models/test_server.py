@@ -351,7 +351,7 @@ def test_only_the_first_requests_given_up_are_named(
 
 def test_a_server_that_answers_nothing_but_small_things_is_gone_when_patience_is(stand_in: Any, reply: Any) -> None:
     stand_in.script = lambda asked: reply(status=500) if asked.prompt.startswith("dog") else None
-    with pytest.raises(UserError, match=r"answered nothing for .* \(500\): run again"):
+    with pytest.raises(UserError, match=r"answered nothing for .* \(500\): run again .* raise --patience"):
         answers(Engine(url=stand_in.url, patience=0, retries=9), requests(3))
 
 
@@ -418,7 +418,7 @@ def test_an_unknown_model_is_told_with_those_there_are(stand_in: Any, reply: Any
 
 def test_a_server_with_several_models_wants_a_name(stand_in: Any) -> None:
     stand_in.models = ["qwen", "llama"]
-    with pytest.raises(UserError, match=r"has 2 models \(llama, qwen\): name one"):
+    with pytest.raises(UserError, match=r"has 2 models \(llama, qwen\): name one with --model"):
         Engine(url=stand_in.url).identity()
 
 
@@ -488,7 +488,7 @@ def test_the_key_is_in_nothing_we_say(
 
 
 def test_a_key_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="variable SERVER_KEY is to hold the server's key and is empty"):
+    with pytest.raises(UserError, match="--key-variable: the environment variable SERVER_KEY holds no key"):
         answers(Engine(url="http://127.0.0.1:9/v1", model="m", key_variable="SERVER_KEY"), requests(1))
     monkeypatch.setenv("SERVER_KEY", f"{KEY}\n{KEY}")
     with pytest.raises(UserError, match="SERVER_KEY has letters that no key has") as error:
