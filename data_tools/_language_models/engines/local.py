@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -34,11 +35,11 @@ class Engine(base.Engine, frozen=True, extra="forbid"):
     def identity(self) -> dict[str, Any]:
         from data_tools._language_models import weights
 
-        path = weights.locate(self.model)
+        path, given = weights.locate(self.model), Path(self.model).expanduser()
         dtype = weights.dtype_of(self.dtype, weights.device_of(self.device))
         return {
             "engine": "local",
-            "model": Path(self.model).name if Path(self.model).exists() else self.model,
+            "model": os.path.basename(os.path.abspath(given)) if given.exists() else self.model,
             "weights": weights.fingerprint(path),
             "dtype": str(dtype).removeprefix("torch."),
         }

@@ -319,6 +319,17 @@ def test_the_record_names_weights_and_precision_and_no_place(tiny: Path, tmp_pat
     assert engine(moved).identity() != here
 
 
+def test_the_record_names_the_model_however_its_place_is_written(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = shutil.copytree(tiny, tmp_path / "tiny-model")
+    (model / "inner").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for folder, written in ((model, "."), (model / "inner", ".."), (tmp_path, "tiny-model/"), (model, "~/tiny-model")):
+        monkeypatch.chdir(folder)
+        assert local.Engine(model=written).identity()["model"] == "tiny-model"
+
+
 def test_bfloat16_is_chosen_where_the_processor_multiplies_it(monkeypatch: pytest.MonkeyPatch):
     cpu = torch.device("cpu")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False}, raising=False)
