@@ -24,9 +24,10 @@ from vlp.data.layer_files import (
     no_layer,
     pick_column,
 )
-from vlp.data.layers import LayerReader, LayerWriter, TextLists, check_layer
+from vlp.data.layers import LayerReader, LayerWriter, check_layer
 from vlp.data.shards import Shard, find_shards
 from vlp.data.store import Store
+from vlp.data.text_lists import TextLists
 from vlp.types import UserError
 
 PROVENANCE = {"tool": "test", "options": {"threshold": 3}}

@@ -16,10 +16,11 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from vlp.data.layer_files import layer_columns, layers_root, list_layers, no_layer, pick_column
-from vlp.data.layers import KEPT_SHARDS, LayerReader, TextLists
+from vlp.data.layers import KEPT_SHARDS, LayerReader
 from vlp.data.samples import BadSample, decode_text
 from vlp.data.shards import LOCAL, Shard
 from vlp.data.store import Store
+from vlp.data.text_lists import TextLists
 from vlp.types import UserError
 
 # Scripts whose words are not set apart by spaces: Thai to Tibetan, Myanmar, Khmer, kana, Chinese characters.
