@@ -57,6 +57,7 @@ class Tables:
 
     def __init__(self, files: Sequence[Path], on: str, columns: Sequence[Column]) -> None:
         self.files, self._on, self._columns = list(files), on, list(columns)
+        self.not_pictures = 0
         self.kinds = {column.here: column.kind or "" for column in columns}
         first = next(self._batches(self.files[0]), None)
         if first is None:

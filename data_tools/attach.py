@@ -88,15 +88,8 @@ class AttachReport:
     left_out: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        found = vars(self.joined)
-        return (
-            {"columns": self.columns, "samples": self.samples, "written": self.written}
-            | found
-            | {
-                "defects": self.defects,
-                "left_out": self.left_out,
-            }
-        )
+        own = {name: getattr(self, name) for name in ("columns", "samples", "written", "defects", "left_out")}
+        return own | vars(self.joined)
 
     def show(self, name: str) -> None:
         found = self.joined
@@ -224,14 +217,17 @@ def attach(options: AttachOptions) -> AttachReport:
         written = sum(new for _, new in over(write, paths, "writing layers"))
     finally:
         _remove(folders)
-    left_out = {f"sample without {options.sample}": samples.unnamed, "row that is no picture's": _not_pictures(table)}
+    defects: Counter[str] = Counter()
+    for defect in samples.defects:
+        defects[defect.kind] += defect.samples
+    left_out = {f"sample without {options.sample}": samples.unnamed, "row that is no picture's": table.not_pictures}
     return AttachReport(
         dict(kinds),
         len(samples),
         joined,
         bool(options.laclip),
         written,
-        dict(Counter(defect.kind for defect in samples.defects)),
+        dict(defects),
         {kind: count for kind, count in left_out.items() if count},
     )
 
@@ -309,10 +305,6 @@ def _sha256(file: Path) -> str:
         while block := content.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _not_pictures(table: Any) -> int:
-    return getattr(table, "not_pictures", 0)
 
 
 def _remove(folders: set[Path]) -> None:
