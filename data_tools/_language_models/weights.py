@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -107,7 +108,10 @@ def load(path: Path, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any
         UserError: it is no causal language model that transformers knows.
     """
     import transformers
+    from transformers.utils.logging import disable_progress_bar
 
+    if not sys.stderr.isatty():
+        disable_progress_bar()
     where: dict[str, Any] = {"pretrained_model_name_or_path": path, "trust_remote_code": False}
     how: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     if path.suffix == ".gguf":
