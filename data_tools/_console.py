@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vlp.types import Skipped
+from vlp.types import Skipped, UserError
 
 Item = TypeVar("Item")
 
@@ -62,3 +63,12 @@ def track(items: Iterable[Item], description: str, total: int | None = None) -> 
     from rich.progress import track as rich_track
 
     yield from rich_track(items, description, total=total, console=Console(stderr=True))
+
+
+def check_caption_source(source: str) -> None:
+    """
+    Raises:
+        UserError: the ``--caption`` of a tool that reads one caption a sample names no place inside the tars.
+    """
+    if not re.fullmatch(r"txt|json\..+", source):
+        raise UserError(f"--caption {source} is no source of captions here: write txt or json.FIELD")

@@ -168,12 +168,8 @@ def _judged(
         verdicts[caption] = [Verdict("", REFUSED, one.problem) if one.problem else next(rest) for one in own]
     if gate.clip_model is None:
         return list(verdicts.values())
+    from data_tools._language_models.weights import device_of
     from data_tools._rewrite_pictures import judge_with_pictures
 
-    return judge_with_pictures(gate, shard, [(row, captions[row], verdicts[captions[row]]) for row in rows], _device())
-
-
-def _device() -> str:
-    import torch
-
-    return str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
+    device = str(device_of("auto"))
+    return judge_with_pictures(gate, shard, [(row, captions[row], verdicts[captions[row]]) for row in rows], device)

@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_tools._console import track, write_json
+from data_tools._console import check_caption_source, track, write_json
 from data_tools._map_shards import add_engine_arguments, map_shards
 from vlp.types import UserError
 
@@ -69,8 +69,7 @@ class AttachOptions:
             raise UserError("--caption and --max-differing have no effect without --laclip: tables are not compared")
         if not re.fullmatch(r"key|json\..+", self.sample):
             raise UserError(f"--sample {self.sample} is no place in a sample: write key or json.FIELD")
-        if not re.fullmatch(r"txt|json\..+", self.caption):
-            raise UserError(f"--caption {self.caption} is no source of captions here: write txt or json.FIELD")
+        check_caption_source(self.caption)
         if not 0 <= self.max_differing <= 1:
             raise UserError(f"--max-differing {self.max_differing:g} is no share: give a number from 0 to 1")
 

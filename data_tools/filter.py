@@ -11,7 +11,6 @@ switches on the ones for pictures and captions of web pages too.
 from __future__ import annotations
 
 import argparse
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
@@ -19,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_tools._console import write_json
+from data_tools._console import check_caption_source, write_json
 from data_tools._filter_rules import ALIGN, REASONS, FilterRules, option
 from data_tools._map_shards import add_engine_arguments, map_shards
 from vlp.types import Skipped, UserError
@@ -45,8 +44,7 @@ class FilterOptions:
     ray: str | None = None
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"txt|json\..+", self.caption):
-            raise UserError(f"--caption {self.caption} is no source of captions here: write txt or json.FIELD")
+        check_caption_source(self.caption)
 
 
 @dataclass

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_tools._console import write_json
+from data_tools._console import check_caption_source, write_json
 from data_tools._language_models import flags
 from data_tools._map_shards import add_engine_arguments, map_shards
 from data_tools._rewrite_gate import REASONS, GateOptions
@@ -149,16 +149,13 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _job(arguments: argparse.Namespace) -> Job:
     """What is asked for, refused before anything heavy is loaded if it cannot be."""
-    import re
-
     from data_tools._language_models import prompts
     from data_tools._language_models.shards import Job
     from vlp.data.layers import LayerWriter
 
     if arguments.number < 1:
         raise UserError(f"--number {arguments.number} must be at least 1")
-    if not re.fullmatch(r"txt|json\..+", arguments.caption):
-        raise UserError(f"--caption {arguments.caption} is no source of captions here: write txt or json.FIELD")
+    check_caption_source(arguments.caption)
     if arguments.gpus is not None and (arguments.ray is None or arguments.gpus < 0):
         raise UserError(f"--gpus {arguments.gpus:g} has no effect without --ray: it is what Ray gives each task")
     LayerWriter(arguments.root, arguments.name, {})  # refuses a name that cannot be used
