@@ -17,6 +17,18 @@ from vlp.evaluation.embed import Encoder, embed_images, embed_texts
 
 
 @dataclass(frozen=True)
+class Category:
+    """A row of a table of categories: ``number`` queries of the category ``name`` and their score with its interval."""
+
+    table: str
+    name: str
+    number: int
+    score: float
+    interval: tuple[float, float]
+    chance: float
+
+
+@dataclass(frozen=True)
 class Scores:
     """The figures of one set.
 
@@ -27,6 +39,8 @@ class Scores:
         log: figures of the training log, under their names after ``val/``; what is not defined is left out.
         labels: what tables call a metric whose name alone misleads.
         details: lists with an entry a query (or class), for the report.
+        intervals: for metrics that have one, the 95 % bootstrap interval.
+        categories: rows of tables by category, for the JSON and the report.
         geometry: the shape of the embeddings, under the names of `vlp.evaluation.geometry.FIGURES`; NaN where a figure
             is not defined.
     """
@@ -39,6 +53,8 @@ class Scores:
     log: dict[str, float]
     labels: dict[str, str] = field(default_factory=dict)
     details: dict[str, list[float]] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    categories: list[Category] = field(default_factory=list)
     geometry: dict[str, float] = field(default_factory=dict)
 
 
