@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from random import Random
 
+from data_tools._scenes_changes import exchange, exchange_places, has_distinct_objects, with_relation
 from data_tools._scenes_draw import arrange, draw
 from data_tools._scenes_grammar import GRAMMARS, parse, phrase
 from data_tools._scenes_world import COLOURS, OPPOSITE, SHAPES, SIZES, Scene, Thing, World, generator, holds
@@ -178,19 +179,14 @@ def swap_attribute(scene: Scene, random: Random) -> Scene | None:
     differing = [factor for factor in ("colour", "size") if getattr(first, factor) != getattr(second, factor)]
     if not differing:
         return None
-    factor = random.choice(differing)
-    swapped = (
-        replace(first, **{factor: getattr(second, factor)}),
-        replace(second, **{factor: getattr(first, factor)}),
-    )
-    return replace(scene, objects=swapped + scene.objects[2:])
+    return exchange(scene, random.choice(differing), 0, 1)
 
 
 def swap_relation(scene: Scene, random: Random) -> Scene | None:
     """The first relation turned into its opposite, or the first two objects exchanged."""
     if random.random() < 0.5:
-        return replace(scene, objects=scene.objects[1::-1] + scene.objects[2:])
-    return replace(scene, relations=(OPPOSITE[scene.relations[0]], *scene.relations[1:]))
+        return exchange_places(scene, 0, 1)
+    return with_relation(scene, 0, OPPOSITE[scene.relations[0]])
 
 
 def _twins(
@@ -203,7 +199,6 @@ def _twins(
         if other is None or holds(other, scene) or holds(scene, other):
             continue
         names = {scene.canonical(), other.canonical()}
-        kinds = {(thing.shape, thing.colour) for thing in other.objects}
-        if len(kinds) == len(other.objects) and not names & used:
+        if has_distinct_objects(other) and not names & used:
             used |= names
             yield scene, other
