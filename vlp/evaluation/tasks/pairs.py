@@ -1,24 +1,28 @@
-"""Choosing the true of two captions (SugarCrepe's layout, also our scenes' swapped captions).
+"""Choosing the true of two captions (SugarCrepe's layout, also our scenes' suites).
 
-Right means strictly higher: a model that cannot tell the captions apart scores 0, and the tie rate says so.
-(CLIP_benchmark's ``argmax`` gives it 100 %, since the true caption comes first.)
+SugarCrepe (Hsieh et al., arXiv:2306.14610): the seven files of ``data/`` of github.com/RAIVNLab/sugar-crepe, here or in
+``data/``, and COCO's pictures of 2017 in ``val2017/`` (or ``images/``):
+
+    add_att.json add_obj.json replace_att.json replace_obj.json replace_rel.json swap_att.json swap_obj.json
+    val2017/000000000139.jpg ...
+
+Other files of the form ``SUITE.json`` = {"0": {filename, caption, negative_caption}, ...} are suites as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import astuple
 from pathlib import Path
 
-import torch
-
 from vlp.data import benchmark_sets
-from vlp.evaluation import metrics
+from vlp.evaluation.choices import Choice, ChoiceTask, Mean
 from vlp.evaluation.tasks import base
 
+SUGARCREPE = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
 
-class Task(base.Task):
-    kind = "image_caption_selection"
+
+class Task(ChoiceTask):
+    table = "suite"
+    categories_are_metrics = True
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -26,49 +30,28 @@ class Task(base.Task):
         self.images = found.images
         self.texts = found.texts
         self.suites = found.suites
+        self.choices = [
+            Choice(pair.image, pair.caption, (pair.negative_caption,), suite)
+            for suite, pairs in found.suites.items()
+            for pair in pairs
+        ]
 
     @staticmethod
     def detects(directory: Path) -> bool:
         return bool(benchmark_sets.pair_files(directory))
 
+    def means(self) -> dict[str, Mean]:
+        """All suites; where they are SugarCrepe's, also its kinds of change, as papers average them."""
+        means = {"macro": Mean(f"mean of the {len(self.suites)} suites (macro)", tuple(self.suites))}
+        if set(self.suites) == set(SUGARCREPE):
+            for kind in ("add", "replace", "swap"):
+                suites = tuple(suite for suite in SUGARCREPE if suite.startswith(kind))
+                means[kind] = Mean(f"mean of {', '.join(suites)}", suites)
+        return means
+
     def score(self, embeddings: base.SetEmbeddings) -> base.Scores:
-        """``text_acc`` (all pairs, micro), ``text_acc_macro`` (mean of the suites) and ``text_acc_SUITE``."""
-        margins: dict[str, list[float]] = {}
-        for suite, pairs in self.suites.items():
-            image, caption, negative = torch.tensor([astuple(pair) for pair in pairs]).T
-            image_ND = embeddings.image_ND[image]
-            true_N = metrics.pair_scores(image_ND, embeddings.text_ND[caption])
-            margins[suite] = (true_N - metrics.pair_scores(image_ND, embeddings.text_ND[negative])).tolist()
-
-        accuracy = {suite: _share(m > 0 for m in margin) for suite, margin in margins.items()}
-        everything = [m for margin in margins.values() for m in margin]
-        micro = _share(m > 0 for m in everything)
-        macro = sum(accuracy.values()) / len(accuracy)
-        figures = {
-            "text_acc": micro,
-            "text_acc_macro": macro,
-            **{f"text_acc_{suite}": value for suite, value in accuracy.items()},
-        }
-        return base.Scores(
-            metrics=figures,
-            chance=dict.fromkeys(figures, 0.5),
-            tie_rate=_share(m == 0 for m in everything),
-            num_images=len(self.images),
-            num_texts=len(self.texts),
-            log={
-                **{f"{self.name}/{suite}_accuracy": value for suite, value in accuracy.items()},
-                f"{self.name}/micro_accuracy": micro,
-                f"{self.name}/macro_accuracy": macro,
-            },
-            labels={
-                "text_acc": "true caption above the false one, all pairs",
-                "text_acc_macro": "mean of the suites",
-                **{f"text_acc_{suite}": suite for suite in accuracy},
-            },
-            details={f"{suite}_margin": margin for suite, margin in margins.items()},
-        )
-
-
-def _share(hits: Iterable[bool]) -> float:
-    values = list(hits)
-    return sum(values) / len(values)
+        scores = super().score(embeddings)
+        for suite in self.suites:
+            rows = [row for row, choice in enumerate(self.choices) if choice.category == suite]
+            scores.details[f"{suite}_margin"] = [scores.details["margin"][row] for row in rows]
+        return scores
