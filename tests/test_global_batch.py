@@ -83,8 +83,14 @@ def global_batch(images: int = 1, texts: int = 1, seed: int = 3) -> Batch:
     text[:, 9] = text[:, 2]
     picture_N = torch.arange(GLOBAL_BATCH)
     picture_N[12] = picture_N[3]
+    hard = (text[0].roll(2, 1) + torch.arange(3)[:, None, None]) % 49000
+    hard[..., 0], hard[..., -1] = 49406, 49407
+    hard[0, 5] = text[0, 7]  # a hard caption of one picture is the caption of another
+    there = torch.ones(hard.shape[:2], dtype=torch.bool)
+    there[1:, 4], there[:, 11] = False, False
     names = tuple(str(row) for row in range(GLOBAL_BATCH))
-    return Batch(image, text, names, tuple(f"picture {name}" for name in names), picture_N=picture_N)
+    captions = tuple(f"picture {name}" for name in names)
+    return Batch(image, text, names, captions, picture_N=picture_N, hard_text_KNL=hard, hard_mask_KN=there)
 
 
 def losses_of(objective: base.Objective) -> tuple[LossOf | None, LossOf | None]:

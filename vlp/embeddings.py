@@ -68,6 +68,17 @@ def embed(
     masked = None
     if "masked_tokens" in outputs:
         masked = Masked(outputs["masked_tokens"].float(), outputs["masked_mask"], outputs["masked_labels"])
+    hard: dict[str, Tensor] = {}
+    if "hard_text" in outputs:
+        assert batch.hard_text_KNL is not None
+        assert batch.hard_mask_KN is not None
+        features_NKD = F.normalize(outputs["hard_text"].float(), dim=-1)
+        number = features_NKD.shape[1]
+        hard = {
+            "hard_text_KND": features_NKD.transpose(0, 1),
+            "hard_mask_KN": batch.hard_mask_KN[:number],
+            "hard_caption_KN": draws.identities(batch.hard_text_KNL[:number]),
+        }
     return Embeddings(
         **_features(outputs),
         text_gathering=text_gathering,
@@ -79,6 +90,7 @@ def embed(
         picture_N=batch.picture_N,
         caption_VN=draws.identities(batch.text_VNL),
         seed=seed,
+        **hard,
     )
 
 

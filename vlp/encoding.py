@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ from vlp.encoders.teacher import Teacher
 from vlp.encoders.two_tower import TwoTower
 from vlp.features import Embeddings
 from vlp.momentum import Momentum, check_queue
-from vlp.objectives.base import Objective, image_views, needs, shared_field, text_views
+from vlp.objectives.base import Objective, hard_texts, image_views, needs, shared_field, text_views
 from vlp.types import Batch, UserError
 
 TOKENS = frozenset({"image_tokens", "text_tokens", "masked_text"})
@@ -69,6 +70,7 @@ class Encoding:
         self._texts_are_asked_for = False
         self._text_gathering: Gathering | None = None
         self._image_views, self._text_views = image_views(objectives), text_views(objectives)
+        self._hard_texts = hard_texts(objectives)
         wanted = needs(objectives)
         self._wanted = wanted & TOKENS
         self._in_first_pass = needs([o for o in objectives if o.couples_batch]) & TOKENS
@@ -96,13 +98,16 @@ class Encoding:
 
         def encode(batch: Batch, wanted: frozenset[str]) -> Outputs:
             images, texts = batch.image_VNCHW[: self._image_views], batch.text_VNL[: self._text_views]
+            if self._hard_texts:
+                assert batch.hard_text_KNL is not None
+                texts = torch.cat([texts, batch.hard_text_KNL[: self._hard_texts]])
             plain_pass = len(batch) == self._rows
             on_text = self._send if plain_pass and self._texts_are_asked_for else None
             if "masked_text" not in wanted:
-                return wrapped(images, texts, wanted, on_text)
+                return self._apart(wrapped(images, texts, wanted, on_text))
             assert self._masking is not None
             masked_NL, labels_NL = self._masking(batch.text_NL, seed)
-            outputs = wrapped(images, texts, wanted, on_text, masked_NL)
+            outputs = self._apart(wrapped(images, texts, wanted, on_text, masked_NL))
             # A tower that pools at its first place gives no token of it.
             outputs["masked_labels"] = labels_NL[:, labels_NL.shape[1] - outputs["masked_mask"].shape[1] :]
             return outputs
@@ -123,6 +128,13 @@ class Encoding:
             queue=self.momentum.queue if self.momentum else None,
             text_gathering=self._sent,
         )
+
+    def _apart(self, outputs: Outputs) -> Outputs:
+        """The texts' features, N (V + K) D, as those of captions and those of hard captions."""
+        if not self._hard_texts:
+            return outputs
+        captions, hard = outputs["text"].split([self._text_views, self._hard_texts], dim=1)
+        return {**outputs, "text": captions, "hard_text": hard}
 
     def _send(self, text_NVD: Tensor) -> None:
         """Begin to gather the texts while the image tower works."""

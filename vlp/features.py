@@ -101,6 +101,9 @@ class Embeddings(Features):
         masked: word tokens of the texts with some ids hidden, and what was hidden, for `fusion`.
         picture_N: equal where two rows show the same picture.
         caption_VN: equal where two captions are the same, of whatever rows and views.
+        hard_text_KND: features of captions that are nearly right but false of the picture, L2-normalised.
+        hard_mask_KN: false where a row has fewer of them than K: that feature means nothing.
+        hard_caption_KN: as caption_VN, comparable with it, of the hard captions.
         seed: of this step, the same on all processes, for what an objective draws.
     """
 
@@ -111,6 +114,9 @@ class Embeddings(Features):
     masked: Masked | None = None
     picture_N: Tensor | None = None
     caption_VN: Tensor | None = None
+    hard_text_KND: Tensor | None = None
+    hard_mask_KN: Tensor | None = None
+    hard_caption_KN: Tensor | None = None
     seed: int = 0
 
     @classmethod

@@ -83,6 +83,14 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
         return self
 
     @model_validator(mode="after")
+    def _hard_captions_have_an_effect(self) -> Recipe:
+        if self.data.hard_captions and not objectives_base.hard_texts(self.objectives):
+            raise ValueError(
+                "data.hard_captions has no effect without an objective that uses it: remove it, or add hard_negatives"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _the_start_of_the_scale_has_an_effect(self) -> Recipe:
         if self.train.temperature is not None and self.model.init_logit_scale is not None:
             raise ValueError("model.init_logit_scale has no effect with train.temperature: remove one of them")
@@ -109,7 +117,8 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
             "logit_bias" in o.initial_logits() for o in self.objectives
         )
         fusion = self.model.fusion is not None
-        return _ALWAYS | ({"logit_bias"} if bias else set()) | ({"fusion", "masked_text"} if fusion else set())
+        given = {"logit_bias": bias, "fusion": fusion, "masked_text": fusion, "hard_texts": self.data.hard_captions}
+        return _ALWAYS | {need for need, there in given.items() if there}
 
     def starts(self) -> dict[str, float]:
         """Start values of logit_scale and logit_bias from the objectives' papers; what the model section says wins."""

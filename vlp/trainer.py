@@ -29,7 +29,7 @@ from vlp.encoding import Encoding, crops
 from vlp.engine import Signals, accelerator_for, alone_in, check_batch_statistics
 from vlp.evaluation import run as evaluation
 from vlp.evaluation.tasks.base import Task
-from vlp.objectives.base import check_needs, loss_of, moving_weights, needs, text_views
+from vlp.objectives.base import check_needs, hard_texts, loss_of, moving_weights, needs, text_views
 from vlp.optim import adamw, learning_rate
 from vlp.recipe import Recipe, difference
 from vlp.track import Tracker
@@ -99,6 +99,7 @@ def _train(recipe: Recipe, accelerator: Accelerator, signals: Signals) -> Outcom
         crops(recipe.objectives),
         text_views(recipe.objectives),
         with_picture_ids="picture_ids" in wanted,
+        hard_texts=hard_texts(recipe.objectives),
     )
     span = recipe.span(data.num_samples)
     rows = recipe.train.global_batch_size // world

@@ -2,7 +2,7 @@
 
 Legend of the shape suffixes: N rows of this process, B rows of the global batch (B = N x processes), D embedding
 width, L tokens, P patches, V views of a picture or captions of it, Q entries of a queue, C channels, H height, W width,
-K options of a query.
+K options of a query, or hard captions of a picture.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ class Batch:
 
     image_VNCHW is uint8 (normalised on the device by the encoder), text_VNL holds token ids: one view of each picture
     and one caption of it, or as many as the objectives compare. captions are the strings of the first view;
-    picture_N tells equal pictures from others (a hash of their bytes), where an objective asks; skipped names the
-    samples that had to be replaced while this batch was made.
+    picture_N tells equal pictures from others (a hash of their bytes), hard_text_KNL holds captions that are nearly
+    right but false of the picture (hard_mask_KN is false where there is none), where an objective asks; skipped names
+    the samples that had to be replaced while this batch was made.
     """
 
     image_VNCHW: Tensor
@@ -46,6 +47,8 @@ class Batch:
     captions: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
     picture_N: Tensor | None = None
+    hard_text_KNL: Tensor | None = None
+    hard_mask_KN: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -68,16 +71,18 @@ class Batch:
             self.keys[start:stop],
             self.captions[start:stop],
             picture_N=None if self.picture_N is None else self.picture_N[start:stop],
+            hard_text_KNL=None if self.hard_text_KNL is None else self.hard_text_KNL[:, start:stop],
+            hard_mask_KN=None if self.hard_mask_KN is None else self.hard_mask_KN[:, start:stop],
         )
 
     def to(self, device: object) -> Batch:
         """The same batch with its tensors on ``device``."""
-        return replace(
-            self,
-            image_VNCHW=self.image_VNCHW.to(device, non_blocking=True),  # type: ignore[call-overload]
-            text_VNL=self.text_VNL.to(device, non_blocking=True),  # type: ignore[call-overload]
-            picture_N=None if self.picture_N is None else self.picture_N.to(device, non_blocking=True),  # type: ignore[call-overload]
-        )
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if hasattr(value, "is_floating_point")
+        }
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class Generator(BaseModel, ABC, frozen=True, extra="forbid"):
         """What its texts depend on, for the record that the layer keeps."""
         return self.model_dump(mode="json")
 
-    def prepare(self, paths: Sequence[str], caption: str, place: Place) -> None:  # noqa: B027 - most need nothing
+    def prepare(self, paths: Sequence[str], caption: str, place: Place) -> None:
         """What has to be done once for all shards ``paths``, before `negatives` is asked in other processes.
 
         Args:

@@ -22,6 +22,10 @@ def views(objective: base.Objective, kind: str) -> int:
     return max([1, *(int(need.split(":")[1]) for need in objective.needs if need.startswith(f"{kind}_views:"))])
 
 
+def hard_texts(objective: base.Objective) -> int:
+    return max([0, *(int(need.split(":")[1]) for need in objective.needs if need.startswith("hard_texts:"))])
+
+
 class Maker:
     """Makes inputs and `Embeddings` of them.
 
@@ -73,6 +77,14 @@ class Maker:
         if everything or "picture_ids" in needs:
             made["pictures"] = torch.arange(rows) * 733 + 7
             made["pictures"][5:6] = made["pictures"][2:3]
+        # Row 4 has fewer hard captions than the others; that of row 0 is its own caption, that of row 3 is row 2's.
+        if everything or hard_texts(objective):
+            number = hard_texts(objective) or 1
+            made |= {"hard_text": normal(rows, number, WIDTH), "hard_mask": torch.ones(rows, number, dtype=torch.bool)}
+            made["hard_mask"][4:5, -1] = False
+            made["hard_captions"] = torch.arange(rows * number).view(rows, number) * 31 + 1
+            made["hard_captions"][:1, 0] = made["captions"][:1, 0]
+            made["hard_captions"][3:4, 0] = made["captions"][2:3, 0]
         return made
 
     def fusion(self, objective: base.Objective, dtype: torch.dtype = torch.float64) -> nn.Module | None:
@@ -104,6 +116,9 @@ class Maker:
             fusion=fusion,
             picture_N=inputs.get("pictures"),
             caption_VN=inputs["captions"].T if "captions" in inputs else None,
+            hard_text_KND=F.normalize(inputs["hard_text"], dim=-1).transpose(0, 1) if "hard_text" in inputs else None,
+            hard_mask_KN=inputs["hard_mask"].T if "hard_mask" in inputs else None,
+            hard_caption_KN=inputs["hard_captions"].T if "hard_captions" in inputs else None,
             seed=seed,
         )
 

@@ -30,7 +30,7 @@ OBJECTIVES = resolve.names("vlp.objectives")
 PARTS_OF_THE_TRAINER = {"loss", "lr", "grad_norm", "logit_scale", "batch_time", "data_time", "skipped_samples"}
 NEEDS = {
     *("image", "text", "image_tokens", "text_tokens", "momentum", "momentum.image_tokens", "momentum.text_tokens"),
-    *("queue", "teacher", "picture_ids", "caption_ids", "logit_bias", "fusion", "masked_text"),
+    *("queue", "teacher", "picture_ids", "caption_ids", "logit_bias", "fusion", "masked_text", "hard_texts"),
 }
 FIELD_OF_NEED = {"momentum": "momentum", "queue": "queue_size", "teacher": "teacher"}
 NEED_OF_INPUT = {
@@ -54,6 +54,9 @@ NEED_OF_INPUT = {
     "masked.labels": "masked_text",
     "pictures": "picture_ids",
     "captions": "caption_ids",
+    "hard_text": "hard_texts",
+    "hard_mask": "hard_texts",
+    "hard_captions": "hard_texts",
 }
 NEED_OF_ATTRIBUTE = {
     "image_BD": "image",
@@ -71,11 +74,19 @@ NEED_OF_ATTRIBUTE = {
     "masked": "masked_text",
     "picture_N": "picture_ids",
     "caption_VN": "caption_ids",
+    "hard_text_KND": "hard_texts",
+    "hard_mask_KN": "hard_texts",
+    "hard_caption_KN": "hard_texts",
 }
 
 
 def kind_of(name: str) -> type[base.Objective]:
     return importlib.import_module(f"vlp.objectives.{name}").Objective
+
+
+def kinds(objective: base.Objective) -> set[str]:
+    """Its needs without the numbers of those that are counted."""
+    return {need.partition(":")[0] for need in objective.needs}
 
 
 @pytest.fixture
@@ -171,8 +182,8 @@ def test_its_options_are_described(name):
 
 
 def test_its_needs_are_known_and_its_options_say_from_where(objective):
-    unknown = [n for n in objective.needs - NEEDS if not re.fullmatch(r"(image|text)_views:[2-9]", n)]
-    assert unknown == []
+    counted = r"(image|text)_views:[2-9]|hard_texts:[1-9]"
+    assert [need for need in objective.needs - NEEDS if not re.fullmatch(counted, need)] == []
     for need, field in FIELD_OF_NEED.items():
         assert need not in objective.needs or hasattr(objective, field), f"needs {need} without the field {field}"
     for need in objective.needs:
@@ -301,7 +312,7 @@ def test_it_uses_what_it_needs_and_nothing_else(make, objective, evaluate):
         moved = any(
             not torch.equal(evaluate({**inputs, name: other}).total, loss) for other in changed(name, inputs[name])
         )
-        assert moved == (need in objective.needs), f"{name}: {'used' if moved else 'unused'}"
+        assert moved == (need in kinds(objective)), f"{name}: {'used' if moved else 'unused'}"
     for name in ("image", "text"):
         views = inputs[name].shape[1]
         for view in range(views):
@@ -327,9 +338,9 @@ def test_it_reads_and_gathers_no_more_than_it_needs(make, objective, evaluate):
     Recording.read = set()
     evaluate(make.inputs(objective, everything=True) | make.inputs(objective), kind=Recording)
     by_view = {f"{kind}" for kind in ("image", "text") if any(n.startswith(f"{kind}_views:") for n in objective.needs)}
-    assert Recording.read - objective.needs - by_view == set()
+    assert Recording.read - kinds(objective) - by_view == set()
     optional = set(NEED_OF_ATTRIBUTE.values()) - {"image", "text"}
-    assert (objective.needs & optional) - Recording.read == set()
+    assert (kinds(objective) & optional) - Recording.read == set()
 
 
 # ---- Precision and size
@@ -413,7 +424,7 @@ def step_of(make: Any, objective: base.Objective, micro_batch_size: int) -> tupl
             **{
                 n: v[chosen] if v.ndim else v
                 for n, v in named.items()
-                if "." not in n and n not in ("pictures", "captions")
+                if "." not in n and n not in ("pictures", "captions", "hard_captions", "hard_mask")
             },
         }
 
@@ -422,12 +433,16 @@ def step_of(make: Any, objective: base.Objective, micro_batch_size: int) -> tupl
 
     queue = Queue(inputs["queue.image"], inputs["queue.text"]) if "queue.image" in inputs else None
     texts = inputs.get("captions", torch.arange(rows)[:, None])
+    hard = {}
+    if "hard_text" in inputs:
+        hard = {"hard_text_KNL": inputs["hard_captions"].T[..., None], "hard_mask_KN": inputs["hard_mask"].T}
     batch = Batch(
         torch.zeros(1, rows, 1),
         texts.T[..., None],
         tuple(str(row) for row in range(rows)),
         ("",) * rows,
         picture_N=inputs.get("pictures"),
+        **hard,
     )
 
     def loss_of(embedded: Embeddings) -> Loss:

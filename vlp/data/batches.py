@@ -21,6 +21,7 @@ from vlp.data.bad_samples import BadSamples
 from vlp.data.cache import CacheOptions
 from vlp.data.captions import CaptionLayers, CaptionSource, CaptionSources, check_sources, draw, draw_more
 from vlp.data.digest import hash64
+from vlp.data.hard_captions import draw_hard
 from vlp.data.probes import caption_layers, check_several_captions, columns_of, probes
 from vlp.data.read_ahead import ReadAhead, Request
 from vlp.data.samples import IMAGE_EXTENSIONS, BadSample
@@ -33,6 +34,7 @@ from vlp.types import Batch, Skipped, UserError
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
 _MAX_ATTEMPTS = 100
+_HARD_CAPTIONS = "data.hard_captions"
 _CURES = {"unreadable shard": "check the server or the disk", "missing shard": "bring the shards back"}
 
 
@@ -45,6 +47,11 @@ class DataOptions(BaseModel, frozen=True, extra="forbid"):
     )
     captions: CaptionSources = Field(
         default=[CaptionSource(source="txt")], min_length=1, description="texts of which one is drawn for each sample"
+    )
+    hard_captions: list[CaptionSource] = Field(
+        default=[],
+        description="captions that are nearly right but false of the picture, for the objective hard_negatives: "
+        "`[{source: layer.negatives.negatives}]` of `vlp data negatives`; of several sources drawn by their weights",
     )
     filter: str | None = Field(
         default=None, description="samples to keep, by layers: `aesthetic > 5 and clip_score > 0.28`"
@@ -82,6 +89,8 @@ class _Rows(NamedTuple):
     captions: tuple[str, ...]
     skipped: tuple[Skipped, ...]
     picture_N: torch.Tensor | None
+    hard_text_KNL: torch.Tensor | None
+    hard_mask_KN: torch.Tensor | None
 
 
 class TrainingData:
@@ -94,6 +103,7 @@ class TrainingData:
         image_views: crops of each picture, for objectives that compare several.
         text_views: captions of each picture, different ones where it has as many.
         with_picture_ids: whether batches tell which of their pictures are equal.
+        hard_texts: hard captions of each picture, of `DataOptions.hard_captions`.
 
     Raises:
         UserError: shards missing or unusable, a caption source without effect, several captions wanted where there is
@@ -112,6 +122,7 @@ class TrainingData:
         image_views: int = 1,
         text_views: int = 1,
         with_picture_ids: bool = False,
+        hard_texts: int = 0,
     ) -> None:
         sources = open_sources(options.sources, options.filter, Store(options.cache))
         self.defects, self.notes = sources.defects, sources.notes
@@ -125,13 +136,15 @@ class TrainingData:
         bad.check()
         self.columns = columns_of(sources)
         check_sources((members for *_, members in probes(sources)), options.captions)
+        check_sources((members for *_, members in probes(sources)), options.hard_captions, _HARD_CAPTIONS)
         order = sources.order(seed, options.shuffle_window, options.shuffle_streams)
         self.notes += sources.room(options.cache)
         layers = caption_layers(options.captions, sources)
         if text_views > 1:
             check_several_captions(text_views, sources, options.captions, layers)
-        views = _Views(image_views, text_views, with_picture_ids)
-        self._samples = _Samples(sources, order, layers, options, picture_format, seed, views)
+        hard_layers = caption_layers(options.hard_captions, sources, _HARD_CAPTIONS)
+        views = _Views(image_views, text_views, with_picture_ids, hard_texts)
+        self._samples = _Samples(sources, order, layers, hard_layers, options, picture_format, seed, views)
         self._steps = partial(_Steps, self._samples, tokenizer, global_batch_size, rank, world)
 
     def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
@@ -166,7 +179,7 @@ class TrainingData:
                     tuple(rows.keys),
                     tuple(rows.captions),
                     tuple(rows.skipped),
-                    rows.picture_N,
+                    *rows[5:],
                 )
         except RuntimeError as error:
             if not str(error).startswith("DataLoader worker"):
@@ -192,7 +205,7 @@ class TrainingData:
         num = min(num, self.num_samples)
         images = self._samples.empty(num)
         made = [self._samples.make(position, images[:, position]) for position in range(num)]
-        return [(images[0, row], sample.captions[0], sample.key) for row, sample in enumerate(made)]
+        return [(images[0, row], sample.used.captions[0], sample.key) for row, sample in enumerate(made)]
 
 
 class _Views(NamedTuple):
@@ -201,12 +214,18 @@ class _Views(NamedTuple):
     images: int
     texts: int
     picture_ids: bool
+    hard_texts: int
+
+
+class _Used(NamedTuple):
+    captions: list[str]
+    hard: list[str]
+    picture: int  # a hash of its bytes, 0 where nobody asks
 
 
 class _Sample(NamedTuple):
-    captions: list[str]
+    used: _Used
     key: str
-    picture: int  # a hash of its bytes, 0 where nobody asks
     skipped: list[Skipped]
 
 
@@ -218,6 +237,7 @@ class _Samples:
         sources: Sources,
         order: SampleOrder,
         layers: dict[str | None, CaptionLayers],
+        hard_layers: dict[str | None, CaptionLayers],
         options: DataOptions,
         picture_format: PictureFormat,
         seed: int,
@@ -226,12 +246,15 @@ class _Samples:
         self._sources = sources
         self._order = order
         self._layers = layers
+        self._hard_layers = hard_layers
         self._captions = options.captions
+        self._hard_captions = options.hard_captions
         self._transform = train_transform(picture_format, options.augment, options.decode)
         self._seed = seed
         self.views = views
         self._shape = (views.images, 3, *picture_format.size)
-        self._wanted = {*IMAGE_EXTENSIONS, "txt", *(source.member for source in options.captions)}
+        texts = {source.member for source in (*options.captions, *options.hard_captions)}
+        self._wanted = {*IMAGE_EXTENSIONS, "txt", *texts}
         self._read_ahead_bytes = options.read_ahead_mb << 20
         self._ahead: ReadAhead | None = None
 
@@ -258,9 +281,10 @@ class _Samples:
             try:
                 shard, row_there = self._sources.row(number, row)
                 members = self._read(shard, row_there, position, attempt)
-                layered = self._layers[self._sources.entries[number].source.layers].of(shard, row_there)
-                captions, picture = self._use(members, layered, position, attempt, out)
-                return _Sample(captions, shard.key(row_there), picture, skipped)
+                root = self._sources.entries[number].source.layers
+                layered, hard = (layers[root].of(shard, row_there) for layers in (self._layers, self._hard_layers))
+                used = self._use(members, layered, hard, position, attempt, out)
+                return _Sample(used, shard.key(row_there), skipped)
             except BadSample as bad:
                 skipped.append(Skipped(bad.kind, self._sources.where(number, row)))
                 reasons[bad.kind] = "; ".join(filter(None, (skipped[-1].where, " ".join(bad.detail.split()))))
@@ -301,10 +325,11 @@ class _Samples:
         self,
         members: dict[str, bytes],
         layered: Mapping[str, Sequence[str]],
+        hard_layered: Mapping[str, Sequence[str]],
         position: int,
         attempt: int,
         out: torch.Tensor,
-    ) -> tuple[list[str], int]:
+    ) -> _Used:
         generator = sample_generator(self._seed, position, attempt)
         first = draw(members, self._captions, generator, layered)
         picture = next((members[extension] for extension in IMAGE_EXTENSIONS if extension in members), None)
@@ -313,7 +338,11 @@ class _Samples:
         self._transform(picture, generator, len(out), out)
         # After all other draws: how many captions there are changes nothing else.
         captions = draw_more(first, self.views.texts, members, self._captions, generator, layered)
-        return captions, hash64(picture) - (1 << 63) if self.views.picture_ids else 0  # as int64 has it
+        hard: list[str] = []
+        if self.views.hard_texts:
+            hard = draw_hard(self.views.hard_texts, captions, members, self._hard_captions, generator, hard_layered)
+        identity = hash64(picture) - (1 << 63) if self.views.picture_ids else 0  # as int64 has it
+        return _Used(captions, hard, identity)
 
 
 class _Steps(Dataset):
@@ -341,14 +370,18 @@ class _Steps(Dataset):
             made = [self._samples.make(position, images[:, row]) for row, position in enumerate(positions)]
         except UserError as error:
             return str(error)
-        texts = [self._tokenizer([sample.captions[view] for sample in made]) for view in range(len(made[0].captions))]
+        views = self._samples.views
+        captions = [sample.used.captions for sample in made]
+        hard = [[sample.used.hard[k : k + 1] for sample in made] for k in range(views.hard_texts)]
         return _Rows(
             images,
-            torch.stack(texts),
+            torch.stack([self._tokenizer([of_row[view] for of_row in captions]) for view in range(views.texts)]),
             tuple(sample.key for sample in made),
-            tuple(sample.captions[0] for sample in made),
+            tuple(of_row[0] for of_row in captions),
             tuple(bad for sample in made for bad in sample.skipped),
-            torch.tensor([sample.picture for sample in made]) if self._samples.views.picture_ids else None,
+            torch.tensor([sample.used.picture for sample in made]) if views.picture_ids else None,
+            torch.stack([self._tokenizer(["".join(text) for text in of_rows]) for of_rows in hard]) if hard else None,
+            torch.tensor([[bool(text) for text in of_rows] for of_rows in hard]) if hard else None,
         )
 
     def _positions(self, step: int) -> range:

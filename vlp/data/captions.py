@@ -201,14 +201,16 @@ class CaptionLayers:
         root: str | Path | None = None,
         store: Store = LOCAL,
         kept_shards: int = KEPT_SHARDS,
+        key: str = "data.captions",
     ) -> None:
+        self._key = key
         self._columns: dict[str, tuple[str, str]] = {}  # source -> (layer, column)
         kinds: dict[str, dict[str, str]] = {}
         for source in sources:
             if source.layer is None:
                 continue
             name, column = source.layer
-            where = f"data.captions: source '{source.source}'"
+            where = f"{key}: source '{source.source}'"
             columns = layer_columns(name, shard_paths, root, store)
             if columns is None:
                 known = list_layers(shard_paths, root, store)
@@ -229,7 +231,7 @@ class CaptionLayers:
             columns, defect = self._readers[layer].values_of(shard)
             if defect:
                 raise UserError(
-                    f"data.captions: {defect.kind} {defect.where}: write it again, or remove it to go on without it"
+                    f"{self._key}: {defect.kind} {defect.where}: write it again, or remove it to go on without it"
                 )
             values = columns[column]
             if isinstance(values, TextLists):
@@ -255,7 +257,7 @@ class CaptionLayers:
                 return
         if missing:
             raise UserError(
-                f"data.captions: '{min(missing)}' has no text for any shard of data.train, so it would have no effect: "
+                f"{self._key}: '{min(missing)}' has no text for any shard of data.train, so it would have no effect: "
                 "look at it with vlp data layers, or remove this source"
             )
 
@@ -267,7 +269,9 @@ def _present(texts: SampleTexts, source: str) -> bool:
         return True
 
 
-def check_sources(samples: Iterable[Mapping[str, bytes]], sources: Sequence[CaptionSource]) -> None:
+def check_sources(
+    samples: Iterable[Mapping[str, bytes]], sources: Sequence[CaptionSource], key: str = "data.captions"
+) -> None:
     """Refuse a source that none of ``samples`` has; reads no further than needed. Layers: see `CaptionLayers`.
 
     Raises:
@@ -287,6 +291,6 @@ def check_sources(samples: Iterable[Mapping[str, bytes]], sources: Sequence[Capt
     if missing:
         known = f"; JSON fields there: {', '.join(sorted(fields))}" if fields else ""
         raise UserError(
-            f"data.captions: no sample looked at has '{min(missing)}', so it would have no effect: "
+            f"{key}: no sample looked at has '{min(missing)}', so it would have no effect: "
             f"correct or remove this source{known}"
         )

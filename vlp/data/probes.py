@@ -59,8 +59,13 @@ def check_several_captions(
     )
 
 
-def caption_layers(captions: Sequence[CaptionSource], sources: Sources) -> dict[str | None, CaptionLayers]:
-    """For each folder of layers what the caption sources draw from it; one of them may lack a layer, not all."""
+def caption_layers(
+    captions: Sequence[CaptionSource], sources: Sources, key: str = "data.captions"
+) -> dict[str | None, CaptionLayers]:
+    """For each folder of layers what the caption sources draw from it; one of them may lack a layer, not all.
+
+    ``key`` of the recipe is what complaints name.
+    """
     paths: dict[str | None, list[str]] = {}
     for entry in sources.entries:
         paths.setdefault(entry.source.layers, []).append(entry.path)
@@ -70,9 +75,9 @@ def caption_layers(captions: Sequence[CaptionSource], sources: Sources) -> dict[
     }
     root, of_root = next(iter(paths.items()))
     nowhere = [s for s in captions if s.layer and not any(s in found for found in there.values())]
-    CaptionLayers(nowhere, of_root, root, sources.store)  # says which layers there are
+    CaptionLayers(nowhere, of_root, root, sources.store, key=key)  # says which layers there are
     layers = {
-        root: CaptionLayers(there[root], of_root, root, sources.store, sources.kept_shards)
+        root: CaptionLayers(there[root], of_root, root, sources.store, sources.kept_shards, key)
         for root, of_root in paths.items()
     }
     if len(sources.entries) <= _PROBED_SHARDS:

@@ -17,7 +17,7 @@ from vlp.features import Embeddings
 from vlp.options import explain
 from vlp.types import Loss, UserError
 
-_IMAGE_VIEWS, _TEXT_VIEWS = "image_views:", "text_views:"
+_IMAGE_VIEWS, _TEXT_VIEWS, _HARD_TEXTS = "image_views:", "text_views:", "hard_texts:"
 
 
 class Objective(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False):
@@ -51,7 +51,8 @@ class Objective(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False
         """Columns and capabilities it uses as it is configured, checked before any weight is loaded.
 
         ``image``, ``text``: the features of pictures and captions. ``image_views:K``, ``text_views:K``: of K crops of
-        each picture, of K of its captions. ``image_tokens``, ``text_tokens``: of patches, of words. ``momentum`` and
+        each picture, of K of its captions. ``hard_texts:K``: of K captions that are nearly right but false of the
+        picture. ``image_tokens``, ``text_tokens``: of patches, of words. ``momentum`` and
         ``momentum.image_tokens``, ``momentum.text_tokens``: the same of the twin, with the field ``momentum``, its
         decay. ``queue``: the twin's earlier features, with the field ``queue_size``. ``teacher``: features of a frozen
         model, with the field ``teacher``. ``picture_ids``, ``caption_ids``: which rows show or say the same.
@@ -107,6 +108,7 @@ def parse(entry: dict[str, Any]) -> Objective:
 
 _CURES = {
     "logit_bias": "set model.init_logit_bias",
+    "hard_texts": "set data.hard_captions, such as [{source: layer.negatives.negatives}] of vlp data negatives",
     "fusion": "add model.fusion, such as {layers: 2}",
     "masked_text": "add model.fusion, such as {layers: 2}",
 }
@@ -120,26 +122,36 @@ def needs(objectives: Sequence[Objective]) -> frozenset[str]:
 def check_needs(objectives: Sequence[Objective], provided: frozenset[str]) -> None:
     """Refuse, before anything is loaded, a recipe that cannot give what an objective uses."""
     for objective in objectives:
-        for missing in sorted(objective.needs - provided):
-            if not missing.startswith((_IMAGE_VIEWS, _TEXT_VIEWS)):
+        for missing in sorted({_kind(need) for need in objective.needs} - provided):
+            if missing:
                 cure = _CURES.get(missing, f"known needs: {', '.join(sorted(provided))}")
                 raise UserError(
                     f"objective '{objective.name}' needs {missing}, which this recipe does not give: {cure}"
                 )
 
 
+def _kind(need: str) -> str:
+    """What the data must have; empty for views, of which any data have as many as are drawn."""
+    return "" if need.startswith((_IMAGE_VIEWS, _TEXT_VIEWS)) else need.partition(":")[0]
+
+
 def image_views(objectives: Sequence[Objective]) -> int:
     """Crops of each picture that the model sees: as many as the most demanding objective compares."""
-    return _views(objectives, _IMAGE_VIEWS)
+    return max(1, _most(objectives, _IMAGE_VIEWS))
 
 
 def text_views(objectives: Sequence[Objective]) -> int:
     """Captions of each picture that the model sees."""
-    return _views(objectives, _TEXT_VIEWS)
+    return max(1, _most(objectives, _TEXT_VIEWS))
 
 
-def _views(objectives: Sequence[Objective], prefix: str) -> int:
-    return max([1, *(int(need.removeprefix(prefix)) for need in needs(objectives) if need.startswith(prefix))])
+def hard_texts(objectives: Sequence[Objective]) -> int:
+    """Hard captions of each picture that the model sees; 0 where no objective asks."""
+    return _most(objectives, _HARD_TEXTS)
+
+
+def _most(objectives: Sequence[Objective], prefix: str) -> int:
+    return max([0, *(int(need.removeprefix(prefix)) for need in needs(objectives) if need.startswith(prefix))])
 
 
 def shared_field(objectives: Sequence[Objective], need: str, field: str) -> Any:
