@@ -1,8 +1,12 @@
-"""The evaluation sets of ``vlp data scenes``, in the layouts of CLIP_benchmark and SugarCrepe.
+"""The evaluation sets of ``vlp data scenes``, in the layouts of CLIP_benchmark, SugarCrepe and Winoground.
 
 Whatever the training set suffers (noise, boilerplate, duplicates, long tail), the evaluation does not: its
 captions are canonical and complete, its factors equally frequent. Where training has a planted shortcut,
 evaluation pictures carry a random mark that their captions do not name; only ``eval/shortcut`` asks for it.
+
+A scorer that never looks at the picture gets exactly half of the pairs of swaps right, and no twin. ``eval/order``
+is another matter: its false captions are no sentences, so that one who only knows what captions look like gets all
+of them right. It is a set of its own, which no mean over other suites takes in.
 """
 
 from __future__ import annotations
@@ -11,22 +15,36 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from random import Random
 
-from data_tools._scenes_changes import exchange, exchange_places, has_distinct_objects, with_relation
 from data_tools._scenes_draw import arrange, draw
 from data_tools._scenes_grammar import GRAMMARS, parse, phrase
-from data_tools._scenes_world import COLOURS, OPPOSITE, SHAPES, SIZES, Scene, Thing, World, generator, holds
+from data_tools._scenes_twins import (
+    Swap,
+    Twins,
+    shuffle_words,
+    swap_attribute,
+    swap_objects,
+    swap_relation,
+    turn_relation,
+    twins,
+)
+from data_tools._scenes_world import COLOURS, SHAPES, SIZES, Scene, Thing, World, generator, holds
 from vlp.data.write import (
+    CaptionedTwins,
     CaptionPair,
     encode_image,
     write_classification_set,
     write_pairs,
     write_retrieval_set,
+    write_twins,
 )
 from vlp.types import UserError
 
-Twins = tuple[Scene, Scene]
+SWAPS: dict[str, Swap] = {"swap_attribute": swap_attribute, "swap_relation": swap_relation}
+"""Suite of eval/swaps -> how its false captions are made."""
+TWINS: dict[str, Swap] = {"attribute": swap_attribute, "object": swap_objects, "relation": turn_relation}
+"""Tag of eval/twins -> how the second scene is made."""
+
 Source = Callable[[str, int], Iterator[Scene]]
 """(stream, number of objects) -> distinct scenes."""
 
@@ -55,7 +73,7 @@ class Evaluation:
     @property
     def num_pictures(self) -> int:
         """At most so many pictures are drawn: sets of single objects, and of several where there are any."""
-        pairs = 0 if self.pair_objects is None else 6 if self.world.hold_out else 3
+        pairs = 0 if self.pair_objects is None else 11 if self.world.hold_out else 6
         return self.number * (2 + pairs + bool(self.num_marks))
 
     def write(self) -> dict[str, int]:
@@ -68,11 +86,14 @@ class Evaluation:
         if self.pair_objects is not None:
             counts["retrieval"] = self._retrieval("retrieval", self._evaluation_scenes())
             counts |= self._swaps("swaps", self.world.evaluation_scenes)
+            counts["twins"] = self._twins("twins", self.world.evaluation_scenes)
+            counts["order"] = self._order()
             if self.world.hold_out:
                 counts["held_out"] = self._retrieval(
                     "held_out", self.world.held_out_scenes("held_out", self.pair_objects)
                 )
                 counts |= self._swaps("held_out_swaps", self.world.held_out_scenes)
+                counts["held_out_twins"] = self._twins("held_out_twins", self.world.held_out_scenes)
         for factor in ("colour", "shape"):
             counts[factor] = self._classification(factor)
         if self.num_marks:
@@ -136,29 +157,64 @@ class Evaluation:
         return write_classification_set(self._folder("shortcut"), items(), classnames, templates)
 
     def _swaps(self, name: str, source: Source) -> dict[str, int]:
-        """Suites of caption pairs in which every caption is once the true and once the false one.
-
-        Both scenes of a twin are drawn, so a scorer that never looks at the picture gets exactly half right.
-        """
+        """Suites of caption pairs in which every caption is once the true and once the false one."""
         assert self.pair_objects is not None
         suites: dict[str, Iterable[CaptionPair]] = {}
         counts = {}
-        for suite, swap in (("swap_attribute", swap_attribute), ("swap_relation", swap_relation)):
+        for suite, swap in SWAPS.items():
             stream = f"{name}/{suite}"
-            twins = _twins(source(stream, self.pair_objects), swap, self.world.seed, stream)
-            both_ways = (pair for one, other in twins for pair in ((one, other), (other, one)))
-            ordered = list(islice(both_ways, self.number))
-            suites[suite] = self._pairs(ordered, stream)
-            counts[stream] = len(ordered)
+            found = twins(source(stream, self.pair_objects), swap, self.world.seed, stream)
+            suites[suite], counts[stream] = self._both_ways(found, stream)
         write_pairs(self._folder(name), suites)
         return counts
 
-    def _pairs(self, ordered: list[Twins], stream: str) -> Iterator[CaptionPair]:
-        for number, (scene, other) in enumerate(ordered):
-            caption, negative = phrase(scene, self.grammar), phrase(other, self.grammar)
-            assert holds(parse(caption, self.grammar), scene), caption
-            assert not holds(parse(negative, self.grammar), scene), negative
-            yield CaptionPair(self._picture(scene, stream, number), "png", caption, negative)
+    def _twins(self, name: str, source: Source) -> int:
+        """As many twins of each tag; fewer where the world has no more of them."""
+        assert self.pair_objects is not None
+        told: list[tuple[str, Twins]] = []
+        for place, (tag, swap) in enumerate(TWINS.items()):
+            stream = f"{name}/{tag}"
+            found = twins(source(stream, self.pair_objects), swap, self.world.seed, stream)
+            share = self.number * (place + 1) // len(TWINS) - self.number * place // len(TWINS)
+            told += [(tag, pair) for pair in islice(found, share)]
+
+        def drawn() -> Iterator[CaptionedTwins]:
+            for number, (tag, (one, other)) in enumerate(told):
+                pair = self._pair(one, other, name, 2 * number)
+                yield CaptionedTwins(
+                    (pair.image, self._picture(other, name, 2 * number + 1)),
+                    (pair.caption, pair.negative_caption),
+                    tag,
+                )
+
+        return write_twins(self._folder(name), drawn())
+
+    def _order(self) -> int:
+        """A suite whose false captions are the words of the true one in an order that makes no sentence."""
+        assert self.pair_objects is not None
+        scenes = list(islice(self.world.evaluation_scenes("order", self.pair_objects), self.number))
+
+        def drawn() -> Iterator[CaptionPair]:
+            for number, scene in enumerate(scenes):
+                caption = phrase(scene, self.grammar)
+                shuffled = shuffle_words(caption, self.grammar, generator(self.world.seed, "shuffle", number))
+                yield CaptionPair(self._picture(scene, "order", number), "png", caption, shuffled)
+
+        write_pairs(self._folder("order"), {"shuffled_words": drawn()})
+        return len(scenes)
+
+    def _both_ways(self, found: Iterator[Twins], stream: str) -> tuple[Iterator[CaptionPair], int]:
+        """(pairs in which either scene of a twin is once the one that is drawn, their number)."""
+        both_ways = (pair for one, other in found for pair in ((one, other), (other, one)))
+        ordered = list(islice(both_ways, self.number))
+        return (self._pair(*pair, stream, number) for number, pair in enumerate(ordered)), len(ordered)
+
+    def _pair(self, scene: Scene, other: Scene, stream: str, number: int) -> CaptionPair:
+        """The picture of ``scene`` with its caption and that of ``other``, which is false."""
+        caption, negative = phrase(scene, self.grammar), phrase(other, self.grammar)
+        assert holds(parse(caption, self.grammar), scene), caption
+        assert not holds(parse(negative, self.grammar), scene), negative
+        return CaptionPair(self._picture(scene, stream, number), "png", caption, negative)
 
 
 def prompts(factor: str, textures: tuple[str, ...], grammar: str) -> list[str]:
@@ -171,34 +227,3 @@ def prompts(factor: str, textures: tuple[str, ...], grammar: str) -> list[str]:
         for texture in textures
     ]
     return [phrase(Scene((t,)), grammar).replace(words[getattr(t, factor)], "{c}") for t in others]
-
-
-def swap_attribute(scene: Scene, random: Random) -> Scene | None:
-    """Colours or sizes of the first two objects exchanged; None where neither differs."""
-    first, second = scene.objects[:2]
-    differing = [factor for factor in ("colour", "size") if getattr(first, factor) != getattr(second, factor)]
-    if not differing:
-        return None
-    return exchange(scene, random.choice(differing), 0, 1)
-
-
-def swap_relation(scene: Scene, random: Random) -> Scene | None:
-    """The first relation turned into its opposite, or the first two objects exchanged."""
-    if random.random() < 0.5:
-        return exchange_places(scene, 0, 1)
-    return with_relation(scene, 0, OPPOSITE[scene.relations[0]])
-
-
-def _twins(
-    scenes: Iterator[Scene], swap: Callable[[Scene, Random], Scene | None], seed: int, stream: str
-) -> Iterator[Twins]:
-    """(scene, swapped scene), each scene in one twin only, neither caption true of the other's picture."""
-    used: set[tuple[object, ...]] = set()
-    for number, scene in enumerate(scenes):
-        other = swap(scene, generator(seed, f"swap/{stream}", number))
-        if other is None or holds(other, scene) or holds(scene, other):
-            continue
-        names = {scene.canonical(), other.canonical()}
-        if has_distinct_objects(other) and not names & used:
-            used |= names
-            yield scene, other

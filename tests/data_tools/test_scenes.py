@@ -16,10 +16,11 @@ from PIL import Image
 
 from data_tools import scenes
 from data_tools._scenes_draw import OUTLINES, PAINT, Place, arrange, draw, mark_size
-from data_tools._scenes_evaluation import prompts, swap_attribute, swap_relation
+from data_tools._scenes_evaluation import prompts
 from data_tools._scenes_grammar import BOILERPLATE, GRAMMARS, parse, phrase
 from data_tools._scenes_options import ScenesOptions, parse_hold_out
 from data_tools._scenes_training import training_sample
+from data_tools._scenes_twins import swap_attribute, swap_relation
 from data_tools._scenes_world import (
     COLOURS,
     OPPOSITE,
@@ -459,7 +460,8 @@ def test_a_style_gap_comes_with_its_control(crowded):
     names = {path.name for path in (crowded / "eval").iterdir()}
     assert names == {name.split("/")[0] for name in summary["eval"]}
     bases = {name.removesuffix("_grammar_A") for name in names}
-    assert bases == {"retrieval", "swaps", "held_out", "held_out_swaps", "colour", "shape", "shortcut"}
+    pairs = {"retrieval", "swaps", "twins", "held_out", "held_out_swaps", "held_out_twins"}
+    assert bases == pairs | {"order", "colour", "shape", "shortcut"}
     assert len(names) == 2 * len(bases)
     for name in ("retrieval", "held_out"):
         b, a = (members(crowded / f"eval/{name}{suffix}/test/0.tar") for suffix in ("", "_grammar_A"))
@@ -486,8 +488,8 @@ def test_single_objects_have_no_pairs(tmp_path):
 def test_progress_reaches_its_total(tmp_path):
     calls: list[tuple[int, int]] = []
     scenes.write_scenes(ScenesOptions(tmp_path / "x", num_train=20, num_eval=10), lambda *c: calls.append(c))
-    assert calls[0] == (1, 70)
-    assert calls[-1] == (70, 70)
+    assert calls[0] == (1, 100)
+    assert calls[-1] == (100, 100)
 
 
 def test_world_is_uniform_and_keeps_an_eighth_for_evaluation():

@@ -1,4 +1,4 @@
-"""Writing data sets: training shards like img2dataset, evaluation sets like CLIP_benchmark and SugarCrepe.
+"""Writing data sets: shards like img2dataset, evaluation sets like CLIP_benchmark, SugarCrepe and Winoground.
 
 Everything written is reproducible to the byte: no clock, no user name and no random order gets in.
 """
@@ -279,3 +279,40 @@ def write_pairs(directory: str | Path, suites: dict[str, Iterable[CaptionPair]])
             }
         text = json.dumps(table, indent=1, ensure_ascii=False)
         (directory / f"{suite}.json").write_text(text + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class CaptionedTwins:
+    """Two PNG pictures and the caption of each, in the same order; one example of Winoground."""
+
+    images: tuple[bytes, bytes]
+    captions: tuple[str, str]
+    tag: str
+
+
+def write_twins(directory: str | Path, twins: Iterable[CaptionedTwins]) -> int:
+    """Winoground's layout: a line an example in ``examples.jsonl``, pictures as ``images/ex_ID_img_0.png`` and ``_1``.
+
+    ``tag`` is both the tag and the collapsed tag. Returns the number of twins.
+    """
+    directory = new_directory(directory)
+    (directory / "images").mkdir()
+    lines = []
+    for number, twin in enumerate(twins):
+        names = [f"ex_{number}_img_{side}" for side in (0, 1)]
+        for name, image in zip(names, twin.images, strict=True):
+            (directory / "images" / f"{name}.png").write_bytes(image)
+        example = {
+            "id": number,
+            "image_0": names[0],
+            "image_1": names[1],
+            "caption_0": twin.captions[0],
+            "caption_1": twin.captions[1],
+            "tag": twin.tag,
+            "secondary_tag": "",
+            "num_main_preds": 1,
+            "collapsed_tag": twin.tag,
+        }
+        lines.append(json.dumps(example, ensure_ascii=False) + "\n")
+    (directory / "examples.jsonl").write_text("".join(lines), encoding="utf-8")
+    return len(lines)
