@@ -8,9 +8,9 @@ from functools import cached_property
 from itertools import product
 
 from data_tools import _rewrite_similarity as similarity
-from data_tools._rewrite_facts import Facts
-from data_tools._rewrite_roles import Denial, Relation, Thing
-from data_tools._rewrite_words import (
+from data_tools._english.facts import Facts
+from data_tools._english.roles import Denial, Relation, Thing
+from data_tools._english.words import (
     COLOURS,
     HUMANS,
     KEPT,

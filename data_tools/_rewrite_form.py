@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from data_tools._english.same_form import same_form, words
 from vlp.types import UserError
 
 if TYPE_CHECKING:
     from data_tools._rewrite_gate import GateOptions
 
-_WORD = re.compile(r"\w+(?:['’]\w+)*")
-_ARTICLES = frozenset({"a", "an", "the"})
 _SURE = 0.9
 _SHORTEST = 4  # words that a caption counts as at least, where lengths are compared
 
@@ -30,16 +29,6 @@ _DIALOGUE = re.compile(
 )
 _LIST = re.compile(r"(?:^|\s)\(?[1-9][.)]\s|\s[-*•]\s.*\s[-*•]\s|[;|].*[;|]|\w\s*/\s*\w.*/|\bor\b.*\bor\b|[(\[{]", re.I)
 _AGAIN = re.compile(r"\b(\w{3,})\b(?:\W+\1\b){2,}", re.I)
-
-
-def words(text: str) -> list[str]:
-    return _WORD.findall(text)
-
-
-def same_form(text: str) -> str:
-    """What two captions share that differ in case, punctuation and articles alone."""
-    folded = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
-    return " ".join(word for word in words(folded) if word not in _ARTICLES)
 
 
 def form_problem(options: GateOptions, caption: str, text: str) -> tuple[str, str]:

@@ -140,7 +140,8 @@ def judge(options: GateOptions, items: Sequence[tuple[str, Sequence[str]]]) -> l
     Args:
         items: captions with what the model wrote for each; of equal rewrites of one caption the first counts.
     """
-    from data_tools._rewrite_form import form_problem, same_form
+    from data_tools._english.same_form import same_form
+    from data_tools._rewrite_form import form_problem
 
     cleaned = [(caption, [clean(raw) for raw in completions]) for caption, completions in items]
     rejected = {
@@ -165,8 +166,8 @@ def _content_problems(options: GateOptions, pairs: Sequence[tuple[str, str]]) ->
     if options.min_similarity is None and options.off and set(options.off) >= CONTENT:
         return {}
     from data_tools import _rewrite_similarity as similarity
+    from data_tools._english.facts import analyse
     from data_tools._rewrite_content import Comparison, unmatched_words
-    from data_tools._rewrite_facts import analyse
 
     def first(problems: Iterator[tuple[str, str]]) -> tuple[str, str]:
         return next((problem for problem in problems if problem[0] not in options.off), ("", ""))

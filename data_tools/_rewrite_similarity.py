@@ -26,8 +26,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from data_tools._rewrite_synonyms import GROUPS
-from data_tools._rewrite_words import COLOURS, NUMBERS, OPPOSITES
+from data_tools._english.synonyms import GROUPS
+from data_tools._english.words import COLOURS, NUMBERS, OPPOSITES
 from vlp.types import UserError
 
 _BATCH = 128

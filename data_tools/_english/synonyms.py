@@ -1,6 +1,6 @@
-"""Words that the gate of rewrites takes for each other; what is not here is left to the embeddings.
+"""Words that are taken for each other; for rewrites what is not here is left to the embeddings.
 
-Each line of `_rewrite_synonyms.txt` is a group, for words common in captions. Only words with which the caption stays
+Each line of `synonyms.txt` is a group, for words common in captions. Only words with which the caption stays
 true both ways: no "vehicle" for a tractor. A word may stand in several groups.
 """
 

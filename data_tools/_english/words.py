@@ -1,6 +1,6 @@
-"""What the gate of rewrites knows of English words: numbers, colours, denials, places, words that say nothing.
+"""What is known of English words: numbers, colours, denials, places, words that say nothing.
 
-Spatial words stand in lists as taggers take "left" in "left of" for a verb. Synonyms are in `_rewrite_synonyms`.
+Spatial words stand in lists as taggers take "left" in "left of" for a verb. Synonyms are in `synonyms`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from data_tools._rewrite_words import ENDS_IN_NOUN, INVERSES, PRONOUNS, RELATIONS
+from data_tools._english.words import ENDS_IN_NOUN, INVERSES, PRONOUNS, RELATIONS
 
 _PHRASES = sorted((phrase.split() for phrase in RELATIONS), key=len, reverse=True)
 _PARTICIPLES = ("VBN", "VBD")
