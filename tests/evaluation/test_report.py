@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from markupsafe import escape
 from PIL import Image
 
@@ -22,15 +21,13 @@ from vlp.data import write
 from vlp.encoders.openclip import build, save_openclip_directory
 from vlp.evaluation import geometry
 from vlp.evaluation import run as evaluation
-from vlp.evaluation.report import galleries, write_report
-from vlp.evaluation.report.gather import EvaluatedSet
+from vlp.evaluation.report import write_report
 from vlp.evaluation.report.pictures import img
-from vlp.evaluation.tasks.base import SetEmbeddings
 from vlp.types import UserError
 
 SECTIONS = [
     *("Evaluation", "Curves", "Training data", "Retrieval"),
-    *("Caption pairs", "Common space", "Skipped samples", "Recipe"),
+    *("Composition", "Common space", "Skipped samples", "Recipe"),
 ]
 MODEL = {
     "embed_dim": 16,
@@ -214,7 +211,7 @@ def test_a_run_in_the_middle_says_how_far_it_is(data, tmp_path):
     page = write_report(tmp_path / "run").read_text()
     assert "It stands at step 15 of 40" in page
     assert "of the checkpoint at step 10" in page
-    assert "No set of caption pairs was evaluated" in page
+    assert "No set that asks for the true of several captions" in page
 
 
 def test_a_run_before_its_first_checkpoint_shows_its_data(data, tmp_path):
@@ -266,57 +263,7 @@ def test_no_run_is_refused(tmp_path):
         write_report(tmp_path, tmp_path)
 
 
-# ---- Galleries
-
-
-def points(*degrees: float) -> torch.Tensor:
-    angle = torch.tensor(degrees).deg2rad()
-    return torch.stack([angle.cos(), angle.sin()], dim=1)
-
-
-def test_the_worst_query_comes_first_and_right_answers_are_marked(tmp_path):
-    items = [(picture(n), "png", [f"text {n}"]) for n in range(8)]
-    write.write_retrieval_set(tmp_path / "set", items)
-    task = evaluation.find_task(tmp_path / "set")
-    images = points(0, 10, 20, 30, 40, 50, 60, 170)
-    texts = points(0, 10, 20, 30, 40, 50, 69, -11)  # text 7 lies opposite to picture 7, all other pictures are nearer
-    embeddings = SetEmbeddings(images, texts, 10.0)
-    to_text, to_image = galleries.retrieval_gallery(EvaluatedSet(task, embeddings, task.score(embeddings)))
-    assert (to_text.num_queries, to_text.num_failures, to_image.num_failures) == (8, 1, 1)
-    query = to_text.failures[0]
-    assert query.rank == 8
-    assert [answer.right for answer in query.answers] == [False] * 5
-    assert (query.best_right.rank, query.best_right.right) == (8, True)
-    assert "text 7" in query.best_right.content
-    assert query.best_right.score == pytest.approx(-1, abs=0.02)
-    assert [a.right for a in to_text.successes[0].answers] == [True, False, False, False, False]
-    assert len(to_image.successes) == galleries.NUM_SUCCESSES
-
-
-def test_worst_takes_each_picture_once_and_leaves_successes_out():
-    assert galleries.worst([1, 9, 5, 7, 2], [0, 1, 1, 2, 3], 3) == [1, 3, 4]
-    assert galleries.worst([1, 1], [0, 1], 3) == []
-
-
-def test_a_tie_ranks_the_wrong_answer_first():
-    assert galleries.ranking(torch.tensor([0.5, 0.9, 0.9]), torch.tensor([False, True, False])) == [2, 1, 0]
-
-
-def test_words_that_differ_are_marked():
-    true, false = galleries.mark_differences("a red <dot> left", "a blue <dot> left")
-    assert true == "a <mark>red</mark> &lt;dot&gt; left"
-    assert false == "a <mark>blue</mark> &lt;dot&gt; left"
-
-
-def test_pairs_show_the_largest_mistake_first(tmp_path):
-    pairs = [write.CaptionPair(picture(n), "png", f"true {n}", f"false {n}") for n in range(3)]
-    write.write_pairs(tmp_path / "set", {"one": pairs})
-    task = evaluation.find_task(tmp_path / "set")
-    embeddings = SetEmbeddings(points(0, 0, 0), points(10, 5, 60, 50, 80, 0), 10.0)  # true 0, false 0, true 1, ...
-    suite = galleries.pairs_gallery(EvaluatedSet(task, embeddings, task.score(embeddings)))[0]
-    assert (suite.num_pairs, suite.num_failures) == (3, 3)
-    assert [re.search(r"true.*(\d)", pair.caption)[1] for pair in suite.failures] == ["2", "1", "0"]
-    assert suite.failures[0].negative_score == pytest.approx(1)
+# ---- Pictures
 
 
 @pytest.mark.parametrize(("size", "shown"), [(16, 96), (32, 96), (64, 64), (80, 80), (96, 96), (400, 96)])

@@ -7,11 +7,14 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from vlp.evaluation.report import curves, galleries, space, summary
+from vlp.evaluation.choices import ChoiceTask
+from vlp.evaluation.report import choice_gallery, curves, retrieval_gallery, space, summary
+from vlp.evaluation.report.captions import caption
 from vlp.evaluation.report.gather import RunContents, read_run
 from vlp.evaluation.report.pictures import img
 from vlp.evaluation.report.templates import save, template
 from vlp.evaluation.report.values import format_value
+from vlp.evaluation.tasks import classification, retrieval
 
 __all__ = ["write_report"]
 
@@ -32,9 +35,9 @@ def write_report(run: str | Path, output: str | Path | None = None) -> Path:
 
 def render(run: RunContents) -> str:
     """The page of what was read from a run."""
-    retrieval = [shown for shown in run.sets if shown.task.kind == "zeroshot_retrieval"]
-    classes = [shown for shown in run.sets if shown.task.kind == "zeroshot_classification"]
-    pairs = [shown for shown in run.sets if shown.task.kind == "image_caption_selection"]
+    found = [shown for shown in run.sets if isinstance(shown.task, retrieval.Task)]
+    classes = [shown for shown in run.sets if isinstance(shown.task, classification.Task)]
+    choices = [shown for shown in run.sets if isinstance(shown.task, ChoiceTask)]
     return template("report.html.j2").render(
         run=run,
         percent=partial(format_value, unit="percent"),
@@ -43,12 +46,10 @@ def render(run: RunContents) -> str:
         tables=summary.tables(run.results),
         skipped=summary.skipped(run),
         charts=curves.charts(run.rows, run.results),
-        sheet=[(img(image, caption), galleries.caption(caption), key) for image, caption, key in run.sheet.samples]
-        if run.sheet
-        else [],
-        retrieval=[(shown.task.name, galleries.retrieval_gallery(shown)) for shown in retrieval],
-        pairs=[(shown.task.name, galleries.pairs_gallery(shown)) for shown in pairs],
-        spaces=[space.view(shown) for shown in retrieval],
+        sheet=[(img(image, text), caption(text), key) for image, text, key in run.sheet.samples] if run.sheet else [],
+        retrieval=[(shown.task.name, retrieval_gallery.gallery(shown)) for shown in found],
+        choices=[(shown.task.name, choice_gallery.gallery(shown)) for shown in choices],
+        spaces=[space.view(shown) for shown in found],
         classes=[(shown.task.name, space.figures(shown)) for shown in classes],
         versions=_versions(),
     )
