@@ -9,7 +9,7 @@ from vlp.durations import described
 from vlp.encoders.openclip import outline
 from vlp.engine import check_batch_statistics
 from vlp.evaluation.run import open_tasks
-from vlp.objectives.base import check_needs, needs, text_views
+from vlp.objectives.base import check_needs, hard_texts, needs, text_views
 from vlp.optim import adamw
 from vlp.recipe import Recipe
 
@@ -29,12 +29,13 @@ def inspect(recipe: Recipe) -> str:
         recipe.train.global_batch_size,
         recipe.seed,
         text_views=text_views(recipe.objectives),
+        hard_texts=hard_texts(recipe.objectives),
     )
     span = recipe.span(data.num_samples)
     batch = recipe.train.global_batch_size
-    check_batch_statistics(model, cached=(recipe.train.micro_batch_size or batch) < batch)
+    check_batch_statistics(model, cached=(recipe.train.micro_batch_size or recipe.rows) < recipe.rows)
     adamw(model, recipe.train)
-    encoding.check(model, recipe.objectives, batch, data.num_samples)
+    encoding.check(model, recipe.objectives, recipe.rows, data.num_samples)
     lines = [
         f"run           {recipe.run_dir} (seed {recipe.seed})",
         f"data          {data.num_samples:,} samples in {data.num_shards} shards",
@@ -42,11 +43,13 @@ def inspect(recipe: Recipe) -> str:
         f"columns       {', '.join(data.columns)}",
         *(f"defects       {line}" for line in data.defects_by_kind()),
         f"captions      {', '.join(map(_caption_source, recipe.data.captions))}",
+        *(f"hard captions {_caption_source(source)}" for source in recipe.data.hard_captions),
+        *([f"neighbours    {recipe.data.neighbours}"] if recipe.data.neighbours else []),
         f"pictures      {model.picture_format.size[0]} x {model.picture_format.size[1]}",
         *(f"parameters    {tower:<6}{count:>14,}" for tower, count in model.parameters_by_tower().items()),
         f"objectives    {', '.join(f'{described(o.weight)} x {o.name}' for o in recipe.objectives)}",
         f"needs         {', '.join(sorted(needs(recipe.objectives)))}",
-        f"global batch  {batch:,}",
+        f"global batch  {batch:,}" + (f" and as many neighbours: {recipe.rows:,} rows" if recipe.rows > batch else ""),
         f"length        {span.total_steps:,} steps = {span.total_steps * batch:,} samples = "
         f"{span.total_steps * batch / data.num_samples:.2f} epochs",
     ]

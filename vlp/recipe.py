@@ -101,7 +101,7 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
         for field in ("momentum", "teacher"):
             objectives_base.shared_field(self.objectives, field, field)
         queue_size = objectives_base.shared_field(self.objectives, "queue", "queue_size") or 0
-        check_queue(queue_size, self.train.global_batch_size)
+        check_queue(queue_size, self.rows)
         return self
 
     @model_validator(mode="before")
@@ -119,6 +119,11 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
         fusion = self.model.fusion is not None
         given = {"logit_bias": bias, "fusion": fusion, "masked_text": fusion, "hard_texts": self.data.hard_captions}
         return _ALWAYS | {need for need, there in given.items() if there}
+
+    @property
+    def rows(self) -> int:
+        """Rows of the global batch, as the losses see it."""
+        return self.train.global_batch_size * (1 if self.data.neighbours is None else 2)
 
     def starts(self) -> dict[str, float]:
         """Start values of logit_scale and logit_bias from the objectives' papers; what the model section says wins."""

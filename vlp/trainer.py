@@ -102,7 +102,7 @@ def _train(recipe: Recipe, accelerator: Accelerator, signals: Signals) -> Outcom
         hard_texts=hard_texts(recipe.objectives),
     )
     span = recipe.span(data.num_samples)
-    rows = recipe.train.global_batch_size // world
+    rows = recipe.rows // world
     micro_batch_size = min(recipe.train.micro_batch_size or rows, rows)
     check_batch_statistics(model, cached=micro_batch_size < rows)
 
@@ -113,7 +113,7 @@ def _train(recipe: Recipe, accelerator: Accelerator, signals: Signals) -> Outcom
     if recipe.train.temperature is not None:
         model.set_temperature(value_at(recipe.train.temperature, span, 0, "train.temperature"))
     optimizer = adamw(model, recipe.train)
-    encoding = Encoding(model, recipe.objectives, recipe.train.global_batch_size, data.num_samples)
+    encoding = Encoding(model, recipe.objectives, recipe.rows, data.num_samples)
     ema = EMA(model.clip, recipe.train.ema_decay) if recipe.train.ema_decay else None
     bad_samples = BadSamples(recipe.data.max_bad_fraction, data.num_samples)
     earlier: list[dict[str, Any]] = []

@@ -2,82 +2,32 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from pydantic import BaseModel, Field
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from vlp.data.bad_samples import BadSamples
-from vlp.data.cache import CacheOptions
-from vlp.data.captions import CaptionLayers, CaptionSource, CaptionSources, check_sources, draw, draw_more
-from vlp.data.digest import hash64
-from vlp.data.hard_captions import draw_hard
+from vlp.data.captions import check_sources
+from vlp.data.made_samples import Samples, Views
+from vlp.data.neighbours import Neighbours
+from vlp.data.options import DataOptions
 from vlp.data.probes import caption_layers, check_several_captions, columns_of, probes
-from vlp.data.read_ahead import ReadAhead, Request
-from vlp.data.samples import IMAGE_EXTENSIONS, BadSample
-from vlp.data.shards import Shard
-from vlp.data.sources import Source, Sources, open_sources
-from vlp.data.store import Store, is_remote
-from vlp.data.stream import SampleOrder, batch_positions, sample_generator
-from vlp.data.transforms import AugmentOptions, PictureFormat, train_transform
+from vlp.data.sources import open_sources
+from vlp.data.store import Store
+from vlp.data.stream import batch_positions
+from vlp.data.transforms import PictureFormat
 from vlp.types import Batch, Skipped, UserError
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
-_MAX_ATTEMPTS = 100
 _HARD_CAPTIONS = "data.hard_captions"
-_CURES = {"unreadable shard": "check the server or the disk", "missing shard": "bring the shards back"}
-
-
-class DataOptions(BaseModel, frozen=True, extra="forbid"):
-    """What is trained on, and which text and crop of it."""
-
-    train: str | list[str | Source] = Field(
-        description="tar shards: a tar, a directory, a glob, a brace pattern, a URL, `pipe:COMMAND`, or several; "
-        "or sources `{shards, weight, replacement, index, layers}`"
-    )
-    captions: CaptionSources = Field(
-        default=[CaptionSource(source="txt")], min_length=1, description="texts of which one is drawn for each sample"
-    )
-    hard_captions: list[CaptionSource] = Field(
-        default=[],
-        description="captions that are nearly right but false of the picture, for the objective hard_negatives: "
-        "`[{source: layer.negatives.negatives}]` of `vlp data negatives`; of several sources drawn by their weights",
-    )
-    filter: str | None = Field(
-        default=None, description="samples to keep, by layers: `aesthetic > 5 and clip_score > 0.28`"
-    )
-    decode: Literal["exact", "fast"] = Field(
-        default="exact", description="exact: as Pillow's bicubic; fast: JPEGs are decoded near the size of the crop"
-    )
-    augment: AugmentOptions = AugmentOptions()
-    workers: int = Field(default=2, ge=0, description="processes of each rank that decode pictures; 0: none")
-    shuffle_window: int = Field(default=10_000, ge=1, description="samples that are shuffled together, of all streams")
-    shuffle_streams: int = Field(
-        default=16, ge=1, description="places of the data set that a batch mixes, each with its share of the window"
-    )
-    max_bad_fraction: float = Field(
-        default=0.01, ge=0, le=1, description="share of unusable samples beyond which the run ends"
-    )
-    cache: CacheOptions = CacheOptions()
-    read_ahead_mb: int = Field(default=256, ge=1, description="megabytes that a worker reads ahead of remote shards")
-
-    @property
-    def sources(self) -> list[Source]:
-        """`train` as sources; plain names make one."""
-        entries = [self.train] if isinstance(self.train, str) else self.train
-        plain = [entry for entry in entries if isinstance(entry, str)]
-        given = [entry for entry in entries if isinstance(entry, Source)]
-        return [*([Source(shards=plain)] if plain or not given else []), *given]
+_NEIGHBOUR_TABLES = 512  # neighbours lie in any shard; of more shards than that, tables are opened again
 
 
 class _Rows(NamedTuple):
@@ -98,7 +48,8 @@ class TrainingData:
 
     Args:
         tokenizer: captions -> ids, (N, L) int64.
-        global_batch_size: rows of a batch over all ``world`` processes.
+        global_batch_size: samples of a batch over all ``world`` processes; `DataOptions.neighbours` brings one more row
+            for each.
         seed: with the step, all that the batches depend on besides the shards and the options.
         image_views: crops of each picture, for objectives that compare several.
         text_views: captions of each picture, different ones where it has as many.
@@ -143,8 +94,12 @@ class TrainingData:
         if text_views > 1:
             check_several_captions(text_views, sources, options.captions, layers)
         hard_layers = caption_layers(options.hard_captions, sources, _HARD_CAPTIONS)
-        views = _Views(image_views, text_views, with_picture_ids, hard_texts)
-        self._samples = _Samples(sources, order, layers, hard_layers, options, picture_format, seed, views)
+        views = Views(image_views, text_views, with_picture_ids, hard_texts)
+        neighbours = None
+        if options.neighbours:
+            sources.keep_more_tables(_NEIGHBOUR_TABLES)
+            neighbours = Neighbours(options.neighbours, sources)
+        self._samples = Samples(sources, order, layers, hard_layers, neighbours, options, picture_format, seed, views)
         self._steps = partial(_Steps, self._samples, tokenizer, global_batch_size, rank, world)
 
     def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
@@ -208,148 +163,11 @@ class TrainingData:
         return [(images[0, row], sample.used.captions[0], sample.key) for row, sample in enumerate(made)]
 
 
-class _Views(NamedTuple):
-    """What a batch has of each sample."""
-
-    images: int
-    texts: int
-    picture_ids: bool
-    hard_texts: int
-
-
-class _Used(NamedTuple):
-    captions: list[str]
-    hard: list[str]
-    picture: int  # a hash of its bytes, 0 where nobody asks
-
-
-class _Sample(NamedTuple):
-    used: _Used
-    key: str
-    skipped: list[Skipped]
-
-
-class _Samples:
-    """Stream position -> sample; a pure function, whichever process computes it."""
-
-    def __init__(
-        self,
-        sources: Sources,
-        order: SampleOrder,
-        layers: dict[str | None, CaptionLayers],
-        hard_layers: dict[str | None, CaptionLayers],
-        options: DataOptions,
-        picture_format: PictureFormat,
-        seed: int,
-        views: _Views,
-    ) -> None:
-        self._sources = sources
-        self._order = order
-        self._layers = layers
-        self._hard_layers = hard_layers
-        self._captions = options.captions
-        self._hard_captions = options.hard_captions
-        self._transform = train_transform(picture_format, options.augment, options.decode)
-        self._seed = seed
-        self.views = views
-        self._shape = (views.images, 3, *picture_format.size)
-        texts = {source.member for source in (*options.captions, *options.hard_captions)}
-        self._wanted = {*IMAGE_EXTENSIONS, "txt", *texts}
-        self._read_ahead_bytes = options.read_ahead_mb << 20
-        self._ahead: ReadAhead | None = None
-
-    def empty(self, rows: int, shared: bool = False) -> torch.Tensor:
-        """Room for the pictures of a batch, uint8 (V, N, C, H, W), channels last in memory as they are resized.
-
-        ``shared`` with other processes: what is written there need not be copied to them.
-        """
-        views, channels, height, width = self._shape
-        shape = (views, rows, height, width, channels)
-        if shared:  # from the start: share_memory_() would copy what is not there yet
-            storage = torch.UntypedStorage._new_shared(math.prod(shape))
-            images = torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
-        else:
-            images = torch.empty(shape, dtype=torch.uint8)
-        return images.permute(0, 1, 4, 2, 3)
-
-    def make(self, position: int, out: torch.Tensor) -> _Sample:
-        """The sample, with what had to be replaced by it; the views of its picture go into ``out`` (V, C, H, W)."""
-        skipped: list[Skipped] = []
-        reasons: dict[str, str] = {}  # of the last of each kind
-        for attempt in range(_MAX_ATTEMPTS):
-            number, row = self._order.sample(position, attempt)
-            try:
-                shard, row_there = self._sources.row(number, row)
-                members = self._read(shard, row_there, position, attempt)
-                root = self._sources.entries[number].source.layers
-                layered, hard = (layers[root].of(shard, row_there) for layers in (self._layers, self._hard_layers))
-                used = self._use(members, layered, hard, position, attempt, out)
-                return _Sample(used, shard.key(row_there), skipped)
-            except BadSample as bad:
-                skipped.append(Skipped(bad.kind, self._sources.where(number, row)))
-                reasons[bad.kind] = "; ".join(filter(None, (skipped[-1].where, " ".join(bad.detail.split()))))
-        kind, count = Counter(bad.kind for bad in skipped).most_common(1)[0]
-        raise UserError(
-            f"data.train: no usable sample in {_MAX_ATTEMPTS} draws, most often '{kind}' ({count} times, "
-            f"such as {reasons[kind]}): {_CURES.get(kind, 'mend the shards')}"
-        )
-
-    def read_ahead(self, positions: Iterator[int]) -> None:
-        """Begin to fetch the samples at ``positions``, in which order they will be made, from remote shards."""
-        if any(is_remote(entry.path) for entry in self._sources.entries):
-            self._ahead = ReadAhead(self._sources.store, self._requests(positions), self._read_ahead_bytes)
-
-    def stop_reading_ahead(self) -> None:
-        if self._ahead is not None:
-            self._ahead.close()
-            self._ahead = None
-
-    def _requests(self, positions: Iterator[int]) -> Iterator[Request]:
-        for position in positions:
-            with suppress(BadSample):  # is found again when the sample is made
-                shard, row = self._sources.row(*self._order.sample(position))
-                if is_remote(shard.path):
-                    yield Request(position, shard.path, shard.extents(row, self._wanted))
-
-    def _read(self, shard: Shard, row: int, position: int, attempt: int) -> dict[str, bytes]:
-        if self._ahead is None or attempt or not is_remote(shard.path):
-            return shard.read(row, self._wanted)
-        try:
-            data = self._ahead.take(position)
-        except KeyError:  # it could not be asked for when its turn came
-            return shard.read(row, self._wanted)
-        starts = [offset for offset, _ in shard.extents(row, self._wanted)]
-        return shard.members(row, self._wanted, dict(zip(starts, data, strict=True)))
-
-    def _use(
-        self,
-        members: dict[str, bytes],
-        layered: Mapping[str, Sequence[str]],
-        hard_layered: Mapping[str, Sequence[str]],
-        position: int,
-        attempt: int,
-        out: torch.Tensor,
-    ) -> _Used:
-        generator = sample_generator(self._seed, position, attempt)
-        first = draw(members, self._captions, generator, layered)
-        picture = next((members[extension] for extension in IMAGE_EXTENSIONS if extension in members), None)
-        if picture is None:
-            raise BadSample("no picture")
-        self._transform(picture, generator, len(out), out)
-        # After all other draws: how many captions there are changes nothing else.
-        captions = draw_more(first, self.views.texts, members, self._captions, generator, layered)
-        hard: list[str] = []
-        if self.views.hard_texts:
-            hard = draw_hard(self.views.hard_texts, captions, members, self._hard_captions, generator, hard_layered)
-        identity = hash64(picture) - (1 << 63) if self.views.picture_ids else 0  # as int64 has it
-        return _Used(captions, hard, identity)
-
-
 class _Steps(Dataset):
     """Step -> this process's rows of the global batch."""
 
     def __init__(
-        self, samples: _Samples, tokenizer: Tokenizer, global_batch_size: int, rank: int, world: int, steps: range
+        self, samples: Samples, tokenizer: Tokenizer, global_batch_size: int, rank: int, world: int, steps: range
     ) -> None:
         self.steps = steps
         self._samples = samples
@@ -366,8 +184,13 @@ class _Steps(Dataset):
                 self._reads_ahead = True
                 self._samples.read_ahead(self._to_come(step))
             positions = self._positions(step)
-            images = self._samples.empty(len(positions), shared=get_worker_info() is not None)
-            made = [self._samples.make(position, images[:, row]) for row, position in enumerate(positions)]
+            per_position = self._samples.rows_of_a_position
+            images = self._samples.empty(len(positions) * per_position, shared=get_worker_info() is not None)
+            made = []
+            for row, position in enumerate(positions):
+                made.append(self._samples.make(position, images[:, row * per_position]))
+                if per_position > 1:
+                    made.append(self._samples.make_neighbour(position, made[-1], images[:, len(made)]))
         except UserError as error:
             return str(error)
         views = self._samples.views

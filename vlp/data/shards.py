@@ -44,6 +44,11 @@ class Shard:
     def key(self, row: int) -> str:
         return self.keys[row].decode("utf-8", "surrogateescape")
 
+    def row_of(self, key: str) -> int | None:
+        """The row of the sample ``key``; None if there is none."""
+        found = np.flatnonzero(self.keys == key.encode("utf-8", "surrogateescape"))
+        return int(found[0]) if len(found) else None
+
     def where(self, row: int) -> str:
         """How logs name a sample."""
         return f"{self.path}: {self.key(row)}"

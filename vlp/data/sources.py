@@ -127,6 +127,10 @@ class Sources:
         self.kept_shards = order.shards_in_use + _SPARE_TABLES
         return order
 
+    def keep_more_tables(self, number: int) -> None:
+        """Keep ``number`` tables more, for samples that are read out of order."""
+        self.kept_shards = min(self.kept_shards + number, len(self.entries) + _SPARE_TABLES)
+
     def _order(self, seed: int, window: int, streams: int) -> SampleOrder:
         groups = [self.entries[start : start + size] for start, size in zip(self._firsts(), self._sizes, strict=True)]
         weights = [group[0].source.weight for group in groups]
