@@ -22,11 +22,10 @@ from vlp.data.benchmark_sets import (
     StoredFile,
     dataset_type,
     is_benchmark_directory,
-    pair_files,
     read_classification_set,
-    read_pair_set,
     read_retrieval_set,
 )
+from vlp.data.choice_sets import pair_files, read_pair_set
 from vlp.types import UserError
 
 _PAIRS = 1 << 22  # compared at once: some 40 MB

@@ -1,23 +1,11 @@
 import io
-import json
 import tarfile
 
 import pytest
 from PIL import Image
 
-from vlp.data.benchmark_sets import (
-    pair_files,
-    read_classification_set,
-    read_pair_set,
-    read_retrieval_set,
-)
-from vlp.data.write import (
-    CaptionPair,
-    encode_image,
-    write_classification_set,
-    write_pairs,
-    write_retrieval_set,
-)
+from vlp.data.benchmark_sets import read_classification_set, read_retrieval_set
+from vlp.data.write import encode_image, write_classification_set, write_retrieval_set
 from vlp.types import UserError
 
 
@@ -49,13 +37,6 @@ def retrieval(tmp_path):
 def classification(tmp_path):
     items = [(picture(), "png", 1), (picture(), "png", 0)]
     write_classification_set(tmp_path / "set", items, ["cat", "a b c"], ["a photo of a {c}.", "{c}"])
-    return tmp_path / "set"
-
-
-@pytest.fixture
-def pairs(tmp_path):
-    pair = CaptionPair(picture(), "png", "true", "false")
-    write_pairs(tmp_path / "set", {"swap_att": [pair, pair], "swap_obj": [pair]})
     return tmp_path / "set"
 
 
@@ -94,37 +75,6 @@ def test_classification_round_trip(classification):
     assert found.classnames == ["cat", "a b c"]
     assert found.templates == ["a photo of a {c}.", "{c}"]
     assert len(found.images) == 2
-
-
-def test_pairs_round_trip(pairs):
-    found = read_pair_set(pairs)
-    assert list(found.suites) == ["swap_att", "swap_obj"]
-    assert found.texts == ["true", "false"]
-    assert [(p.image, p.caption, p.negative_caption) for p in found.suites["swap_att"]] == [
-        (0, 0, 1),
-        (1, 0, 1),
-    ]
-    assert found.images[0].load().size == (5, 4)
-
-
-def test_sugarcrepe_as_published(tmp_path):
-    # The JSON lies in data/ and its keys skip; the pictures are COCO's val2017, shared by several items.
-    (tmp_path / "data").mkdir()
-    (tmp_path / "val2017").mkdir()
-    (tmp_path / "val2017" / "000000000001.jpg").write_bytes(picture(extension="jpg"))
-    item = {"filename": "000000000001.jpg", "caption": "a", "negative_caption": "b"}
-    (tmp_path / "data" / "add_att.json").write_text(json.dumps({"0": item, "7": {**item, "negative_caption": "c"}}))
-    found = read_pair_set(tmp_path)
-    assert len(found.images) == 1
-    assert [(p.image, p.caption, p.negative_caption) for p in found.suites["add_att"]] == [
-        (0, 0, 1),
-        (0, 0, 2),
-    ]
-
-
-def test_other_json_is_no_pair_set(tmp_path):
-    (tmp_path / "results.json").write_text('{"metrics": {}}')
-    assert pair_files(tmp_path) == []
 
 
 def rewrite(directory, members):
@@ -187,18 +137,3 @@ def test_a_tar_cut_anywhere_is_an_error(retrieval):
         path.write_bytes(whole[:cut])
         with pytest.raises(UserError, match=r"0\.tar"):
             read_retrieval_set(retrieval)
-
-
-def test_damaged_pairs_are_named(pairs):
-    (pairs / "images" / "swap_obj_000000.png").unlink()
-    with pytest.raises(UserError, match=r"swap_obj_000000\.png is neither in"):
-        read_pair_set(pairs)
-    (pairs / "swap_obj.json").write_text('{"0": {"filename": "x.png", "caption": "a"}}')
-    with pytest.raises(UserError, match=r"item 0 of .*swap_obj\.json lacks"):
-        read_pair_set(pairs)
-    (pairs / "swap_obj.json").write_text('{"0": {"filename": "x.png", "caption": "a", "negative_caption": null}}')
-    with pytest.raises(UserError, match=r"item 0 of .*swap_obj\.json lacks"):
-        read_pair_set(pairs)
-    (pairs / "swap_obj.json").write_text('{"0": {')
-    with pytest.raises(UserError, match=r"swap_obj\.json is not valid JSON"):
-        read_pair_set(pairs)

@@ -1,4 +1,4 @@
-"""Reading evaluation sets: CLIP_benchmark's webdataset layouts and SugarCrepe's pairs.
+"""Reading evaluation sets: stored pictures, and CLIP_benchmark's webdataset layouts.
 
 An evaluation set must be whole, or its figures cannot be compared: anything missing or damaged raises a
 UserError that names it. Memory holds the places of the pictures; each is read and decoded when asked for.
@@ -6,13 +6,11 @@ UserError that names it. Memory holds the places of the pictures; each is read a
 
 from __future__ import annotations
 
-import json
 import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -25,7 +23,6 @@ PICTURE_EXTENSIONS = (
     "jpg",
     "jpeg",
 )  # the order in which CLIP_benchmark looks for a sample's picture
-PICTURE_DIRECTORIES = ("images", "val2017", ".")  # ours, CLIP_benchmark's for SugarCrepe, beside the JSON
 TAR_BLOCK = 512
 
 
@@ -70,24 +67,6 @@ class ClassificationSet:
     labels: list[int]
     classnames: list[str]
     templates: list[str]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A picture, its caption and a false one: indices into ``images`` and ``texts`` of the PairSet."""
-
-    image: int
-    caption: int
-    negative_caption: int
-
-
-@dataclass(frozen=True)
-class PairSet:
-    """Suites of pairs; pictures and captions that several pairs share are listed once."""
-
-    images: list[StoredFile]
-    texts: list[str]
-    suites: dict[str, list[Pair]]
 
 
 def is_benchmark_directory(directory: Path) -> bool:
@@ -147,63 +126,6 @@ def read_classification_set(directory: Path) -> ClassificationSet:
         images.append(_picture(key, members))
         labels.append(int(label))
     return ClassificationSet(images, labels, classnames, templates)
-
-
-def pair_files(directory: Path) -> list[Path]:
-    """The JSON files of ``directory``, or of ``data/`` in it as SugarCrepe keeps them, if they hold pairs."""
-    files = sorted(directory.glob("*.json")) or sorted((directory / "data").glob("*.json"))
-    return files if any(_looks_like_pairs(file) for file in files) else []
-
-
-def read_pair_set(directory: Path) -> PairSet:
-    """SugarCrepe's files: ``SUITE.json`` = {"0": {filename, caption, negative_caption}, ...}; keys may skip.
-
-    Pictures lie in ``images/``, ``val2017/`` or beside the JSON files.
-    """
-    image_index: dict[str, int] = {}
-    text_index: dict[str, int] = {}
-    suites: dict[str, list[Pair]] = {}
-    for path in pair_files(directory):
-        pairs = suites[path.stem] = []
-        for key, item in _json_table(path).items():
-            try:
-                filename, caption, negative = (item[k] + "" for k in ("filename", "caption", "negative_caption"))
-            except (KeyError, TypeError):
-                raise UserError(
-                    f"item {key} of {path} lacks filename, caption or negative_caption: complete it, or move "
-                    "files of other layouts out of the directory"
-                ) from None
-            image = image_index.setdefault(filename, len(image_index))
-            texts = [text_index.setdefault(text, len(text_index)) for text in (caption, negative)]
-            pairs.append(Pair(image, *texts))
-        if not pairs:
-            raise UserError(f"{path} holds no pairs: remove the file or write it again")
-    images = [_find_picture(directory, filename) for filename in image_index]
-    return PairSet(images, list(text_index), suites)
-
-
-def _find_picture(directory: Path, filename: str) -> StoredFile:
-    for place in PICTURE_DIRECTORIES:
-        path = directory / place / filename
-        if path.is_file():
-            return StoredFile(path, str(path))
-    raise UserError(f"{filename} is neither in {directory}/images nor in {directory}/val2017: put it there")
-
-
-def _json_table(path: Path) -> dict[str, Any]:
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): copy it again") from error
-    if not isinstance(table, dict):
-        raise UserError(f"{path} is not a table of pairs: move files of other layouts out of the directory")
-    return table
-
-
-def _looks_like_pairs(path: Path) -> bool:
-    # Only the beginning is read: a directory may hold large JSON files of other layouts.
-    with open(path, encoding="utf-8", errors="replace") as stream:
-        return '"negative_caption"' in stream.read(4096)
 
 
 def _samples(directory: Path) -> Iterator[tuple[str, dict[str, StoredFile]]]:

@@ -7,27 +7,20 @@ the tie rate says so. (An ``argmax`` gives it 0 % or 100 %, as the file begins w
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from vlp.data.choice_sets import Choice
 from vlp.evaluation import intervals, metrics
 from vlp.evaluation.tasks import base
 
+__all__ = ["Choice", "ChoiceTask", "Mean"]
+
 ROWS = 1 << 14  # pairs of features multiplied at once in fp64: some 100 MB at 512 dimensions
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A picture, its true caption and false ones: indices into ``images`` and ``texts`` of the task."""
-
-    image: int
-    caption: int
-    wrong: tuple[int, ...]
-    category: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,7 +86,7 @@ class ChoiceTask(base.Task):
     def _figures(self, right: Sequence[bool]) -> tuple[list[base.Category], dict[str, _Figure]]:
         """The rows of the table, and the figures by their names in the log."""
         pictures = self.clusters()
-        chances = [1 / (1 + len(choice.wrong)) for choice in self.choices]
+        chances = [1 / (1 + len(set(choice.wrong))) for choice in self.choices]
         rows_of: dict[str, list[int]] = {}
         for row, choice in enumerate(self.choices):
             rows_of.setdefault(choice.category, []).append(row)
@@ -133,10 +126,9 @@ class ChoiceTask(base.Task):
         true_N = _scores(embeddings, image, caption)
         return true_N[choice] - _scores(embeddings, image[choice], wrong), choice
 
-    def clusters(self) -> list[Hashable]:
-        """For each choice the file of its picture: crops of one picture are not independent."""
-        files = [self.images[choice.image] for choice in self.choices]
-        return [(file.path, file.offset) for file in files]
+    def clusters(self) -> list[str]:
+        """For each choice the name of its picture's file: crops of one picture are not independent."""
+        return [self.images[choice.image].name for choice in self.choices]
 
 
 def _scores(embeddings: base.SetEmbeddings, image: Tensor, text: Tensor) -> Tensor:

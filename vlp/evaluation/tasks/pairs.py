@@ -12,9 +12,10 @@ Other files of the form ``SUITE.json`` = {"0": {filename, caption, negative_capt
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
-from vlp.data import benchmark_sets
-from vlp.evaluation.choices import Choice, ChoiceTask, Mean
+from vlp.data import choice_sets
+from vlp.evaluation.choices import ChoiceTask, Mean
 from vlp.evaluation.tasks import base
 
 SUGARCREPE = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
@@ -26,19 +27,16 @@ class Task(ChoiceTask):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
-        found = benchmark_sets.read_pair_set(directory)
-        self.images = found.images
-        self.texts = found.texts
-        self.suites = found.suites
-        self.choices = [
-            Choice(pair.image, pair.caption, (pair.negative_caption,), suite)
-            for suite, pairs in found.suites.items()
-            for pair in pairs
-        ]
+        found = choice_sets.read_pair_set(directory)
+        self.images, self.texts, self.choices = found.images, found.texts, found.choices
+        self.suites: dict[str, list[SimpleNamespace]] = {}
+        for choice in self.choices:
+            old = SimpleNamespace(image=choice.image, caption=choice.caption, negative_caption=choice.wrong[0])
+            self.suites.setdefault(choice.category, []).append(old)
 
     @staticmethod
     def detects(directory: Path) -> bool:
-        return bool(benchmark_sets.pair_files(directory))
+        return bool(choice_sets.pair_files(directory))
 
     def means(self) -> dict[str, Mean]:
         """All suites; where they are SugarCrepe's, also its kinds of change, as papers average them."""

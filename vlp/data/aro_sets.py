@@ -1,0 +1,92 @@
+"""Reading ARO's VG-Relation and VG-Attribution: parts of pictures, each with a true and a false caption."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vlp.data.benchmark_sets import StoredFile
+from vlp.data.choice_sets import ChoiceSet, Item, choice_set, read_json
+from vlp.types import UserError
+
+RELATION = "visual_genome_relation.json"
+ATTRIBUTION = "visual_genome_attribution.json"
+SOURCE = "github.com/mertyg/vision-language-models-are-bows"
+BOX = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
+
+
+@dataclass(frozen=True)
+class CroppedFile(StoredFile):
+    """The part of a picture inside ``box``: left, top, right, bottom, in pixels; black where it leaves the picture."""
+
+    box: tuple[float, float, float, float] = (0, 0, 0, 0)
+
+    def load(self) -> Image.Image:
+        whole = super().load()
+        left, top, right, bottom = self.box
+        if left >= whole.width or top >= whole.height or right <= 0 or bottom <= 0:
+            raise UserError(
+                f"{self.name} has {whole.width} x {whole.height} pixels, and the part from ({left:g}, {top:g}) to "
+                f"({right:g}, {bottom:g}) is outside: copy the pictures again from {SOURCE}"
+            )
+        return whole.crop(self.box)
+
+
+def is_file_or_in(path: Path, names: tuple[str, ...]) -> bool:
+    """Whether ``path`` is a file of one of these names, or a directory that holds one."""
+    return path.name in names if path.is_file() else any((path / name).is_file() for name in names)
+
+
+def read_crops(path: Path, name: str) -> ChoiceSet:
+    """The items of the JSON file ``name``, which ``path`` is or holds; pictures lie in ``images/`` beside it.
+
+    The category is the relation, or both attributes as ARO joins them: ``ATTRIBUTE_ATTRIBUTE``.
+    """
+    file = path if path.is_file() else path / name
+    items = read_json(file)
+    if not isinstance(items, list) or not items:
+        raise UserError(f"{file} is no list of items: copy it again from {SOURCE}")
+    folder = file.parent / "images"
+    if not folder.is_dir():
+        raise UserError(f"{folder} is missing: ARO's pictures go there, vgr_vga_images.zip from {SOURCE}")
+    pictures: dict[str, Path] = {}
+    found = []
+    for number, item in enumerate(items):
+        where = f"item {number} of {file}"
+        image, true, false = _texts(item, ("image_path", "true_caption", "false_caption"), where)
+        category = _attributes(item, where) if name == ATTRIBUTION else _texts(item, ("relation_name",), where)[0]
+        if image not in pictures:
+            pictures[image] = folder / image
+            if not pictures[image].is_file():
+                raise UserError(f"{pictures[image]} is missing, {where}: copy vgr_vga_images.zip from {SOURCE}")
+        picture = CroppedFile(pictures[image], str(pictures[image]), box=_box(item, where))
+        found.append(Item(picture, true, [false], category))
+    return choice_set(found)
+
+
+def _texts(item: Any, names: Sequence[str], where: str) -> list[str]:
+    for name in names:
+        if not isinstance(item, dict) or not isinstance(item.get(name), str) or not item[name]:
+            raise UserError(f"{where} has no {name}: copy the file again from {SOURCE}")
+    return [item[name] for name in names]
+
+
+def _attributes(item: dict[str, Any], where: str) -> str:
+    attributes = item.get("attributes")
+    if not isinstance(attributes, list) or len(attributes) != 2:
+        raise UserError(f"{where} needs two attributes: copy the file again from {SOURCE}")
+    return "_".join(map(str, attributes))
+
+
+def _box(item: dict[str, Any], where: str) -> tuple[float, float, float, float]:
+    try:
+        left, top, width, height = (item[name] + 0 for name in BOX)
+    except (KeyError, TypeError):
+        raise UserError(f"{where} needs the numbers {', '.join(BOX)}: copy the file again from {SOURCE}") from None
+    if width <= 0 or height <= 0:
+        raise UserError(f"{where} has a box of {width} x {height} pixels: copy the file again from {SOURCE}")
+    return left, top, left + width, top + height
