@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from claim import Arm, Claim, Contrast, Finding, Runs
+from claim import REWRITES, Arm, Claim, Contrast, Finding, Runs
 from intervals import spread, verdict
 
 CLIP, LACLIP, SAME_WORDS = "CLIP", "LaCLIP", "LaCLIP, no new words"
@@ -76,7 +76,7 @@ CLAIM = Claim(
     "without it fell by 0.08.",
     recipe="scenes.yaml",
     data={"gap": ("--num-train", "8000", "--num-eval", "400", "--eval-grammar", "B")},
-    layers={"rewrites": ("--grammar", "both"), "same_words": ("--grammar", "A")},
+    layers={"rewrites": (*REWRITES, "--grammar", "both"), "same_words": (*REWRITES, "--grammar", "A")},
     sets=tuple(f"{name}{gap}" for gap in (WITH, WITHOUT) for name in ("retrieval", "colour", "shape")),
     arms={
         CLIP: Arm(("train.steps=1000",), "gap"),

@@ -1,6 +1,6 @@
 """C18: the more a set is inflated, with rewrites here, the weaker its augmentation should be."""
 
-from claim import Arm, Claim, Contrast, Finding
+from claim import REWRITES, Arm, Claim, Contrast, Finding
 
 SIZES = {"250": "250 scenes", "1000": "1,000 scenes"}
 AUGMENT = {
@@ -47,7 +47,7 @@ CLAIM = Claim(
     "added 0.06 with weak and took 0.10 with strong. As the promise does not say for which sizes, both decide.",
     recipe="scenes.yaml",
     data={size: ("--num-train", size, "--num-eval", "400") for size in SIZES},
-    layers={"rewrites": ("--grammar", "both")},
+    layers={"rewrites": (*REWRITES, "--grammar", "both")},
     sets=("retrieval",),
     arms={
         _arm(size, captions, strength): Arm((f"data.captions={sources}", f"data.augment={augment}"), size)

@@ -16,9 +16,12 @@ from typing import Any, Protocol
 
 from intervals import CONTRADICTED, MIN_SEEDS, NOT_SHOWN, SHOWN, Expected, spread, verdict
 
+from data_tools._rewrite_gate import REASONS
 from vlp.types import UserError
 
 HERE = Path(__file__).parent
+# Five a caption, without a gate: they say the same by construction, and a caption of few words has few other ones.
+REWRITES = ("rewrite", "--engine", "scenes", "--number", "5", "--off", *REASONS)
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,7 @@ class Claim:
         recipe: a file under ``recipes/``.
         data: name -> options of ``vlp data scenes``; an arm trains on the one it names.
             Empty: the recipe names data and sets, as seen from the current folder, and says how they are made.
-        layers: name -> options of ``vlp data rewrite --engine scenes``: rewrites of the captions of all its data.
+        layers: name -> a tool of ``vlp data`` that writes it for all its data, with options, such as `REWRITES`.
         sets: evaluation sets, folders under ``eval/`` of the arm's data.
         arms: name -> arm. All have the seed of a pair: the same initialisation, order of the data and steps.
         findings: what is expected.

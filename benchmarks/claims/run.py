@@ -106,8 +106,8 @@ def train(queues: Mapping[str, list[runs.Job]], arguments: argparse.Namespace) -
     drawn = [job for job in waiting if job.claim.data]
     for data, layers in dict.fromkeys((job.data_options, tuple(job.claim.layers.items())) for job in drawn):
         runs.draw(arguments.work.absolute(), data, arguments.threads)
-        for name, options in layers:
-            runs.rewrite(arguments.work.absolute(), data, name, options, arguments.threads)
+        for name, command in layers:
+            runs.write_layer(arguments.work.absolute(), data, name, command, arguments.threads)
     failed, started = 0, time.monotonic()
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

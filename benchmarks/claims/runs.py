@@ -26,7 +26,6 @@ from typing import Any
 
 from claim import HERE, Claim, Run, Runs
 
-from data_tools._rewrite_gate import REASONS
 from vlp import recipe
 from vlp.track import read_metrics
 from vlp.trainer import FREE_TO_CHANGE
@@ -37,7 +36,6 @@ DONE, FAILED = "done.json", "failed.txt"
 # What may differ from the recipe of a finished run: not its data and evaluation sets, which an arm may change.
 _FREE = ("name", *(key for key in FREE_TO_CHANGE if key not in ("data.train", "evaluate.")))
 TAIL = 15
-NUMBER = 5  # rewrites a caption
 
 
 @dataclass(frozen=True)
@@ -188,20 +186,21 @@ def draw(work: Path, options: Sequence[str], threads: int) -> None:
         raise UserError(f"{' '.join(command[2:])} failed (exit code {done.returncode}): see above")
 
 
-def rewrite(work: Path, data: Sequence[str], name: str, options: Sequence[str], threads: int) -> None:
-    """Write the layer ``name`` of rewrites beside the scenes drawn with ``data``; what is there is not written again.
+def write_layer(work: Path, data: Sequence[str], name: str, command: Sequence[str], threads: int) -> None:
+    """Write the layer ``name`` beside the scenes drawn with ``data``; what is there is not written again.
 
-    Without a gate: they say the same by construction, and a caption of few words has few other ones.
+    Args:
+        command: the tool of ``vlp data`` and its options.
 
     Raises:
-        UserError: they cannot be written; the tool has said why.
+        UserError: it cannot be written; the tool has said why.
     """
+    tool, *options = command
     shards = str(data_folder(work, data) / "train")
-    command = [sys.executable, "-m", "vlp", "data", "rewrite", shards, "--name", name, "--engine", "scenes", *options]
-    command += ["--number", str(NUMBER), "--workers", str(threads), "--off", *REASONS]
-    done = subprocess.run(command, env=_environment(threads), stdout=subprocess.DEVNULL, check=False)
+    called = [sys.executable, "-m", "vlp", "data", tool, shards, "--name", name, *options, "--workers", str(threads)]
+    done = subprocess.run(called, env=_environment(threads), stdout=subprocess.DEVNULL, check=False)
     if done.returncode:
-        raise UserError(f"{' '.join(command[2:6])} failed (exit code {done.returncode}): see above")
+        raise UserError(f"{' '.join(called[2:6])} failed (exit code {done.returncode}): see above")
 
 
 def jobs_of(work: Path, stem: str, claim: Claim, seeds: Sequence[int]) -> list[Job]:

@@ -410,7 +410,7 @@ def test_layers_of_a_claim_are_written_beside_its_data(
 ) -> None:
     """Before the first run; the rewrites of the layer are those that its options ask for."""
     module, run, runs = scripts["claim"], scripts["run"], scripts["runs"]
-    layers = {"other_words": ("--grammar", "B"), "same_words": ("--grammar", "A")}
+    layers = {"other_words": (*module.REWRITES, "--grammar", "B"), "same_words": (*module.REWRITES, "--grammar", "A")}
     arms = {"one": module.Arm(("data.captions=[{source: txt}, {source: layer.other_words, weight: 5}]",))}
     claim = _claim(scripts, tmp_path, arms=arms, findings=[], layers=layers)
     (job,) = runs.jobs_of(tmp_path, "c99_tiny", claim, [0])
