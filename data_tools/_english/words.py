@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 
-def _set(words: str) -> frozenset[str]:
+def word_set(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
@@ -50,15 +50,15 @@ NUMBERS = {
     "thousand": "1000",
     "million": "1000000",
     "dozen": "12",
-    **dict.fromkeys(_set("pair pairs couple both twin twins twice double duo"), "2"),
-    **dict.fromkeys(_set("trio triple triplets thrice"), "3"),
-    **dict.fromkeys(_set("single lone solitary"), "1"),
+    **dict.fromkeys(word_set("pair pairs couple both twin twins twice double duo"), "2"),
+    **dict.fromkeys(word_set("trio triple triplets thrice"), "3"),
+    **dict.fromkeys(word_set("single lone solitary"), "1"),
     **{word: f"{value}th" for value, word in enumerate(_ORDINALS.split())},
 }
 """Word -> value; ordinals are values of their own, such as 2th."""
-SOFT_ONES = _set("a an one single lone solitary another 1")
+SOFT_ONES = word_set("a an one single lone solitary another 1")
 """What says that there is one; but for the figure it may come where the caption has no number."""
-PAIRED = _set(
+PAIRED = word_set(
     "scissors pants trousers glasses sunglasses spectacles jeans shorts pliers tongs binoculars goggles tweezers "
     "shears shoes boots socks gloves mittens sandals slippers skis skates tights leggings headphones"
 )
@@ -75,7 +75,7 @@ def digits(word: str) -> list[str]:
     return found
 
 
-DENIALS = _set(
+DENIALS = word_set(
     "no not n't nt never without neither nor none nothing nobody nowhere cannot lack lacking missing absent "
     "forbid forbidden prohibit prohibited ban banned disallow disallowed"
 )
@@ -114,9 +114,9 @@ LOOSE_PLACES = frozenset({"on", "in", "near"})
 SYMMETRICAL = frozenset({"near", "far"})
 ENDS_IN_NOUN = frozenset({"inside", "outside"})
 """Relations only if a thing follows: "a man inside"."""
-PRONOUNS = _set("it them him her itself themselves himself herself")
+PRONOUNS = word_set("it them him her itself themselves himself herself")
 
-PLAIN = _set(
+PLAIN = word_set(
     # pictures of things, kinds and amounts of things
     "picture image photo photograph photography drawing illustration painting icon emoji symbol cartoon view scene "
     "shot depiction graphic sight example kind type sort form piece group bunch set number lot thing object item "
@@ -138,21 +138,21 @@ PLAIN = _set(
 )
 """Words that may come and go: they name nothing in a picture that is not named otherwise."""
 
-PERMISSIONS = _set("allow permit")
+PERMISSIONS = word_set("allow permit")
 """What may come with a denial: no smoking, smoking is not allowed."""
 
-KEPT = _set("between inside outside up down")
+KEPT = word_set("between inside outside up down")
 """Small words that must stay, though they may come: "standing" is "standing up"."""
 
-ADJECTIVES = _set("big small large tiny huge little medium dark")
+ADJECTIVES = word_set("big small large tiny huge little medium dark")
 """What the tagger takes for a noun at times, as in "the big emerald box" and "medium skin tone"."""
 
-HUMANS = _set("woman man girl boy person lady child kid female male baby people")
+HUMANS = word_set("woman man girl boy person lady child kid female male baby people")
 """Before another noun these say what it is, too: a woman artist is a woman."""
 
 OPPOSITES = frozenset(
     frozenset(pair.split("/"))
-    for pair in _set(
+    for pair in word_set(
         "male/female man/woman boy/girl left/right leftward/rightward leftwards/rightwards light/dark up/down "
         "upward/downward upwards/downwards open/closed open/close upper/lower north/south east/west northern/southern "
         "eastern/western top/bottom front/back front/rear big/small large/small large/tiny hot/cold day/night "
