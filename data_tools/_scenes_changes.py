@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
 
-from data_tools._scenes_world import COLOURS, OPPOSITE, RELATIONS, SHAPES, SIZES, Scene, holds
+from data_tools._scenes_world import COLOURS, COUNTS, OPPOSITE, RELATIONS, SHAPES, SIZES, Scene, holds
 
 VALUES = {"colour": COLOURS, "shape": SHAPES, "size": SIZES}
 # What two objects can exchange; to exchange the shapes as well would exchange the objects.
@@ -26,7 +26,8 @@ def changes(said: Scene, picture: Scene | None = None) -> list[tuple[str, Scene]
 
     Kinds: "swap attribute" (two objects exchange colour, size or texture), "swap relation" (two objects change
     places, or a relation becomes its opposite), "replace colour", "replace shape", "replace size" (of one
-    object) and "replace relation" (by one of the other axis). Where two changes come to the same scene, it is
+    object), "replace relation" (by one of the other axis), "replace count" and "swap negation" (what is there and
+    what is denied change places). Where two changes come to the same scene, it is
     there once, as the first of them. The order depends on ``said`` only.
     """
     seen = said if picture is None else picture
@@ -47,6 +48,9 @@ def _swaps(scene: Scene) -> Iterator[tuple[str, Scene]]:
         yield "swap relation", exchange_places(scene, i, j)
     for k, relation in enumerate(scene.relations):
         yield "swap relation", with_relation(scene, k, OPPOSITE[relation])
+    if scene.absent is not None:
+        for k in range(len(scene.objects)):
+            yield "swap negation", deny(scene, k)
 
 
 def _replacements(scene: Scene) -> Iterator[tuple[str, Scene]]:
@@ -60,6 +64,10 @@ def _replacements(scene: Scene) -> Iterator[tuple[str, Scene]]:
         for other in RELATIONS:
             if other not in (relation, OPPOSITE[relation]):
                 yield "replace relation", with_relation(scene, k, other)
+    if scene.count is not None:
+        for count in COUNTS:
+            if count != scene.count:
+                yield "replace count", replace(scene, count=count)
 
 
 def exchange(scene: Scene, factor: str, i: int, j: int) -> Scene:
@@ -80,10 +88,19 @@ def with_relation(scene: Scene, k: int, relation: str) -> Scene:
     return replace(scene, relations=(*scene.relations[:k], relation, *scene.relations[k + 1 :]))
 
 
+def deny(scene: Scene, k: int) -> Scene:
+    """Object k denied, and in its place what ``scene`` denies."""
+    assert scene.absent is not None
+    thing = replace(scene.objects[k], shape=scene.absent.shape, colour=scene.absent.colour)
+    objects = (*scene.objects[:k], thing, *scene.objects[k + 1 :])
+    return replace(scene, objects=objects, absent=scene.objects[k].kind())
+
+
 def is_drawable(scene: Scene) -> bool:
-    """Whether a picture of this world can show the scene: no two objects alike, no two on the same spot."""
+    """Whether a picture of this world can show it: no two objects alike, no two on the same spot, none denied."""
     back_again = len(scene.relations) == 2 and scene.relations[1] == OPPOSITE[scene.relations[0]]
-    return has_distinct_objects(scene) and not back_again
+    denied = scene.absent is not None and any(scene.absent.agrees(thing) for thing in scene.objects)
+    return has_distinct_objects(scene) and not back_again and not denied
 
 
 def has_distinct_objects(scene: Scene) -> bool:

@@ -98,8 +98,12 @@ def mark_size(image_size: int) -> int:
 
 
 def arrange(scene: Scene, random: Random, image_size: int, max_objects: int) -> list[Place]:
-    """Places that make the scene's relations true; ``max_objects`` of the world decides the diameters."""
+    """A place for each object shown, so that the relations hold; ``max_objects`` of the world sets the diameters."""
     small, large = DIAMETERS[max_objects]
+    if scene.count is not None and scene.count > 1:
+        return _scatter(
+            scene.count, image_size * (small if scene.objects[0].size == "small" else large), random, image_size
+        )
     diameters = [image_size * (small if thing.size == "small" else large) for thing in scene.objects]
     for attempt in range(MAX_TRIES):
         places = _walk(scene, diameters, random, image_size, slack=1 - attempt / MAX_TRIES)
@@ -131,6 +135,25 @@ def _walk(scene: Scene, diameters: list[float], random: Random, image_size: int,
     return [Place(cx + shift[0], cy + shift[1], d) for (cx, cy), d in zip(centres, diameters, strict=True)]
 
 
+def _scatter(count: int, diameter: float, random: Random, image_size: int) -> list[Place]:
+    """Places of up to four equal objects: in two rows or columns of two, shifted at random as far as there is room."""
+    step, start = diameter + GAP * image_size, EDGE * image_size + diameter / 2
+    room = image_size - 2 * start - step
+    rows_are_columns = random.random() < 0.5
+    between_rows = random.random() * room
+    between_objects = [random.random() * room for _ in range(2)]
+
+    def along(place: int, border: float) -> float:
+        low, high = (0.0, border) if place == 0 else (border, room)
+        return start + place * step + low + random.random() * (high - low)
+
+    places = []
+    for row, column in random.sample([(0, 0), (0, 1), (1, 0), (1, 1)], count):
+        x, y = along(column, between_objects[row]), along(row, between_rows)
+        places.append(Place(y, x, diameter) if rows_are_columns else Place(x, y, diameter))
+    return places
+
+
 def _is_free(places: list[Place], scene: Scene, image_size: int) -> bool:
     gap = GAP * image_size - 1e-6
     if any(not a.is_apart(b, gap) for i, a in enumerate(places) for b in places[:i]):
@@ -144,7 +167,7 @@ def _is_free(places: list[Place], scene: Scene, image_size: int) -> bool:
 def draw(scene: Scene, places: list[Place], random: Random, image_size: int) -> Image.Image:
     """The picture, RGB, ``image_size`` pixels square."""
     picture = _background(random, image_size)
-    for thing, place in zip(scene.objects, places, strict=True):
+    for thing, place in zip(scene.shown, places, strict=True):
         assert thing.shape is not None
         assert thing.colour is not None
         paint = tuple(min(255, max(0, channel + random.randint(-12, 12))) for channel in PAINT[thing.colour])

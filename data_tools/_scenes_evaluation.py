@@ -21,6 +21,8 @@ from data_tools._scenes_grammar import GRAMMARS, parse, phrase
 from data_tools._scenes_twins import (
     Swap,
     Twins,
+    count_twins,
+    negation_twins,
     shuffle_words,
     swap_attribute,
     swap_objects,
@@ -63,6 +65,8 @@ class Evaluation:
     number: int
     image_size: int
     num_marks: int
+    counting: bool
+    negation: bool
     tick: Callable[[], None]
 
     @property
@@ -74,7 +78,7 @@ class Evaluation:
     def num_pictures(self) -> int:
         """At most so many pictures are drawn: sets of single objects, and of several where there are any."""
         pairs = 0 if self.pair_objects is None else 11 if self.world.hold_out else 6
-        return self.number * (2 + pairs + bool(self.num_marks))
+        return self.number * (2 + pairs + bool(self.num_marks) + self.counting + self.negation)
 
     def write(self) -> dict[str, int]:
         """Write all sets; returns the number of items of each.
@@ -98,6 +102,10 @@ class Evaluation:
             counts[factor] = self._classification(factor)
         if self.num_marks:
             counts["shortcut"] = self._shortcut()
+        if self.counting:
+            counts["counting"] = self._suite("counting", count_twins(self.world))
+        if self.negation:
+            counts["negation"] = self._suite("negation", negation_twins(self.world))
         return {self._folder(name).relative_to(self.directory).as_posix(): count for name, count in counts.items()}
 
     def _folder(self, name: str) -> Path:
@@ -203,6 +211,12 @@ class Evaluation:
         write_pairs(self._folder("order"), {"shuffled_words": drawn()})
         return len(scenes)
 
+    def _suite(self, name: str, found: Iterator[Twins]) -> int:
+        """A set of one suite, in which every caption is once the true and once the false one."""
+        pairs, count = self._both_ways(found, name)
+        write_pairs(self._folder(name), {name: pairs})
+        return count
+
     def _both_ways(self, found: Iterator[Twins], stream: str) -> tuple[Iterator[CaptionPair], int]:
         """(pairs in which either scene of a twin is once the one that is drawn, their number)."""
         both_ways = (pair for one, other in found for pair in ((one, other), (other, one)))
@@ -210,8 +224,12 @@ class Evaluation:
         return (self._pair(*pair, stream, number) for number, pair in enumerate(ordered)), len(ordered)
 
     def _pair(self, scene: Scene, other: Scene, stream: str, number: int) -> CaptionPair:
-        """The picture of ``scene`` with its caption and that of ``other``, which is false."""
-        caption, negative = phrase(scene, self.grammar), phrase(other, self.grammar)
+        """The picture of ``scene`` with its caption and that of ``other``, which is false.
+
+        Every other twin has what is absent in front: to believe what comes first is right of half of them.
+        """
+        first = number % 4 >= 2
+        caption, negative = (phrase(told, self.grammar, denial_first=first) for told in (scene, other))
         assert holds(parse(caption, self.grammar), scene), caption
         assert not holds(parse(negative, self.grammar), scene), negative
         return CaptionPair(self._picture(scene, stream, number), "png", caption, negative)

@@ -40,6 +40,8 @@ class ScenesOptions:
     shortcut: int = 0
     long_tail: float = 0.0
     hold_out: tuple[str, ...] = ()
+    counting: float = 0.0
+    negation: float = 0.0
     samples_per_shard: int = 1000
 
     def __post_init__(self) -> None:
@@ -52,12 +54,16 @@ class ScenesOptions:
             "duplicates": 1,
             "shortcut": MAX_MARKS,
             "long_tail": MAX_LONG_TAIL,
+            "counting": 1,
+            "negation": 1,
         }
         for name, high in limits.items():
             if not 0 <= getattr(self, name) <= high:
                 raise UserError(f"{_flag(name)} {getattr(self, name)} must lie between 0 and {high:g}")
         if self.caption_noise + self.boilerplate > 1:
             raise UserError("--caption-noise and --boilerplate together exceed 1: they replace different captions")
+        if self.counting and self.shortcut:
+            raise UserError("--counting and --shortcut exclude each other: four objects leave no corner for a mark")
         _known(self.grammar, [*GRAMMARS, "both"], "--grammar")
         _known(self.eval_grammar, list(GRAMMARS), "--eval-grammar")
         for texture in self.textures:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from data_tools._scenes_draw import Place, arrange, draw
+from data_tools._scenes_draw import arrange, draw
 from data_tools._scenes_grammar import BOILERPLATE, parse, phrase
 from data_tools._scenes_options import ScenesOptions
+from data_tools._scenes_record import picture_record
 from data_tools._scenes_world import DUPLICATE_POOL, Scene, World, generator, holds
 from vlp.data.write import encode_image
 
@@ -21,10 +22,12 @@ def training_sample(options: ScenesOptions, world: World, index: int) -> tuple[b
     factors: index; objects (shape, colour, size, texture; x, y, diameter in pixels); relations (number i
     holds between objects i and i + 1); mark of the shortcut; grammar; original_caption; noise (None,
     "caption" or "boilerplate"); caption_of (index of the picture whose caption it is); duplicate_of (number
-    in the pool of repeated scenes); width; height.
+    in the pool of repeated scenes); width; height. With ``--counting`` also count (how many equal objects,
+    where they are counted), with ``--negation`` also absent (shape and colour that original_caption denies).
     """
     scene, duplicate_of = _scene(options, world, index)
-    original, grammar = _caption(options, scene, index)
+    told = _told(options, world, scene, index)
+    original, grammar = _caption(options, told, index)
     caption, noise, caption_of = original, None, None
     random = generator(world.seed, "noise", index)
     share = random.random()
@@ -36,14 +39,17 @@ def training_sample(options: ScenesOptions, world: World, index: int) -> tuple[b
     random = generator(world.seed, "picture/train", index)
     places = arrange(scene, random, options.image_size, max(world.num_objects))
     image = encode_image(draw(scene, places, random, options.image_size))
+    # Without the options their keys stay away, so that data sets drawn before them are drawn the same again.
+    further: dict[str, Any] = {"count": scene.count} if options.counting else {}
+    if options.negation:
+        denied = told.absent
+        further["absent"] = None if denied is None else {"shape": denied.shape, "colour": denied.colour}
     return (
         image,
         caption,
         {
             "index": index,
-            "objects": _objects(scene, places),
-            "relations": list(scene.relations),
-            "mark": scene.mark,
+            **picture_record(scene, places),
             "grammar": grammar,
             "original_caption": original,
             "noise": noise,
@@ -51,26 +57,15 @@ def training_sample(options: ScenesOptions, world: World, index: int) -> tuple[b
             "duplicate_of": duplicate_of,
             "width": options.image_size,
             "height": options.image_size,
+            **further,
         },
     )
 
 
-def _objects(scene: Scene, places: list[Place]) -> list[dict[str, Any]]:
-    return [
-        {
-            "shape": thing.shape,
-            "colour": thing.colour,
-            "size": thing.size,
-            "texture": thing.texture,
-            "x": round(place.x, 3),
-            "y": round(place.y, 3),
-            "diameter": round(place.diameter, 3),
-        }
-        for thing, place in zip(scene.objects, places, strict=True)
-    ]
-
-
 def _scene(options: ScenesOptions, world: World, index: int) -> tuple[Scene, int | None]:
+    random = generator(world.seed, "counting/train", index)
+    if options.counting and random.random() < options.counting:
+        return world.training_count(random), None
     random = generator(world.seed, "scene", index)
     number = None
     if random.random() < options.duplicates:
@@ -83,10 +78,18 @@ def _scene(options: ScenesOptions, world: World, index: int) -> tuple[Scene, int
     return scene, number
 
 
-def _caption(options: ScenesOptions, scene: Scene, index: int) -> tuple[str, str]:
+def _told(options: ScenesOptions, world: World, scene: Scene, index: int) -> Scene:
+    """What the caption says of ``scene``: now and then also what is not there."""
+    random = generator(options.seed, "negation/train", index)
+    if options.negation and random.random() < options.negation:
+        return replace(scene, absent=world.missing(scene, random))
+    return scene
+
+
+def _caption(options: ScenesOptions, told: Scene, index: int) -> tuple[str, str]:
     random = generator(options.seed, "caption", index)
     grammar = random.choice(options.grammars)
-    return phrase(scene, grammar, random), grammar
+    return phrase(told, grammar, random), grammar
 
 
 def _foreign_caption(options: ScenesOptions, world: World, scene: Scene, index: int) -> tuple[str, int]:
@@ -94,6 +97,7 @@ def _foreign_caption(options: ScenesOptions, world: World, scene: Scene, index: 
     random = generator(world.seed, "foreign", index)
     while True:
         other = random.randrange(max(index, MIN_FOREIGN))
-        caption, grammar = _caption(options, _scene(options, world, other)[0], other)
+        told = _told(options, world, _scene(options, world, other)[0], other)
+        caption, grammar = _caption(options, told, other)
         if not holds(parse(caption, grammar), scene):
             return caption, other

@@ -7,11 +7,13 @@ the false one: a scorer that never looks at the picture gets exactly half right,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import count
 from random import Random
 
-from data_tools._scenes_changes import exchange, exchange_places, has_distinct_objects, with_relation
+from data_tools._scenes_changes import deny, exchange, exchange_places, has_distinct_objects, is_drawable, with_relation
 from data_tools._scenes_grammar import parse
-from data_tools._scenes_world import OPPOSITE, Scene, generator, holds
+from data_tools._scenes_world import COUNTS, OPPOSITE, Scene, World, generator, holds
 
 Twins = tuple[Scene, Scene]
 Swap = Callable[[Scene, Random], Scene | None]
@@ -51,6 +53,24 @@ def twins(scenes: Iterator[Scene], swap: Swap, seed: int, stream: str) -> Iterat
         names = {scene.canonical(), other.canonical()}
         if has_distinct_objects(other) and not names & used:
             used |= names
+            yield scene, other
+
+
+def count_twins(world: World) -> Iterator[Twins]:
+    """The same things in two numbers, without end: scenes come again, since there are few, in other pictures."""
+    for number in count():
+        random = generator(world.seed, "counting", number)
+        scene = world.evaluation_count(random)
+        yield scene, replace(scene, count=random.choice([n for n in COUNTS if n != scene.count]))
+
+
+def negation_twins(world: World) -> Iterator[Twins]:
+    """Single objects that are there in one picture and denied of the other, without end."""
+    for number in count():
+        random = generator(world.seed, "negation", number)
+        scene = replace(world.single(random), absent=world.single(random).objects[0].kind())
+        other = deny(scene, 0)
+        if is_drawable(scene) and not world.is_held_out(other):
             yield scene, other
 
 

@@ -20,6 +20,7 @@ SIZES = ("small", "large")
 TEXTURES = ("plain", "striped", "dotted", "checked")
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 RELATIONS = tuple(OPPOSITE)
+COUNTS = (1, 2, 3, 4)
 
 # One family of scenes in so many is kept for evaluation; a family holds all swaps of attributes and relations
 RESERVED_SHARE = 8
@@ -41,17 +42,34 @@ class Thing:
         pairs = zip(self.values(), other.values(), strict=True)
         return all(mine is None or mine == theirs for mine, theirs in pairs)
 
+    def kind(self) -> Thing:
+        """Shape and colour only."""
+        return Thing(self.shape, self.colour, None, None)
+
     def values(self) -> tuple[str | None, str | None, str | None, str | None]:
         return (self.shape, self.colour, self.size, self.texture)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A chain of one to three objects; ``mark`` is the value of the planted shortcut, where there is one."""
+    """A chain of one to three objects, or several equal ones.
+
+    Attributes:
+        mark: the value of the planted shortcut, where there is one.
+        count: how many there are of the only object; None: there is one, and nobody counts.
+        absent: what a caption denies, by shape and colour; no matter of the picture.
+    """
 
     objects: tuple[Thing, ...]
     relations: tuple[str, ...] = ()
     mark: int | None = None
+    count: int | None = None
+    absent: Thing | None = None
+
+    @property
+    def shown(self) -> tuple[Thing, ...]:
+        """All objects that there are to see."""
+        return self.objects * (self.count or 1)
 
     def reverse(self) -> Scene:
         """The same scene told from the other end: "B right of A" for "A left of B"."""
@@ -68,22 +86,26 @@ class Scene:
             yield j, OPPOSITE[relation], i
 
     def canonical(self) -> tuple[object, ...]:
-        """Equal for two scenes exactly when they are the same up to symmetry (the mark does not count)."""
+        """Equal for two scenes exactly when they look the same up to symmetry (the mark does not matter)."""
         ends = (self, self.reverse())
-        return min((tuple(thing.values() for thing in end.objects), end.relations) for end in ends)
+        return (*min((tuple(thing.values() for thing in end.objects), end.relations) for end in ends), self.count)
 
     def family(self) -> str:
-        """Equal for all scenes that arise by swapping attributes between objects or turning relations."""
+        """Equal for all scenes that arise by swapping attributes, turning relations or changing the number."""
         columns = zip(*(thing.values() for thing in self.objects), strict=True)
         factors = [",".join(sorted(str(value) for value in column)) for column in columns]
         axes = sorted("x" if relation in ("left of", "right of") else "y" for relation in self.relations)
-        return ";".join([*factors, *axes])
+        return ";".join([*factors, *axes, *(["counted"] if self.count is not None else [])])
 
 
 def holds(claim: Scene, scene: Scene) -> bool:
     """Whether ``claim`` (what a caption says, see ``_scenes_grammar.parse``) is true of ``scene``."""
     if claim.mark is not None and claim.mark != scene.mark:
         return False
+    if claim.absent is not None and any(claim.absent.agrees(thing) for thing in scene.objects):
+        return False
+    if claim.count is not None:
+        return claim.count == sum(claim.objects[0].agrees(thing) for thing in scene.shown)
     facts = set(scene.facts())
     return any(
         all(said.agrees(scene.objects[k]) for said, k in zip(claim.objects, places, strict=True))
@@ -129,8 +151,11 @@ class World:
         return any(holds(claim, scene) for claim in self.hold_out)
 
     def is_reserved(self, scene: Scene) -> bool:
-        """Whether the scene is kept for evaluation. Single objects never are: there are too few of them."""
-        if len(scene.objects) == 1:
+        """Whether the scene is kept for evaluation. Single objects never are: there are too few of them.
+
+        Where objects are counted, an eighth of the things is: they come in no number other than uncounted.
+        """
+        if len(scene.objects) == 1 and scene.count is None:
             return False
         digest = hashlib.blake2b(f"{self.seed}/{scene.family()}".encode(), digest_size=4).digest()
         return int.from_bytes(digest, "big") % RESERVED_SHARE == 0
@@ -154,6 +179,30 @@ class World:
             if not self.is_held_out(scene):
                 return scene
         raise UserError("--hold-out leaves no single object to evaluate on: hold out less")
+
+    def training_count(self, random: Random) -> Scene:
+        """One to four equal objects, of a kind that is neither held out nor kept for evaluation."""
+        return self._count(random, reserved=False, long_tail=self.long_tail)
+
+    def evaluation_count(self, random: Random) -> Scene:
+        """One to four equal objects of a kind that training shows, but never counts."""
+        return self._count(random, reserved=True, long_tail=0.0)
+
+    def _count(self, random: Random, reserved: bool, long_tail: float) -> Scene:
+        for _ in range(MAX_DRAWS):
+            scene = self.draw(random, num_objects=(1,), long_tail=long_tail)
+            scene = replace(scene, count=random.choice(COUNTS))
+            if self.is_reserved(scene) == reserved and not self.is_held_out(scene):
+                return scene
+        raise UserError("--hold-out leaves nothing to count: hold out less")
+
+    def missing(self, scene: Scene, random: Random) -> Thing:
+        """A shape in a colour that ``scene`` does not show and training may name."""
+        for _ in range(MAX_DRAWS):
+            thing = self.draw(random, num_objects=(1,), long_tail=self.long_tail).objects[0].kind()
+            if not any(thing.agrees(other) for other in scene.objects) and not self.is_held_out(Scene((thing,))):
+                return thing
+        raise UserError("--hold-out leaves nothing to deny: hold out less")
 
     def evaluation_scenes(self, stream: str, num_objects: int) -> Iterator[Scene]:
         """Distinct scenes that training never shows, factors equally frequent, until no more are found."""

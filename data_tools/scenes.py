@@ -111,6 +111,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WORDS",
         help="combination kept out of training: 'red circle', 'circle left of square', ...; may be repeated",
     )
+    add(
+        "--counting",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="share of training pictures that show one to four equal objects, which the caption counts; also "
+        "writes eval/counting",
+    )
+    add(
+        "--negation",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="share of training captions that also say what is not there ('a red circle and no blue square'); "
+        "also writes eval/negation",
+    )
     add("--samples-per-shard", type=int, default=d["samples_per_shard"], metavar="N", help="(%(default)s)")
 
 
@@ -146,7 +162,11 @@ def write_scenes(options: ScenesOptions, progress: Callable[[int, int], None] | 
     from vlp.data.write import new_directory
 
     world = options.world()
-    world.training_scene(generator(options.seed, "scene", 0))  # refuses before anything is written
+    random = generator(options.seed, "scene", 0)
+    world.training_scene(random)  # refuses before anything is written
+    if options.counting:
+        world.training_count(random)
+        world.evaluation_count(random)
     out = new_directory(options.out)
     phrasings = {"": options.eval_grammar}
     if options.eval_grammar not in options.grammars:
@@ -160,7 +180,7 @@ def write_scenes(options: ScenesOptions, progress: Callable[[int, int], None] | 
         if progress is not None:
             progress(done, total)
 
-    sizes = (options.num_eval, options.image_size, options.shortcut)
+    sizes = (options.num_eval, options.image_size, options.shortcut, options.counting > 0, options.negation > 0)
     evaluations = [
         Evaluation(world, out / "eval", grammar, suffix, *sizes, tick) for suffix, grammar in phrasings.items()
     ]
