@@ -70,7 +70,8 @@ def read_winoground(directory: Path) -> TwinSet:
     - ``examples.jsonl``, a line an example, with ``images/NAME.png`` or with ``images.zip``;
     - ``test-*.parquet``, with the pictures inside.
 
-    An example needs two captions and two pictures; one without tags is in no category.
+    An example needs two captions and two pictures; one without tags is in no category, and a tag that does not tell any
+    examples apart makes no table.
     """
     for folder in (directory, directory / "data"):
         if (folder / EXAMPLES).is_file():
@@ -121,7 +122,7 @@ def _winoground(directory: Path, rows: Sequence[dict[str, Any]], pictures: Seque
         raise UserError(f"the files of {directory} hold no examples: copy them again from {WINOGROUND}")
     tables = {tag: ["" if row.get(tag) is None else str(row[tag]) for row in rows] for tag in TAGS}
     texts = [row[side] for row in rows for side in CAPTIONS]
-    return _twin_set(pictures, texts, {tag: names for tag, names in tables.items() if any(names)})
+    return _twin_set(pictures, texts, {tag: names for tag, names in tables.items() if len(set(names)) > 1})
 
 
 def _twin_set(pictures: Sequence[StoredFile], texts: Sequence[str], tables: dict[str, list[str]]) -> TwinSet:
