@@ -33,6 +33,9 @@ class TinyEncoder(nn.Module):
         self.num_texts_seen += len(text_NL)
         return self.locked(text_NL.float() - 127.5)
 
+    def text_lengths(self, text_NL: Tensor) -> Tensor:
+        return torch.full((len(text_NL),), text_NL.shape[1])
+
     def tokenizer(self, texts: list[str]) -> Tensor:
         return torch.tensor([list(bytes.fromhex(text[1:7])) for text in texts])
 

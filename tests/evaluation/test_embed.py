@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from vlp.data.benchmark_sets import StoredFile
+from vlp.encoders.openclip import ModelOptions, build
 from vlp.evaluation.embed import embed_images, embed_texts, evaluating
 from vlp.types import UserError
 
@@ -40,6 +42,45 @@ def test_equal_texts_are_embedded_once_and_get_equal_rows(encoder):
     assert torch.equal(text_ND[0], text_ND[2])
     assert torch.equal(text_ND[0], text_ND[3])
     assert not torch.equal(text_ND[0], text_ND[1])
+
+
+def test_equal_pictures_are_decoded_and_embedded_once(encoder, stored, monkeypatch):
+    red, green = stored(["#ff0000", "#00ff00"])
+    again = StoredFile(red.path, red.name)
+    loaded = []
+    load = StoredFile.load
+    monkeypatch.setattr(StoredFile, "load", lambda file: loaded.append(file.name) or load(file))
+
+    image_ND = embed_images(encoder, [red, again, green, red], batch_size=2)
+    assert sorted(loaded) == ["0.png", "1.png"]
+    assert encoder.num_images_seen == 2
+    torch.testing.assert_close(image_ND, embed_texts(encoder, ["#ff0000", "#ff0000", "#00ff00", "#ff0000"], 4))
+
+
+# By length: 6, 10, 3, 2, 16 (as long as the context), 10, 3.
+CAPTIONS = ["a red circle !", "a red circle left of a blue square", "red", "", "word " * 40]
+CAPTIONS += ["a blue square left of a red circle", "blue"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
+@pytest.mark.parametrize("text_cfg", [{}, {"no_causal_mask": True, "pool_type": "last"}])
+def test_features_are_those_of_padded_texts_in_the_order_given(tiny_model, batch_size, text_cfg):
+    text_cfg = {**tiny_model["text_cfg"], "layers": 2, **text_cfg}
+    model = build(ModelOptions(config={**tiny_model, "custom_text": bool(text_cfg), "text_cfg": text_cfg}), seed=0)
+    seen = []
+    encode = model.encode_text
+    model.encode_text = lambda text_NL: seen.append(tuple(text_NL.shape)) or encode(text_NL)
+
+    with evaluating(model):
+        expected_ND = F.normalize(model.clip.encode_text(model.tokenizer(CAPTIONS)), dim=1)
+    text_ND = embed_texts(model, [*CAPTIONS, CAPTIONS[2]], batch_size)
+    torch.testing.assert_close(text_ND[:-1], expected_ND, rtol=0, atol=1e-5)
+    assert torch.equal(text_ND[-1], text_ND[2])
+    assert (torch.pdist(expected_ND) > 1e-3).all(), "or the order would not show"
+    if text_cfg.get("no_causal_mask"):
+        assert {length for _, length in seen} == {16}
+    elif batch_size == 2:
+        assert seen == [(2, 16), (2, 10), (2, 3), (1, 2)]
 
 
 def test_each_module_gets_its_own_mode_back(encoder):

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlp.data.transforms import PictureFormat, eval_transform
+from vlp.encoders import pad_free
 from vlp.encoders.tokens import image_with_tokens, marks_of, text_with_tokens
 
 
@@ -79,8 +80,12 @@ class TwoTower(nn.Module):
         return self.clip.encode_image(self.normalise(image_NCHW), normalize=False)
 
     def encode_text(self, text_NL: Tensor) -> Tensor:
-        """Features ND of token ids, not normalised to length 1."""
-        return self.clip.encode_text(text_NL, normalize=False)
+        """Features ND of token ids, not normalised to length 1; ids behind `text_lengths` may be left out."""
+        return pad_free.encode(self.clip, text_NL)
+
+    def text_lengths(self, text_NL: Tensor) -> Tensor:
+        """Of each text, the number of its first ids on which its feature depends (N)."""
+        return pad_free.used_lengths(self.clip, text_NL)
 
     def encode_image_tokens(self, image_NCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Features ND and those of the patches NPD, both in the common space and not normalised."""

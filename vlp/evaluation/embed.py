@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from vlp.data.benchmark_sets import StoredFile
 from vlp.types import UserError
 
 DECODERS = min(8, os.cpu_count() or 1)
+Input = TypeVar("Input", bound=Hashable)
 
 
 class Encoder(Protocol):
@@ -44,6 +45,9 @@ class Encoder(Protocol):
     def encode_text(self, text_NL: Tensor) -> Tensor:
         """Token ids -> features ND, not normalised."""
 
+    def text_lengths(self, text_NL: Tensor) -> Tensor:
+        """Of each text, the number of its first ids on which its feature depends (N); the others may be left out."""
+
     def modules(self) -> Iterator[nn.Module]: ...
 
 
@@ -62,27 +66,46 @@ def evaluating(encoder: Encoder) -> Iterator[None]:
 
 
 def embed_images(encoder: Encoder, images: Sequence[StoredFile], batch_size: int) -> Tensor:
-    """L2-normalised fp32 features ND, one row a picture, on the encoder's device."""
+    """L2-normalised fp32 features ND, one row a picture, on the encoder's device.
+
+    Equal files are decoded and embedded once and get equal rows.
+    """
+    distinct, rows = _distinct(images)
     with evaluating(encoder):
         features = [
             encoder.encode_image(batch_NCHW.to(encoder.device))
-            for batch_NCHW in _decoded(encoder.eval_transform, images, batch_size)
+            for batch_NCHW in _decoded(encoder.eval_transform, distinct, batch_size)
         ]
-    return _normalised(torch.cat(features), lambda row: images[row].name)
+    distinct_ND = _normalised(torch.cat(features), lambda row: distinct[row].name)
+    return distinct_ND[torch.tensor(rows, device=distinct_ND.device)]
 
 
 def embed_texts(encoder: Encoder, texts: Sequence[str], batch_size: int) -> Tensor:
-    """L2-normalised fp32 features ND, one row a text; equal texts are embedded once and get equal rows."""
-    row_of: dict[str, int] = {}
-    rows = [row_of.setdefault(text, len(row_of)) for text in texts]
-    distinct = list(row_of)
+    """L2-normalised fp32 features ND, one row a text; equal texts are embedded once and get equal rows.
+
+    Texts go through the tower beside others of their length, without the padding that has no part in the features.
+    """
+    distinct, rows = _distinct(texts)
     with evaluating(encoder):
+        ids_NL = encoder.tokenizer(distinct)
+        lengths_N = encoder.text_lengths(ids_NL)
+        longest_first = lengths_N.argsort(descending=True, stable=True)
         features = [
-            encoder.encode_text(encoder.tokenizer(distinct[start : start + batch_size]).to(encoder.device))
-            for start in range(0, len(distinct), batch_size)
+            encoder.encode_text(ids_NL[batch, : int(lengths_N[batch].max())].to(encoder.device))
+            for batch in longest_first.split(batch_size)
         ]
-    distinct_ND = _normalised(torch.cat(features), lambda row: f"'{distinct[row]}'")
+    features_ND = torch.cat(features)
+    distinct_ND = _normalised(
+        features_ND[longest_first.argsort().to(features_ND.device)], lambda row: f"'{distinct[row]}'"
+    )
     return distinct_ND[torch.tensor(rows, device=distinct_ND.device)]
+
+
+def _distinct(inputs: Sequence[Input]) -> tuple[list[Input], list[int]]:
+    """The inputs without repetition, and for each input its place among them."""
+    row_of: dict[Input, int] = {}
+    rows = [row_of.setdefault(one, len(row_of)) for one in inputs]
+    return list(row_of), rows
 
 
 def _decoded(
