@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -20,6 +21,16 @@ from data_tools._console import track
 from vlp.types import UserError
 
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Means:
+    """What works on shards: ``workers`` processes or Ray tasks; ``gpus`` is what Ray gives a task of a model."""
+
+    workers: int | None = None
+    ray: str | None = None
+    gpus: float | None = None
+
 
 _AHEAD = 4  # shards handed out for each worker, so that one slow shard does not leave the others idle
 _SECONDS_BETWEEN_LINES = 30.0

@@ -15,22 +15,21 @@ written once on one machine, and once a machine (with --ray once a shard) on sev
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_tools._console import check_caption_source, write_json
 from data_tools._language_models import flags
-from data_tools._map_shards import add_engine_arguments, map_shards
+from data_tools._map_shards import Means, add_engine_arguments, map_shards
 from data_tools._rewrite_gate import REASONS, GateOptions
 from vlp.types import UserError
 
 if TYPE_CHECKING:
-    from data_tools._language_models.shards import Job, Progress
+    from data_tools._language_models.passes import Wrote
+    from data_tools._language_models.shards import Job
     from data_tools._language_models.survey import Survey
     from data_tools._rewrite_figures import RewriteFigures
 
@@ -67,9 +66,7 @@ class RewriteOptions:
 
     gate: GateOptions
     keep_rejected: bool = False
-    workers: int | None = None
-    ray: str | None = None
-    gpus: float | None = None
+    means: Means = field(default_factory=Means)
     part: str | None = None
 
 
@@ -78,8 +75,7 @@ class RewriteReport:
     """What was found, written now, and accepted; ``unanswered`` texts are asked for by the next run."""
 
     survey: Survey
-    written: Progress
-    seconds: float
+    wrote: Wrote
     figures: RewriteFigures
     unanswered: int = 0
     unfinished: int = 0
@@ -89,10 +85,8 @@ class RewriteReport:
         from data_tools._rewrite_layers import REFUSED, UNWRITTEN
 
         reasons = self.figures.figures.table("reasons")
-        if self.written.written:
-            rate, tokens = (count / self.seconds for count in (self.written.written, self.written.tokens))
-            took = timedelta(seconds=round(self.seconds))
-            print(f"wrote {self.written.written:,} texts in {took}: {rate:,.1f} texts/s, {tokens:,.0f} tokens/s")
+        for line in self.wrote.lines():
+            print(line)
         print(f"captions: {self.survey.captions:,}, {self.survey.distinct:,} of them different")
         for line in self.survey.left_out.lines():
             print(f"  {line}")
@@ -124,9 +118,8 @@ def run(arguments: argparse.Namespace) -> None:
     check_output("--report", arguments.report)
     if arguments.dry_run and (arguments.json or arguments.report or arguments.keep_rejected):
         raise UserError("--json, --report and --keep-rejected have no effect with --dry-run: leave them for the run")
-    options = RewriteOptions(
-        gate, arguments.keep_rejected, arguments.workers, arguments.ray, arguments.gpus, arguments.part
-    )
+    means = Means(arguments.workers, arguments.ray, arguments.gpus)
+    options = RewriteOptions(gate, arguments.keep_rejected, means, arguments.part)
     if not paths:
         print(f"--part {arguments.part}: no shard falls into this part")
         return
@@ -159,7 +152,7 @@ def _job(arguments: argparse.Namespace) -> Job:
     if arguments.gpus is not None and (arguments.ray is None or arguments.gpus < 0):
         raise UserError(f"--gpus {arguments.gpus:g} has no effect without --ray: it is what Ray gives each task")
     LayerWriter(arguments.root, arguments.name, {})  # refuses a name that cannot be used
-    prompt = prompts.load(arguments.prompt)
+    prompt = prompts.load(arguments.prompt or "laclip")
     return Job(
         flags.engine(arguments),
         prompt,
@@ -186,30 +179,13 @@ def _shards(arguments: argparse.Namespace, job: Job) -> list[str]:
     return paths
 
 
-def look(paths: Sequence[str], job: Job, options: RewriteOptions) -> Survey:
-    """What there is to do.
-
-    Raises:
-        UserError: no captions and not just a part of the shards, or files of texts that cannot be used.
-    """
-    from data_tools._language_models import survey
-
-    job.origin()  # once here, not in every worker
-    found = map_shards(partial(survey.look, job=job), paths, "reading captions", options.workers, options.ray)
-    return survey.add_up(paths, [captions for _, captions in found], job.caption, options.part is not None)
-
-
 def dry_run(paths: Sequence[str], job: Job, options: RewriteOptions) -> list[str]:
     """What the rest will cost, for a terminal. The texts on which it is measured are kept."""
-    from data_tools._language_models import estimate
+    from data_tools._language_models import estimate, passes
     from data_tools._rewrite_gate import judge
 
-    found = look(paths, job, options)
-    measured = None
-    if found.missing:
-        path = max(paths, key=found.missing_by_shard.__getitem__)
-        measure = partial(estimate.measure, job=job, others=paths)
-        ((_, measured),) = map_shards(measure, [path], "measuring", 1, options.ray, options.gpus)
+    found = passes.look(paths, job, options.means, options.part is not None)
+    measured = passes.measure(paths, job, found, options.means)
     lines = estimate.lines(found, job, measured) + [f"          {line}" for line in found.left_out.lines()]
     for request, completion in (measured.texts if measured else ())[:NUM_SHOWN]:
         ((verdict,),) = judge(options.gate, [(request.caption, [completion.text])])
@@ -225,19 +201,19 @@ def write_rewrites(paths: Sequence[str], job: Job, options: RewriteOptions) -> R
         UserError: no captions, an engine that cannot be used or went away, files that are not ours to write.
     """
     from data_tools import _rewrite_layers as layers
+    from data_tools._language_models import passes
     from data_tools._rewrite_figures import RewriteFigures
 
-    found = look(paths, job, options)
+    means = options.means
+    found = passes.look(paths, job, means, options.part is not None)
     if found.lacking:
         _try(options.gate)
-    start = time.monotonic()
-    written = _write_texts(paths, job, found, options)
-    report = RewriteReport(found, written, time.monotonic() - start, RewriteFigures(NUM_DRAWN))
+    report = RewriteReport(found, passes.write(paths, job, found, means), RewriteFigures(NUM_DRAWN))
     gate = partial(
         layers.write_layer, job=job, gate=options.gate, keep_rejected=options.keep_rejected, num_drawn=NUM_DRAWN
     )
-    gpus = options.gpus if options.gate.clip_model else None
-    for _, gated in map_shards(gate, paths, "judging texts", options.workers, options.ray, gpus):
+    gpus = means.gpus if options.gate.clip_model else None
+    for _, gated in map_shards(gate, paths, "judging texts", means.workers, means.ray, gpus):
         report.figures += gated.figures
         report.unanswered += gated.unanswered
         report.unfinished += bool(gated.unanswered)
@@ -253,22 +229,6 @@ def _try(gate: GateOptions) -> None:
         from vlp.encoders import openclip
 
         openclip.load(gate.clip_model)
-
-
-def _write_texts(paths: Sequence[str], job: Job, found: Survey, options: RewriteOptions) -> Progress:
-    """In this process, whose model fills the machine, or as tasks of Ray, a shard each."""
-    from data_tools._language_models import progress, shards
-
-    if not found.lacking:
-        return shards.Progress()
-    if options.ray is None:
-        with progress.shown(found.missing, "writing texts") as told:
-            return shards.write_texts(paths, job, told)
-    total = shards.Progress()
-    write: Callable[[str], Progress] = partial(shards.write_texts_of_shard, job=job)
-    for _, done in map_shards(write, found.lacking, "writing texts", options.workers, options.ray, options.gpus):
-        total += done
-    return total
 
 
 def _write_sheet(

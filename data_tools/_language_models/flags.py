@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import isclass
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -17,6 +18,7 @@ from vlp.options import explain
 from vlp.types import UserError
 
 ENGINES = "data_tools._language_models.engines"
+DEFAULT_ENGINE = "local"
 DRAWN = ("temperature", "top_p", "max_tokens")  # what flags may change of a prompt's sampling
 
 Options = TypeVar("Options", bound=BaseModel)
@@ -69,30 +71,73 @@ def checked(model: type[Options], values: Mapping[str, Any]) -> Options:
     raise UserError(sentence)
 
 
+def add_choice_arguments(parser: argparse.ArgumentParser, what: str, known: Mapping[str, type[BaseModel]]) -> None:
+    """A flag for every field of what ``--WHAT`` chooses from; a name that several of ``known`` share is one flag.
+
+    Fields that are options classes themselves have flags of their own, which others add.
+    """
+    owners: dict[str, list[str]] = {}
+    for choice, model in known.items():
+        for name in _flags_of(model):
+            owners.setdefault(name, []).append(choice)
+    shared = parser.add_argument_group(f"options of several {what}s")
+    groups = {choice: parser.add_argument_group(f"options of --{what} {choice}") for choice in known}
+    for name, having in owners.items():
+        infos = {choice: known[choice].model_fields[name] for choice in having}
+        if len(having) == 1:
+            info = infos[having[0]]
+            add_field(groups[having[0]], what, name, info, f"{info.description} ({default_of(info)})")
+        else:
+            helps = (f"{choice}: {info.description} ({default_of(info)})" for choice, info in infos.items())
+            add_field(shared, what, name, infos[having[0]], "; ".join(helps))
+
+
+def _flags_of(model: type[BaseModel]) -> list[str]:
+    fields = model.model_fields.items()
+    return [name for name, info in fields if not (isclass(info.annotation) and issubclass(info.annotation, BaseModel))]
+
+
+def chosen(
+    arguments: argparse.Namespace,
+    what: str,
+    name: str,
+    known: Mapping[str, type[Options]],
+    parts: Callable[[type[Options]], Mapping[str, Any]] = lambda _: {},
+) -> Options:
+    """What ``--WHAT name`` chose from ``known``; ``parts`` gives its fields that are options classes.
+
+    Raises:
+        UserError: an unknown one, an option of another one, an option that is missing or wrong.
+    """
+    if name not in known:
+        raise UserError(
+            f"--{what}: unknown {what} '{name}'{resolve.nearest(name, list(known))}; known: {', '.join(known)}"
+        )
+    values = given(arguments, what, dict.fromkeys(field for model in known.values() for field in _flags_of(model)))
+    fields = {field: known[name].model_fields[field] for field in _flags_of(known[name])}
+    for other in values:
+        if other not in fields:
+            having = [f"--{what} {choice}" for choice, model in known.items() if other in _flags_of(model)]
+            raise UserError(
+                f"{flag(other)} has no effect on --{what} {name}: it is an option of {' and '.join(having)}"
+            )
+    needed = [flag(field) for field, info in fields.items() if info.is_required() and field not in values]
+    if needed:
+        raise UserError(
+            f"--{what} {name} needs {' and '.join(needed)}: {fields[needed[0][2:].replace('-', '_')].description}"
+        )
+    return checked(known[name], {**values, **parts(known[name])})
+
+
 def engines() -> dict[str, type[Engine]]:
     return {name: resolve.module(ENGINES, name, "engine").Engine for name in resolve.names(ENGINES)}
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--engine`` and every field of every engine; a name that several engines share is one flag."""
+    """``--engine`` and every field of every engine."""
     known = engines()
-    parser.add_argument(
-        "--engine", default="local", metavar="NAME", help=f"what writes: {', '.join(known)} (default local)"
-    )
-    owners: dict[str, list[str]] = {}
-    for engine, model in known.items():
-        for name in model.model_fields:
-            owners.setdefault(name, []).append(engine)
-    shared = parser.add_argument_group("options of several engines")
-    groups = {engine: parser.add_argument_group(f"options of --engine {engine}") for engine in known}
-    for name, having in owners.items():
-        infos = {engine: known[engine].model_fields[name] for engine in having}
-        if len(having) == 1:
-            info = infos[having[0]]
-            add_field(groups[having[0]], "engine", name, info, f"{info.description} ({default_of(info)})")
-        else:
-            helps = (f"{engine}: {info.description} ({default_of(info)})" for engine, info in infos.items())
-            add_field(shared, "engine", name, infos[having[0]], "; ".join(helps))
+    parser.add_argument("--engine", metavar="NAME", help=f"what writes: {', '.join(known)} (default {DEFAULT_ENGINE})")
+    add_choice_arguments(parser, "engine", known)
 
 
 def engine(arguments: argparse.Namespace) -> Engine:
@@ -101,26 +146,14 @@ def engine(arguments: argparse.Namespace) -> Engine:
     Raises:
         UserError: an unknown one, an option of another engine, one that is missing or wrong.
     """
-    known, name = engines(), arguments.engine
-    if name not in known:
-        raise UserError(
-            f"--engine: unknown engine '{name}'{resolve.nearest(name, list(known))}; known: {', '.join(known)}"
-        )
-    all_names = dict.fromkeys(field for model in known.values() for field in model.model_fields)
-    values = given(arguments, "engine", all_names)
-    fields = known[name].model_fields
-    for other in values:
-        if other not in fields:
-            having = [f"--engine {engine}" for engine, model in known.items() if other in model.model_fields]
-            raise UserError(
-                f"{flag(other)} has no effect on --engine {name}: it is an option of {' and '.join(having)}"
-            )
-    needed = [flag(field) for field, info in fields.items() if info.is_required() and field not in values]
-    if needed:
-        raise UserError(
-            f"--engine {name} needs {' and '.join(needed)}: {fields[needed[0][2:].replace('-', '_')].description}"
-        )
-    return checked(known[name], values)
+    return chosen(arguments, "engine", arguments.engine or DEFAULT_ENGINE, engines())
+
+
+def about_language_models(arguments: argparse.Namespace) -> list[str]:
+    """Those flags of engines, prompt and sampling that were given."""
+    fields = [field for model in engines().values() for field in model.model_fields]
+    names = [*given(arguments, "engine", fields), *given(arguments, "sampling", DRAWN)]
+    return [flag(name) for name in ("engine", "prompt") if getattr(arguments, name)] + [flag(name) for name in names]
 
 
 def add_prompt_arguments(parser: argparse.ArgumentParser, prompt: str) -> None:
@@ -128,7 +161,6 @@ def add_prompt_arguments(parser: argparse.ArgumentParser, prompt: str) -> None:
     group = parser.add_argument_group("prompt")
     group.add_argument(
         "--prompt",
-        default=prompt,
         metavar="NAME",
         help="what the model is asked: one of ours (laclip for models that go on with a text, instruct for models that "
         f"chat), or a .yaml file (default {prompt})",

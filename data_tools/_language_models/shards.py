@@ -36,6 +36,8 @@ class Job:
     caption: str
     root: str | None
     name: str
+    every_caption: bool = False
+    """Whether all of a list of captions count, or its first."""
 
     def origin(self) -> dict[str, Any]:
         """All that the texts depend on. What the engine says of itself is asked once, and travels with the job."""
@@ -65,10 +67,10 @@ class Job:
         return self.prompt.request(caption, number, self.seed)
 
 
-def captions_of_shard(path: str, source: str) -> tuple[Shard, list[str], list[Skipped]]:
-    """The shard, the caption of each of its samples ("" where it has none), and what had to be left out.
+def texts_of_shard(path: str, source: str, every: bool) -> tuple[Shard, list[list[str]], list[Skipped]]:
+    """The shard, the captions of each of its samples, and what had to be left out.
 
-    Of a list of captions the first counts.
+    Of a list of captions the first counts, or, with ``every``, all that are not empty.
     """
     shard, defects = open_shard(path)
     defects, captions = list(defects), []
@@ -78,10 +80,16 @@ def captions_of_shard(path: str, source: str) -> tuple[Shard, list[str], list[Sk
             texts = SampleTexts(shard.read(row, {source.partition(".")[0]})).of(source)
         except BadSample as bad:
             texts, kind = [], bad.kind
-        captions.append(next(iter(texts), ""))
+        captions.append([text for text in dict.fromkeys(texts if every else texts[:1]) if text])
         if not captions[-1]:
             defects.append(Skipped(kind, shard.where(row)))
     return shard, captions, defects
+
+
+def captions_of_shard(path: str, source: str) -> tuple[Shard, list[str], list[Skipped]]:
+    """As `texts_of_shard`, one caption a sample; "" where it has none."""
+    shard, captions, defects = texts_of_shard(path, source, every=False)
+    return shard, ["".join(own) for own in captions], defects
 
 
 @dataclass
@@ -156,9 +164,9 @@ class _Writing:
         for path in paths:
             shard = _Open(Completions(self.job.completions(path), self.job.origin()))
             self._open.add(shard)
-            _, captions, _ = captions_of_shard(path, self.job.caption)
-            for caption in dict.fromkeys(captions):
-                for number in range(self.job.number) if caption else ():
+            _, samples, _ = texts_of_shard(path, self.job.caption, self.job.every_caption)
+            for caption in dict.fromkeys(caption for captions in samples for caption in captions):
+                for number in range(self.job.number):
                     if self._is_asked(shard, caption, number):
                         yield self.job.request(caption, number)
             shard.all_asked = True

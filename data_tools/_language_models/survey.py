@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from data_tools._language_models import completions
-from data_tools._language_models.shards import Job, captions_of_shard
+from data_tools._language_models.shards import Job, texts_of_shard
 from vlp.data.digest import hash64
 from vlp.types import Skipped, UserError
 
@@ -45,10 +45,10 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Captions:
-    """Those of one shard: digests of the different ones, and how many texts each of these lacks."""
+    """Those of one shard: how many, digests of the different ones, and how many texts each of these lacks."""
 
     samples: int
-    with_caption: int
+    captions: int
     digests: np.ndarray
     missing: np.ndarray
     left_out: LeftOut
@@ -77,13 +77,14 @@ def look(path: str, job: Job) -> Captions:
     Raises:
         UserError: its file of texts cannot be used; see `completions.read`.
     """
-    shard, captions, skipped = captions_of_shard(path, job.caption)
+    shard, samples, skipped = texts_of_shard(path, job.caption, job.every_caption)
+    captions = [caption for own in samples for caption in own]
     texts, _ = completions.read(job.completions(path), job.origin())
-    distinct = [caption for caption in dict.fromkeys(captions) if caption]
+    distinct = list(dict.fromkeys(captions))
     lacking = (sum((caption, number) not in texts for number in range(job.number)) for caption in distinct)
     return Captions(
         len(shard),
-        sum(map(bool, captions)),
+        len(captions),
         np.fromiter((hash64(caption.encode()) for caption in distinct), np.uint64, len(distinct)),
         np.fromiter(lacking, np.int32, len(distinct)),
         LeftOut.of(skipped),
@@ -98,7 +99,7 @@ def add_up(paths: Sequence[str], shards: Sequence[Captions], source: str, may_la
     left_out = LeftOut()
     for one in shards:
         left_out += one.left_out
-    samples, captions = (sum(getattr(one, name) for one in shards) for name in ("samples", "with_caption"))
+    samples, captions = (sum(getattr(one, name) for one in shards) for name in ("samples", "captions"))
     if not captions and not may_lack_captions:
         raise UserError(
             f"none of the {samples:,} samples has a caption at --caption {source} "

@@ -5,9 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel
+
+from data_tools._map_shards import Means
+from vlp.types import UserError
+
+if TYPE_CHECKING:
+    from data_tools._negatives.judge import Verdict
 
 
 @dataclass(frozen=True)
@@ -35,15 +41,32 @@ class Captioned:
 
 @dataclass(frozen=True)
 class Place:
-    """Where hard captions are written: the layer ``name`` under ``root`` (None: beside the shards), and the seed."""
+    """Where hard captions are written: the layer ``name`` under ``root`` (None: beside the shards), the seed, and what
+    does the work."""
 
     name: str
     root: str | None = None
     seed: int = 0
+    means: Means = field(default_factory=Means)
+
+
+class Unanswered(Exception):
+    """Some ``texts`` of a shard are still to be written, so it has no layer yet."""
+
+    def __init__(self, texts: int) -> None:
+        super().__init__(texts)
+        self.texts = texts
 
 
 class Generator(BaseModel, ABC, frozen=True, extra="forbid"):
     """Changes captions; its fields are its options, each a flag of ``vlp data negatives``."""
+
+    REASONS: ClassVar[Mapping[str, str]] = {}
+    """Rules of its own: name -> what it rejects."""
+
+    @property
+    def name(self) -> str:
+        return type(self).__module__.rpartition(".")[2]
 
     def identity(self) -> dict[str, Any]:
         """What its texts depend on, for the record that the layer keeps."""
@@ -59,10 +82,31 @@ class Generator(BaseModel, ABC, frozen=True, extra="forbid"):
             UserError: a package or a model is missing.
         """
 
+    def estimate(self, paths: Sequence[str], caption: str, place: Place) -> list[str]:
+        """What `prepare` will cost, for a terminal.
+
+        Raises:
+            UserError: nothing that takes an estimate.
+        """
+        raise UserError(f"--dry-run has no effect on --generator {self.name}: no model writes for it")
+
     @abstractmethod
     def negatives(self, path: str, items: Sequence[Captioned], place: Place) -> list[list[Negative]]:
         """Hard captions for each of the ``items`` of the shard ``path``, in their order; empty where none is possible.
 
         What is random is a function of the seed and the caption, so a caption gets the same ones in any shard. They
         need not be checked: identical, true, paraphrased and broken ones are rejected, and counted, afterwards.
+
+        Raises:
+            Unanswered: what `prepare` had to bring is not all there.
         """
+
+    def state(self, path: str, place: Place) -> str:
+        """What the texts for a shard depend on besides its captions, the options and the seed."""
+        return ""
+
+    def judge(self, items: Sequence[Captioned], negatives: Sequence[Sequence[Negative]]) -> list[list[Verdict]]:
+        """A verdict for each text, by the rules for all generators and those of its own."""
+        from data_tools._negatives.judge import judge
+
+        return [judge(item, own) for item, own in zip(items, negatives, strict=True)]

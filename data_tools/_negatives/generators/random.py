@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from data_tools._negatives import base
 from data_tools._negatives.base import Captioned, Negative, Place
+
+if TYPE_CHECKING:
+    from data_tools._negatives.judge import Verdict
+
+_TRUE = frozenset({"empty", "identical", "other_caption"})
 
 
 class Generator(base.Generator, frozen=True, extra="forbid"):
@@ -28,3 +35,8 @@ class Generator(base.Generator, frozen=True, extra="forbid"):
             ][: self.number]
             for item in items
         ]
+
+    def judge(self, items: Sequence[Captioned], negatives: Sequence[Sequence[Negative]]) -> list[list[Verdict]]:
+        """As they are no changes, only what is a true caption of the picture is rejected."""
+        judged = super().judge(items, negatives)
+        return [[one if one.reason in _TRUE else replace(one, reason="", detail="") for one in own] for own in judged]
