@@ -211,7 +211,7 @@ def test_a_run_in_the_middle_says_how_far_it_is(data, tmp_path):
     page = write_report(tmp_path / "run").read_text()
     assert "It stands at step 15 of 40" in page
     assert "of the checkpoint at step 10" in page
-    assert "No set that asks for the true of several captions" in page
+    assert "No set that asks to choose" in page
 
 
 def test_a_run_before_its_first_checkpoint_shows_its_data(data, tmp_path):

@@ -104,8 +104,8 @@ def test_of_several_wrong_captions_the_best_is_shown(tmp_path):
     task = Choices(tmp_path, ["own <i>", "far <b>", "near & dear"], [""])
     (group,) = choice_gallery.gallery(shown(task, points(0), points(30, 90, 10))).groups
     (choice,) = group.failures
-    assert choice.wrong == "<mark>near</mark> <mark>&amp;</mark> <mark>dear</mark>"
-    assert choice.caption == "<mark>own</mark> <mark>&lt;i&gt;</mark>"
+    assert choice.wrong == "<mark>near &amp; dear</mark>"
+    assert choice.caption == "<mark>own &lt;i&gt;</mark>"
     assert (choice.score, choice.wrong_score) == ("0.866", "0.985")
     assert group.name == ""
     assert group.by_chance == pytest.approx(2 / 3)
@@ -164,4 +164,4 @@ def test_a_picture_is_shown_once():
     ],
 )
 def test_scores_have_the_digits_that_tell_them_apart(scores, texts):
-    assert failures.score_pair(*scores) == texts
+    assert failures.score_texts(*scores) == list(texts)

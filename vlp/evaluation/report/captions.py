@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from itertools import groupby
 
 from markupsafe import Markup, escape
 
@@ -24,5 +25,6 @@ def mark_differences(true: str, false: str) -> tuple[Markup, Markup]:
 
 
 def _marked(words: Sequence[str], shared: set[int]) -> Markup:
-    own = Markup("<mark>{}</mark>")
-    return Markup(" ").join(escape(word) if i in shared else own.format(word) for i, word in enumerate(words))
+    runs = groupby(enumerate(words), key=lambda item: item[0] in shared)
+    texts = [(is_shared, " ".join(word for _, word in run)) for is_shared, run in runs]
+    return Markup(" ").join(text if is_shared else Markup("<mark>{}</mark>").format(text) for is_shared, text in texts)

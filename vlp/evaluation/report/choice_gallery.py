@@ -10,7 +10,7 @@ from markupsafe import Markup
 from vlp.evaluation import metrics
 from vlp.evaluation.choices import ChoiceTask
 from vlp.evaluation.report.captions import mark_differences
-from vlp.evaluation.report.failures import Answered, Gallery, score_pair, worst_first
+from vlp.evaluation.report.failures import Answered, Gallery, score_texts, worst_first
 from vlp.evaluation.report.gather import EvaluatedSet
 from vlp.evaluation.report.pictures import img
 
@@ -45,7 +45,7 @@ def gallery(shown: EvaluatedSet) -> Gallery[ShownChoice]:
         return ShownChoice(
             img(task.image(choice.image), true),
             *mark_differences(true, wrong),
-            *score_pair(float(scores[0]), float(scores[1 + best])),
+            *score_texts(float(scores[0]), float(scores[1 + best])),
         )
 
     return worst_first(answers, show)

@@ -88,11 +88,12 @@ def spread(rows: Sequence[int], number: int) -> list[int]:
     return [rows[(2 * i + 1) * len(rows) // (2 * number)] for i in range(number)]
 
 
-def score_pair(one: float, other: float) -> tuple[str, str]:
-    """Two scores with as many digits as show which is higher, three at least."""
-    for digits in range(3, 9):
-        texts = f"{one:.{digits}f}", f"{other:.{digits}f}"
-        if texts[0] != texts[1] or one == other:
+def score_texts(*scores: float) -> list[str]:
+    """Scores with as many digits as tell different ones apart, three at least."""
+    at_most = 8
+    for digits in range(3, at_most + 1):
+        texts = [f"{score:.{digits}f}" for score in scores]
+        if len(set(texts)) == len({f"{score:.{at_most}f}" for score in scores}):
             break
     return texts
 

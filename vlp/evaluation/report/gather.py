@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -19,6 +20,14 @@ from vlp.encoders.openclip import load, outline
 from vlp.encoders.source import latest_checkpoint
 from vlp.encoders.two_tower import TwoTower
 from vlp.evaluation.report.data_sheet import Sheet
+from vlp.evaluation.report.results import (
+    NO_RESULT,
+    StoredResults,
+    read_beside,
+    read_directory,
+    short_names,
+    without_other_questions,
+)
 from vlp.evaluation.report.sheets import read_sheet
 from vlp.evaluation.run import Result, find_task
 from vlp.evaluation.tasks.base import Scores, SetEmbeddings, Task
@@ -71,23 +80,37 @@ class RunContents:
     skipped: dict[str, Any] = field(default_factory=dict)
     sets: list[EvaluatedSet] = field(default_factory=list)
     results: list[SetResult] = field(default_factory=list)
+    short_name: str = ""
+    beside: list[StoredResults] = field(default_factory=list)
     sheet: DataSheet | None = None
     data_sheet: Sheet | None = None
     total_steps: int | None = None
     missing: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
+    def names(self) -> list[str]:
+        """This run and those beside it, as tables and bars call them."""
+        return [self.short_name, *(other.name for other in self.beside)]
 
-def read_run(directory: Path) -> RunContents:
-    """Read a run and embed its evaluation sets.
+    def by_set(self) -> dict[str, list[dict[str, Any] | None]]:
+        """For each set the result JSON of this run and of each beside it, None where it has none; own sets first."""
+        tables = [{result.content["dataset"]: result.content for result in self.results}]
+        tables += [other.of_set for other in self.beside]
+        return {name: [table.get(name) for table in tables] for table in tables for name in table}
+
+
+def read_run(directory: Path, beside: Sequence[Path] = ()) -> RunContents:
+    """Read a run, embed its evaluation sets, and read the results of those ``beside`` it.
 
     Raises:
-        UserError: ``directory`` is no run.
+        UserError: ``directory`` is no run, or one of ``beside`` has no results.
     """
     if not directory.is_dir():
         raise UserError(f"there is no run {directory}: give the directory that vlp train wrote")
     if not any((directory / name).exists() for name in ("recipe.yaml", "metrics.jsonl", "checkpoints")):
         raise UserError(f"{directory} is no run: it has neither recipe.yaml nor metrics.jsonl nor checkpoints/")
-    run = RunContents(directory, directory.resolve().name)
+    names = short_names([directory, *beside])
+    stored = [read_beside(path, name) for path, name in zip(beside, names[1:], strict=True)]
+    run = RunContents(directory, directory.resolve().name, short_name=names[0])
     _read_recipe(run)
     _read_metrics(run)
     _read_checkpoint(run)
@@ -95,6 +118,9 @@ def read_run(directory: Path) -> RunContents:
     _read_data_sheet(run)
     _embed_sets(run)
     run.results = _results(run)
+    own = {result.content["dataset"]: result.content for result in run.results}
+    run.beside, sentences = without_other_questions(stored, own)
+    run.missing["evaluation"] += sentences
     if not run.results:
         run.missing["evaluation"].append("No evaluation has run yet.")
     return run
@@ -197,22 +223,16 @@ def _embed_sets(run: RunContents) -> None:
 
 def _results(run: RunContents) -> list[SetResult]:
     """The trainer's figures where there are any, else those of the latest checkpoint; the recipe's sets first."""
-    stored: dict[str, dict[str, Any]] = {}
-    for path in sorted((run.directory / "evaluation").glob("*.json")):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            for one in content if isinstance(content, list) else [content]:
-                stored[one["dataset"]] = {"chance": {}, "metrics": {}, **one}
-        except (ValueError, KeyError, TypeError):
-            run.missing["evaluation"].append(f"{path} is no result of an evaluation and was left out.")
+    stored, others = read_directory(run.directory / "evaluation")
+    run.missing["evaluation"] += [f"{path} is no result of an evaluation and was left out." for path in others]
     results = []
     for shown in run.sets:
         found = stored.pop(shown.task.name, None)
         computed = Result(
             shown.task.name, shown.task.kind, run.name, str(run.directory), shown.scores, run.checkpoint_step
         )
-        results.append(SetResult(found or computed.to_json(), shown.scores.labels, found is None))
-    return results + [SetResult(content, {}) for content in stored.values()]
+        results.append(SetResult(found or {**NO_RESULT, **computed.to_json()}, shown.scores.labels, found is None))
+    return results + [SetResult(content, content.get("labels", {})) for content in stored.values()]
 
 
 def picture(image_CHW: Tensor) -> Image.Image:

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vlp.evaluation.report.gather import RunContents, SetResult
+from vlp.evaluation.report.results import NO_RESULT
+from vlp.evaluation.report.scores import Row, Score, is_figure, side_by_side
 from vlp.evaluation.report.values import Tile, format_value
 
 TASK_NAMES = {
     "zeroshot_retrieval": "zero-shot retrieval",
     "zeroshot_classification": "zero-shot classification",
-    "image_caption_selection": "true caption above a false one",
+    "image_caption_selection": "true caption above the false ones",
 }
+TWINS = "two pictures, each with its own of two captions"
+# Of each line the first metric that a set has.
 MAIN_METRICS = {
-    "zeroshot_retrieval": ("text_retrieval_recall@1", "image_retrieval_recall@1"),
-    "zeroshot_classification": ("acc1",),
-    "image_caption_selection": ("text_acc",),
+    "zeroshot_retrieval": (("text_retrieval_recall@1",), ("image_retrieval_recall@1",)),
+    "zeroshot_classification": (("acc1",),),
+    "image_caption_selection": (("acc", "image_acc_macro", "text_acc_macro_official", "text_acc_macro", "text_acc"),),
 }
 COUNTS = (("num_images", "pictures"), ("num_texts", "texts"))
 MAX_RESULT_TILES = 6
-
-
-@dataclass(frozen=True)
-class Row:
-    """One metric; shares are from 0 to 1, ``chance`` is None where it is not known."""
-
-    label: str
-    name: str
-    value: float
-    chance: float | None
 
 
 @dataclass(frozen=True)
@@ -42,6 +35,9 @@ class Table:
     name: str
     facts: list[str]
     rows: list[Row]
+
+    def has_intervals(self) -> bool:
+        return any(score and score.interval for row in self.rows for score in row.scores)
 
 
 @dataclass(frozen=True)
@@ -82,13 +78,10 @@ def tiles(run: RunContents) -> list[Tile]:
     """Main scores, then the size of the run."""
     found = []
     for result in run.results:
-        metrics, chance = result.content["metrics"], result.content["chance"]
-        for name in MAIN_METRICS.get(result.content["task"], ()):
-            if is_figure(metrics.get(name)):
-                label = "true above false" if name == "text_acc" else plain_name(result, name)
-                note = f"chance {format_value(chance[name], 'percent')}" if name in chance else ""
-                title = f"{result.content['dataset']}: {label}"
-                found.append(Tile(format_value(metrics[name], "percent"), title, note))
+        metrics = result.content["metrics"]
+        for alternatives in MAIN_METRICS.get(result.content["task"], ()):
+            names = [name for name in alternatives if is_figure(metrics.get(name))]
+            found += [_result_tile(result, name) for name in names[:1]]
     found = found[:MAX_RESULT_TILES]
     step = last_step(run)
     if step is not None:
@@ -104,36 +97,52 @@ def tiles(run: RunContents) -> list[Tile]:
     return found
 
 
-def tables(results: Sequence[SetResult]) -> list[Table]:
-    """A table a set, with every metric that is defined on it."""
+def tables(run: RunContents) -> list[Table]:
+    """A table a set, with every metric that is defined on it, of this run and of those beside it."""
     found = []
-    for result in results:
-        content = result.content
-        facts = [TASK_NAMES.get(content["task"], content["task"])]
-        facts += [f"{content[key]:,} {noun}" for key, noun in COUNTS if key in content]
-        if "tie_rate" in content:
-            facts.append(f"ties {100 * content['tie_rate']:.2f} %")
-        if content.get("step") is not None:
-            facts.append(f"at step {content['step']:,}")
-        if result.computed:
-            facts.append("computed for this report")
-        rows = [
-            Row(plain_name(result, name), name, value, content["chance"].get(name))
-            for name, value in content["metrics"].items()
-            if is_figure(value)
-        ]
-        found.append(Table(content["dataset"], facts, rows))
+    for name, contents in run.by_set().items():
+        own = next((result for result in run.results if result.content["dataset"] == name), None)
+        metrics = dict.fromkeys(metric for content in contents if content for metric in content["metrics"])
+        rows = [_row(metric, contents, own) for metric in metrics]
+        found.append(Table(name, _facts(contents, own), [row for row in rows if any(row.scores)]))
     return found
 
 
-def is_figure(value: Any) -> bool:
-    """Whether a metric is defined: CLIP_benchmark writes NaN where it is not, we write null."""
-    return isinstance(value, int | float) and math.isfinite(value)
+def _row(metric: str, contents: Sequence[dict[str, Any] | None], own: SetResult | None) -> Row:
+    known = [content or NO_RESULT for content in contents]
+    scores = side_by_side([(content["metrics"].get(metric), content["intervals"].get(metric)) for content in known])
+    chance = next((content["chance"][metric] for content in known if is_figure(content["chance"].get(metric))), None)
+    return Row(plain_name(own, metric), metric, scores, chance)
 
 
-def plain_name(result: SetResult, metric: str) -> str:
+def _facts(contents: Sequence[dict[str, Any] | None], own: SetResult | None) -> list[str]:
+    first = next(content for content in contents if content)
+    twins = first["task"] == "image_caption_selection" and "image_acc" in first["metrics"]
+    facts = [TWINS if twins else TASK_NAMES.get(first["task"], first["task"])]
+    facts += [f"{first[key]:,} {noun}" for key, noun in COUNTS if key in first]
+    ties = [f"{100 * content['tie_rate']:.2f} %" for content in contents if content and "tie_rate" in content]
+    facts += [f"ties {', '.join(ties)}"] if ties else []
+    steps = [f"{content['step']:,}" for content in contents if content and content.get("step") is not None]
+    facts += [f"at step {', '.join(steps)}"] if steps else []
+    return facts + (["computed for this report"] if own and own.computed else [])
+
+
+def _result_tile(result: SetResult, metric: str) -> Tile:
+    content = result.content
+    score = side_by_side([(content["metrics"][metric], content["intervals"].get(metric))])[0]
+    assert isinstance(score, Score)
+    notes = []
+    if metric in content["chance"]:
+        notes.append(f"chance {format_value(content['chance'][metric], 'percent')}")
+    if score.interval:
+        notes.append(f"95 % interval {score.range()}")
+    return Tile(score.text(), f"{content['dataset']}: {plain_name(result, metric)}", ", ".join(notes))
+
+
+def plain_name(result: SetResult | None, metric: str) -> str:
     """What people call a metric; its name where nothing better is known."""
-    return result.labels.get(metric, metric).replace("->", "→").replace("_", " ")
+    labels = result.labels if result else {}
+    return labels.get(metric, metric).replace("->", "→").replace("_", " ")
 
 
 def skipped(run: RunContents) -> list[Skips]:
