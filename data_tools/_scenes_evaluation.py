@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from data_tools._scenes_draw import arrange, draw
-from data_tools._scenes_grammar import GRAMMARS, parse, phrase
+from data_tools._scenes_grammar import GRAMMARS, Style, parse, phrase
 from data_tools._scenes_twins import (
     Swap,
     Twins,
@@ -228,8 +228,8 @@ class Evaluation:
 
         Every other twin has what is absent in front: to believe what comes first is right of half of them.
         """
-        first = number % 4 >= 2
-        caption, negative = (phrase(told, self.grammar, denial_first=first) for told in (scene, other))
+        style = Style(denial_first=number % 4 >= 2)
+        caption, negative = (phrase(told, self.grammar, style=style) for told in (scene, other))
         assert holds(parse(caption, self.grammar), scene), caption
         assert not holds(parse(negative, self.grammar), scene), negative
         return CaptionPair(self._picture(scene, stream, number), "png", caption, negative)

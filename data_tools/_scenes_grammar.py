@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from random import Random
 
-from data_tools._scenes_world import COLOURS, COUNTS, RELATIONS, SHAPES, SIZES, TEXTURES, Scene, Thing
+from data_tools._scenes_words import GRAMMARS, Grammar
+from data_tools._scenes_world import RELATIONS, SHAPES, Scene, Thing
 
 BOILERPLATE = (
     "a picture from our collection",
@@ -33,130 +34,41 @@ DENIAL_FIRST = 0.5
 
 
 @dataclass(frozen=True)
-class Grammar:
-    """Words and word order of one phrasing. The first of several variants is the canonical one."""
+class Style:
+    """Which of its variants a caption takes; the first of each, as here, is the canonical one."""
 
-    name: str
-    shapes: dict[str, str]
-    colours: dict[str, str]
-    sizes: dict[str, str]
-    textures: dict[str, str]
-    relations: dict[str, tuple[str, ...]]
-    templates: dict[int, tuple[str, ...]]
-    """Number of objects -> sentences with {a}, {b}, {c} for objects and {r}, {s} for relations."""
-    numbers: dict[int, str]
-    counted: tuple[str, ...]
-    """Sentences with {a} for several equal objects and {be} for "is" or "are"."""
-    denials: tuple[str, str]
-    """Sentences with {x} for what is not there and {sentence} for the rest: last, first."""
-    definite: str = field(default="bc")
-    """Objects with "the" instead of "a"."""
-
-    def thing(self, thing: Thing, article: str) -> str:
-        phrase = self.bare(thing)
-        if article == "a" and phrase[0] in "aeiou":
-            article = "an"
-        return f"{article} {phrase}"
-
-    def number(self, thing: Thing, count: int) -> str:
-        return f"{self.numbers[count]} {self.bare(thing, count)}"
-
-    def noun(self, shape: str, count: int) -> str:
-        word = self.shapes[shape]
-        return word if count == 1 else word + ("es" if word.endswith("s") else "s")
-
-    def bare(self, thing: Thing, count: int = 1) -> str:
-        """The words for one or several such things, without article and number."""
-        words = [
-            self.sizes[thing.size] if thing.size else "",
-            self.textures[thing.texture] if thing.texture not in (None, "plain") else "",
-            self.colours[thing.colour or ""],
-            self.noun(thing.shape or "", count),
-        ]
-        return " ".join(word for word in words if word)
+    template: int = 0
+    relations: tuple[int, ...] = (0, 0)
+    denial_first: bool = False
 
 
-A = Grammar(
-    name="A",
-    shapes=dict(zip(SHAPES, SHAPES, strict=True)),
-    colours=dict(zip(COLOURS, COLOURS, strict=True)),
-    sizes=dict(zip(SIZES, SIZES, strict=True)),
-    textures=dict(zip(TEXTURES, TEXTURES, strict=True)),
-    relations={
-        "left of": ("left of", "to the left of"),
-        "right of": ("right of", "to the right of"),
-        "above": ("above",),
-        "below": ("below",),
-    },
-    templates={
-        1: ("{a}", "there is {a}"),
-        2: ("{a} {r} {b}", "there is {a} {r} {b}"),
-        3: ("{a} {r} {b}, which is {s} {c}", "there is {a} {r} {b}, which is {s} {c}"),
-    },
-    numbers=dict(zip(COUNTS, ("one", "two", "three", "four"), strict=True)),
-    counted=("{a}", "there {be} {a}"),
-    denials=("{sentence} and no {x}", "no {x} but {sentence}"),
-    definite="",
-)
-
-B = Grammar(
-    name="B",
-    shapes=dict(
-        zip(SHAPES, ("disc", "box", "wedge", "pentagram", "plus", "rhombus", "hoop", "valentine"), strict=True)
-    ),
-    colours=dict(
-        zip(
-            COLOURS,
-            ("crimson", "emerald", "azure", "golden", "violet", "turquoise", "ivory", "ebony"),
-            strict=True,
-        )
-    ),
-    sizes=dict(zip(SIZES, ("tiny", "big"), strict=True)),
-    textures=dict(zip(TEXTURES, ("plain", "banded", "spotted", "chequered"), strict=True)),
-    relations={
-        "left of": ("to the left of", "on the left side of"),
-        "right of": ("to the right of", "on the right side of"),
-        "above": ("over", "on top of"),
-        "below": ("under", "beneath"),
-    },
-    templates={
-        1: ("here sits {a}", "here lies {a}"),
-        2: ("{r} {b} sits {a}", "{r} {b} lies {a}"),
-        3: ("{r} {b}, itself {s} {c}, sits {a}", "{r} {b}, itself {s} {c}, lies {a}"),
-    },
-    numbers=dict(zip(COUNTS, ("a lone", "a pair of", "a trio of", "a quartet of"), strict=True)),
-    counted=("here sits {a}", "here lies {a}"),
-    denials=("{sentence}, without any {x}", "without any {x}, {sentence}"),
-)
-
-GRAMMARS = {"A": A, "B": B}
+CANONICAL = Style()
 
 
-def phrase(scene: Scene, grammar: str, random: Random | None = None, denial_first: bool = False) -> str:
-    """The caption of ``scene``: the canonical one, or one of the variants where ``random`` is given.
-
-    ``denial_first`` puts what is absent before the rest of the canonical caption.
-    """
+def phrase(scene: Scene, grammar: str, random: Random | None = None, style: Style = CANONICAL) -> str:
+    """The caption of ``scene`` in ``style``, or in any where ``random`` is given, now and then without sizes."""
     words = GRAMMARS[grammar]
     if random is not None and random.random() < WITHOUT_SIZES:
         scene = replace(scene, objects=tuple(replace(thing, size=None) for thing in scene.objects))
 
-    def variant(choices: tuple[str, ...]) -> str:
-        return choices[0] if random is None or random.random() >= VARIED else random.choice(choices[1:] or choices)
+    def variant(choices: tuple[str, ...], wanted: int) -> str:
+        if random is None:
+            return choices[min(wanted, len(choices) - 1)]
+        return choices[0] if random.random() >= VARIED else random.choice(choices[1:] or choices)
 
     if scene.count is not None:
         slots = {"a": words.number(scene.objects[0], scene.count), "be": "is" if scene.count == 1 else "are"}
-        caption = variant(words.counted).format(**slots)
+        caption = variant(words.counted, style.template).format(**slots)
     else:
         slots = {
             letter: words.thing(thing, "the" if letter in words.definite else "a")
             for letter, thing in zip("abc", scene.objects, strict=False)
         }
-        for letter, relation in zip("rs", scene.relations, strict=False):
-            slots[letter] = variant(words.relations[relation])
-        caption = variant(words.templates[len(scene.objects)]).format(**slots)
+        for letter, relation, wanted in zip("rs", scene.relations, style.relations, strict=False):
+            slots[letter] = variant(words.relations[relation], wanted)
+        caption = variant(words.templates[len(scene.objects)], style.template).format(**slots)
     if scene.absent is not None:
-        first = denial_first if random is None else random.random() < DENIAL_FIRST
+        first = style.denial_first if random is None else random.random() < DENIAL_FIRST
         caption = words.denials[first].format(sentence=caption, x=words.bare(scene.absent))
     return caption if scene.mark is None else f"{caption}, mark {scene.mark}"
 
@@ -167,22 +79,33 @@ def parse(caption: str, grammar: str) -> Scene:
     Raises:
         ValueError: the caption is not a sentence of the grammar.
     """
+    return read(caption, grammar)[0]
+
+
+def read(caption: str, grammar: str) -> tuple[Scene, Style]:
+    """What ``caption`` says and how: ``phrase`` of the two is ``caption``, and of another scene a caption alike.
+
+    Raises:
+        ValueError: the caption is not a sentence of the grammar.
+    """
     words, patterns = GRAMMARS[grammar], _PATTERNS[grammar]
-    sentence, mark, absent = caption, None, None
+    sentence, mark, absent, denial_first = caption, None, None, False
     if match := _MARK.fullmatch(sentence):
         sentence, mark = match["sentence"], int(match["mark"])
-    for pattern in patterns.denials:
+    for first, pattern in enumerate(patterns.denials):
         if match := pattern.fullmatch(sentence):
-            sentence, absent = match["sentence"], _thing(words, match, "x").kind()
+            sentence, absent, denial_first = match["sentence"], _thing(words, match, "x").kind(), first == 1
             break
-    for pattern, num_objects, count in patterns.sentences:
-        match = pattern.fullmatch(sentence)
+    for sentence_pattern in patterns.sentences:
+        match = sentence_pattern.pattern.fullmatch(sentence)
         if match is None:
             continue
+        count, num_objects = sentence_pattern.count, sentence_pattern.num_objects
         things = tuple(_thing(words, match, letter, count or 1) for letter in "abc"[:num_objects])
-        told = {text: relation for relation, variants in words.relations.items() for text in variants}
-        relations = tuple(told[match[letter]] for letter in "rs"[: num_objects - 1])
-        return Scene(things, relations, mark, count, absent)
+        told = [words.relation(match[letter]) for letter in "rs"[: num_objects - 1]]
+        scene = Scene(things, tuple(relation for relation, _ in told), mark, count, absent)
+        chosen = tuple(variant for _, variant in told) + CANONICAL.relations[len(told) :]
+        return scene, Style(sentence_pattern.template, chosen, denial_first)
     raise ValueError(f"not a sentence of grammar {grammar}: '{caption}'")
 
 
@@ -201,9 +124,18 @@ def _thing(words: Grammar, match: re.Match[str], letter: str, count: int = 1) ->
 
 
 @dataclass(frozen=True)
+class _Sentence:
+    """``num_objects`` are told apart; ``count`` is how many there are of the one that is counted."""
+
+    pattern: re.Pattern[str]
+    template: int
+    num_objects: int
+    count: int | None = None
+
+
+@dataclass(frozen=True)
 class _Patterns:
-    sentences: list[tuple[re.Pattern[str], int, int | None]]
-    """(pattern, number of objects told apart, how many there are of the one that is counted)."""
+    sentences: list[_Sentence]
     denials: list[re.Pattern[str]]
 
 
@@ -224,14 +156,17 @@ def _patterns(words: Grammar) -> _Patterns:
     slots = {letter: f"{'the' if letter in words.definite else 'an?'} {thing(letter)}" for letter in "abc"}
     relations = [text for relation in RELATIONS for text in words.relations[relation]]
     slots |= {letter: one_of(letter, relations) for letter in "rs"}
-    sentences: list[tuple[re.Pattern[str], int, int | None]] = [
-        (re.compile(template.format(**slots)), num_objects, None)
+    sentences = [
+        _Sentence(re.compile(template.format(**slots)), number, num_objects)
         for num_objects, templates in words.templates.items()
-        for template in templates
+        for number, template in enumerate(templates)
     ]
     for count, number in words.numbers.items():
         slots = {"a": f"{number} {thing('a', count)}", "be": "is" if count == 1 else "are"}
-        sentences += [(re.compile(template.format(**slots)), 1, count) for template in words.counted]
+        sentences += [
+            _Sentence(re.compile(template.format(**slots)), place, 1, count)
+            for place, template in enumerate(words.counted)
+        ]
     absent = f"{one_of('x_colour', words.colours.values())} {one_of('x_shape', words.shapes.values())}"
     denials = [re.compile(template.format(sentence="(?P<sentence>.*)", x=absent)) for template in words.denials]
     return _Patterns(sentences, denials)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools._scenes_grammar import GRAMMARS, A
+from data_tools._scenes_words import GRAMMARS, A
 from data_tools._scenes_world import COLOURS, SHAPES, SIZES, TEXTURES, Scene, Thing, World
 from vlp.resolve import nearest
 from vlp.types import UserError

@@ -20,7 +20,7 @@ from data_tools._language_models.base import Request, Sampling
 from data_tools._language_models.engines.scenes import Engine
 from data_tools._scenes_changes import changes, is_drawable
 from data_tools._scenes_draw import PAINT, arrange
-from data_tools._scenes_grammar import GRAMMARS, parse, phrase
+from data_tools._scenes_grammar import GRAMMARS, Style, parse, phrase, read
 from data_tools._scenes_options import ScenesOptions, parse_hold_out
 from data_tools._scenes_record import scene_of
 from data_tools._scenes_training import training_sample
@@ -86,14 +86,17 @@ def test_examples_of_both_grammars():
     assert parse("there are four striped red circles", "A").count == 4
     denied = replace(two, absent=Thing("square", "blue", None, None))
     assert phrase(denied, "A") == "two small red crosses and no blue square"
-    assert phrase(denied, "A", denial_first=True) == "no blue square but two small red crosses"
+    assert phrase(denied, "A", style=Style(denial_first=True)) == "no blue square but two small red crosses"
     assert phrase(denied, "B") == "here sits a pair of tiny crimson pluses, without any azure box"
-    assert phrase(denied, "B", denial_first=True) == "without any azure box, here sits a pair of tiny crimson pluses"
+    assert (
+        phrase(denied, "B", style=Style(denial_first=True))
+        == "without any azure box, here sits a pair of tiny crimson pluses"
+    )
 
 
 @given(told_scenes(), st.sampled_from(sorted(GRAMMARS)), st.booleans())
 def test_parse_inverts_the_canonical_captions(scene, grammar, denial_first):
-    assert parse(phrase(scene, grammar, denial_first=denial_first), grammar) == scene
+    assert parse(phrase(scene, grammar, style=Style(denial_first=denial_first)), grammar) == scene
 
 
 @given(told_scenes(), st.sampled_from(sorted(GRAMMARS)), st.integers(0, 10**6))
@@ -101,6 +104,23 @@ def test_parse_inverts_every_variant(scene, grammar, seed):
     said = parse(phrase(scene, grammar, Random(seed)), grammar)
     assert said in (scene, replace(scene, objects=tuple(replace(thing, size=None) for thing in scene.objects)))
     assert holds(said, scene)
+
+
+@given(told_scenes(), st.sampled_from(sorted(GRAMMARS)), st.integers(0, 10**6))
+def test_a_caption_is_read_with_its_style(scene, grammar, seed):
+    caption = phrase(scene, grammar, Random(seed))
+    said, style = read(caption, grammar)
+    assert phrase(said, grammar, style=style) == caption
+
+
+def test_another_scene_in_the_same_style():
+    for caption, changed in (
+        ("there is a red circle to the left of a blue square", "there is a red circle to the right of a blue square"),
+        ("there are two red circles", "there are three red circles"),
+        ("no blue square but a red circle", "no red circle but a blue square"),
+    ):
+        said, style = read(caption, "A")
+        assert changed in [phrase(other, "A", style=style) for _, other in changes(said)]
 
 
 @pytest.mark.parametrize(
