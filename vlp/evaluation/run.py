@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,20 @@ from vlp.evaluation.tasks.base import Scores, Task
 from vlp.types import UserError
 
 TASKS = "vlp.evaluation.tasks"
+LAYOUTS = (
+    "test/nshards.txt with dataset_type.txt or classnames.txt (CLIP_benchmark's webdataset layout), SugarCrepe's JSON "
+    "files with images/ or val2017/, ARO's visual_genome_relation.json, visual_genome_attribution.json, "
+    "coco_karpathy_test.json or flickr30k_test.json, Winoground's examples.jsonl or test-*.parquet, MMVP-VLM's "
+    "Questions.csv, or ECCV Caption's captions_val2014.json"
+)
 
 
 class EvaluateOptions(BaseModel, frozen=True, extra="forbid"):
     """On what the model is evaluated, and when."""
 
-    sets: list[str] = Field([], description="directories of evaluation sets")
+    sets: list[str] = Field(
+        [], description="directories of evaluation sets; where one holds several sets, the JSON file of one"
+    )
     every: int | None = Field(None, ge=1, description="steps between evaluations; there is always one at the end")
     batch_size: int = Field(256, ge=1, description="pictures, or texts, embedded at once")
 
@@ -54,7 +62,13 @@ class Result:
             "task": self.task,
             "metrics": _without_nan(scores.metrics),
             "language": self.language,
+            "labels": scores.labels,
             "chance": _without_nan(scores.chance),
+            "intervals": {name: limits for name, limits in scores.intervals.items() if not math.isnan(limits[0])},
+            "categories": [
+                {**asdict(row), "interval": None if math.isnan(row.interval[0]) else row.interval}
+                for row in scores.categories
+            ],
             "num_images": scores.num_images,
             "num_texts": scores.num_texts,
             "tie_rate": scores.tie_rate,
@@ -66,22 +80,26 @@ class Result:
 def find_task(directory: str | Path) -> Task:
     """The task that knows the layout of ``directory``, its set listed and checked.
 
+    Args:
+        directory: also the JSON file of one of several sets that lie in one directory, as ARO's do.
+
     Raises:
-        UserError: no such directory, unknown layout, or a set that is not whole.
+        UserError: no such directory, unknown layout, several sets in it, or a set that is not whole.
     """
     directory = Path(directory)
-    if not directory.is_dir():
+    if not directory.exists():
         raise UserError(f"evaluation set {directory} does not exist: check the path")
-    for name in resolve.names(TASKS):
-        task: type[Task] = resolve.module(TASKS, name, "evaluation task").Task
-        if task.detects(directory):
-            return task(directory)
-    inner = [str(path) for path in sorted(directory.iterdir()) if path.is_dir()]
+    known: list[type[Task]] = [resolve.module(TASKS, name, "evaluation task").Task for name in resolve.names(TASKS)]
+    found = [task for task in known if task.detects(directory)]
+    if len(found) == 1:
+        return found[0](directory)
+    if found:
+        files = [str(file) for file in sorted(directory.glob("*.json")) if any(task.detects(file) for task in known)]
+        hint = f"name the file of one ({' or '.join(files)}), or " if files else ""
+        raise UserError(f"{directory} holds several evaluation sets: {hint}give each a directory of its own")
+    inner = [str(path) for path in sorted(directory.iterdir()) if path.is_dir()] if directory.is_dir() else []
     hint = f"; name the sets inside it instead ({', '.join(inner[:5])})" if inner else ""
-    raise UserError(
-        f"{directory} has no known layout{hint}: it must hold test/nshards.txt with dataset_type.txt or "
-        "classnames.txt (CLIP_benchmark's webdataset layout), or SugarCrepe's JSON files with images/"
-    )
+    raise UserError(f"{directory} has no known layout{hint}: it must hold {LAYOUTS}")
 
 
 def open_tasks(options: EvaluateOptions) -> list[Task]:
@@ -150,9 +168,11 @@ def write_results(results: Sequence[Result], output: str | Path) -> list[Path]:
 
 
 def format_table(results: Sequence[Result]) -> str:
-    """A table of every metric beside its chance level, both in per cent; below it the geometry of the embeddings."""
-    table = Table("set", "metric", "name", "score %", "chance %", title_justify="left")
-    for column in table.columns[-2:]:
+    """A table of metrics, intervals and chance levels in per cent; below it the geometry of the embeddings."""
+    table = Table("set", "metric", "name", "score %", "95 % interval", "chance %", title_justify="left")
+    for column in table.columns[:3]:
+        column.overflow = "fold"  # never cut a name
+    for column in table.columns[3:]:
         column.justify = "right"
     for result in results:
         scores = result.scores
@@ -165,7 +185,9 @@ def format_table(results: Sequence[Result]) -> str:
         for row, (name, value) in enumerate(shown):
             first = about[row] if row < len(about) else ""
             label = scores.labels.get(name, name)
-            table.add_row(first, label, name, f"{100 * value:.1f}", f"{100 * scores.chance[name]:.2f}")
+            low, high = scores.intervals.get(name, (math.nan, math.nan))
+            interval = "" if math.isnan(low) else f"{100 * low:.1f} to {100 * high:.1f}"
+            table.add_row(first, label, name, f"{100 * value:.1f}", interval, f"{100 * scores.chance[name]:.2f}")
         for rest in about[len(shown) :]:
             table.add_row(rest)
         table.add_section()

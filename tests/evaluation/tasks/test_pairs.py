@@ -28,7 +28,7 @@ def test_accuracy_by_file_micro_and_macro(directory, encoder):
     )
     assert set(scores.chance.values()) == {0.5}
     assert scores.tie_rate == pytest.approx(1 / 6)
-    assert [m > 0 for m in scores.details["swap_att_margin"]] == [True, True, True, False]
+    assert [m > 0 for m in scores.details["margin"]] == [True, True, True, False, False, True]
 
 
 def test_a_constant_model_scores_zero(directory, constant_encoder):

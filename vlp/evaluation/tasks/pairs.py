@@ -12,11 +12,9 @@ Other files of the form ``SUITE.json`` = {"0": {filename, caption, negative_capt
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 from vlp.data import choice_sets
 from vlp.evaluation.choices import ChoiceTask, Mean
-from vlp.evaluation.tasks import base
 
 SUGARCREPE = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel", "swap_att", "swap_obj")
 
@@ -29,10 +27,6 @@ class Task(ChoiceTask):
         super().__init__(directory)
         found = choice_sets.read_pair_set(directory)
         self.images, self.texts, self.choices = found.images, found.texts, found.choices
-        self.suites: dict[str, list[SimpleNamespace]] = {}
-        for choice in self.choices:
-            old = SimpleNamespace(image=choice.image, caption=choice.caption, negative_caption=choice.wrong[0])
-            self.suites.setdefault(choice.category, []).append(old)
 
     @staticmethod
     def detects(directory: Path) -> bool:
@@ -40,16 +34,13 @@ class Task(ChoiceTask):
 
     def means(self) -> dict[str, Mean]:
         """All suites; where they are SugarCrepe's, also its kinds of change, as papers average them."""
-        means = {"macro": Mean(f"mean of the {len(self.suites)} suites (macro)", tuple(self.suites))}
-        if set(self.suites) == set(SUGARCREPE):
+        suites = tuple(dict.fromkeys(choice.category for choice in self.choices))
+        lacking = [suite for suite in SUGARCREPE if suite not in suites]
+        is_part = lacking and set(suites) < set(SUGARCREPE)
+        without = f", without SugarCrepe's {', '.join(lacking)}" if is_part else ""
+        means = {"macro": Mean(f"mean of the {len(suites)} suites (macro{without})", suites)}
+        if not lacking:
             for kind in ("add", "replace", "swap"):
-                suites = tuple(suite for suite in SUGARCREPE if suite.startswith(kind))
-                means[kind] = Mean(f"mean of {', '.join(suites)}", suites)
+                of_kind = tuple(suite for suite in SUGARCREPE if suite.startswith(kind))
+                means[kind] = Mean(f"mean of {', '.join(of_kind)}", of_kind)
         return means
-
-    def score(self, embeddings: base.SetEmbeddings) -> base.Scores:
-        scores = super().score(embeddings)
-        for suite in self.suites:
-            rows = [row for row, choice in enumerate(self.choices) if choice.category == suite]
-            scores.details[f"{suite}_margin"] = [scores.details["margin"][row] for row in rows]
-        return scores
