@@ -45,8 +45,9 @@ _SPECIAL = {
     "room": "kitchen bathroom bedroom office",
     "water": "ocean sea lake river pond",
 }
+KINDS = {name: word_set(kinds) for name, kinds in _SPECIAL.items()}
 """General word -> words for kinds of it."""
-_KINDS = {name: word_set(kinds) for name, kinds in _SPECIAL.items()}
+LIVING = KINDS["person"] | KINDS["people"] | KINDS["animal"] | KINDS["bird"] | {"person", "people", "animal", "cattle"}
 _IRREGULAR = dict(
     pair.split("/")
     for pair in word_set(
@@ -89,7 +90,7 @@ def _number(word: str) -> str:
 def _same_or_special(one: str, two: str) -> bool:
     if not GROUPS.get(one, frozenset()).isdisjoint(GROUPS.get(two, frozenset())):
         return True
-    return one in _KINDS.get(two, ()) or two in _KINDS.get(one, ())
+    return one in KINDS.get(two, ()) or two in KINDS.get(one, ())
 
 
 @cache

@@ -16,7 +16,9 @@ _BROKEN = re.compile(r"\s[,;.!?](?!\w)|[(\[]\s|\s[)\]]|[,;:]\s*[,;:.]")
 _DETERMINERS = word_set("a an the its their his my our your every another this these those some any")
 _OPENING = word_set("a an the its their his my our your every another")
 _NO_NOUN = word_set(
-    "of on in at with by for from to and or is are was were under near behind above below over , . ; : ! ?"
+    "of on in at with by for from to and or is are was were under near behind above below over without next beside "
+    "through into onto inside outside against between around across along after before during that who which "
+    ", . ; : ! ?"
 )
 _DANGLING = word_set("a an the and or of with at for from next its their his every another")
 _TWICE = word_set("that had bye ha no so very")
