@@ -7,6 +7,7 @@ the caption leaves something out or is that of another picture. Captions that ar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -15,12 +16,13 @@ from pydantic import Field
 from data_tools._negatives import base
 from data_tools._negatives.base import Captioned, Negative, Place
 from data_tools._scenes_changes import changes
-from data_tools._scenes_grammar import GRAMMARS, parse, phrase
-from data_tools._scenes_world import Scene, Thing
+from data_tools._scenes_grammar import GRAMMARS, Style, phrase, read
+from data_tools._scenes_record import scene_of
+from data_tools._scenes_world import Scene
 
 
 class Generator(base.Generator, frozen=True, extra="forbid"):
-    """Single changes of a scene, phrased as the caption is."""
+    """Single changes of a scene, in the style of the caption, so that its form gives nothing away."""
 
     kinds: tuple[str, ...] = Field(
         default=(), description="kinds of changes, such as 'swap attribute' 'swap relation'; all without it"
@@ -31,12 +33,13 @@ class Generator(base.Generator, frozen=True, extra="forbid"):
         return [self._of(item, place.seed) for item in items]
 
     def _of(self, item: Captioned, seed: int) -> list[Negative]:
-        said, grammar = _scene(item.caption)
-        if said is None:
+        read_as = _read(item.caption)
+        if read_as is None:
             return []
+        said, style, grammar = read_as
         by_kind: dict[str, list[str]] = {}
         for kind, changed in changes(said, _picture(item.record)):
-            by_kind.setdefault(kind, []).append(phrase(changed, grammar))
+            by_kind.setdefault(kind, []).append(phrase(changed, grammar, style=style))
         random = Random(f"{seed}/{item.caption}")
         return [
             Negative(text, kind)
@@ -46,18 +49,16 @@ class Generator(base.Generator, frozen=True, extra="forbid"):
         ]
 
 
-def _scene(caption: str) -> tuple[Scene | None, str]:
+def _read(caption: str) -> tuple[Scene, Style, str] | None:
+    """What the caption says, which variants it takes, and in which grammar; None where it is no scene."""
     for grammar in GRAMMARS:
-        try:
-            return parse(caption, grammar), grammar
-        except ValueError:
-            continue
-    return None, ""
+        with suppress(ValueError):
+            return *read(caption, grammar), grammar
+    return None
 
 
 def _picture(record: Mapping[str, Any]) -> Scene | None:
     """The scene that the JSON of a sample tells; None where it tells none."""
-    if "objects" not in record or "relations" not in record:
-        return None
-    things = (Thing(o["shape"], o["colour"], o["size"], o["texture"]) for o in record["objects"])
-    return Scene(tuple(things), tuple(record["relations"]), record.get("mark"))
+    with suppress(KeyError):
+        return scene_of(record)
+    return None
