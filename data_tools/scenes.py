@@ -14,19 +14,25 @@ from data_tools._scenes_options import ScenesOptions
 from data_tools._scenes_world import DUPLICATE_POOL, TEXTURES, World, generator
 
 DEFAULT_MARKS = 64
+OUT_HELP = (
+    "new directory: OUT/train, OUT/scenes.json and OUT/eval/*: retrieval, colour, shape; swaps (true against swapped "
+    "caption: by chance 50%%, and also for who reads the captions only); twins (Winoground: by chance text and image "
+    "25%%, group 17%%, from the captions only 0%%); order (true caption against its words shuffled: by chance 50%%, "
+    "from the captions only 100%%)"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     d = {field.name: field.default for field in fields(ScenesOptions)}
     add = parser.add_argument
-    add("out", metavar="OUT", help="new directory: OUT/train, OUT/eval/* and OUT/scenes.json")
+    add("out", metavar="OUT", help=OUT_HELP)
     add("--num-train", type=int, default=d["num_train"], metavar="N", help="training pictures (%(default)s)")
     add(
         "--num-eval",
         type=int,
         default=d["num_eval"],
         metavar="N",
-        help="items an evaluation set (%(default)s)",
+        help="items an evaluation set: pictures, pairs or twins (%(default)s)",
     )
     add(
         "--seed",
@@ -117,7 +123,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="P",
         help="share of training pictures that show one to four equal objects, which the caption counts; also "
-        "writes eval/counting",
+        "writes eval/counting (by chance and from the captions only 50%%)",
     )
     add(
         "--negation",
@@ -125,7 +131,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="P",
         help="share of training captions that also say what is not there ('a red circle and no blue square'); "
-        "also writes eval/negation",
+        "also writes eval/negation (by chance and from the captions only 50%%)",
     )
     add("--samples-per-shard", type=int, default=d["samples_per_shard"], metavar="N", help="(%(default)s)")
 
@@ -144,9 +150,9 @@ def run(arguments: argparse.Namespace) -> None:
         summary = write_scenes(options, lambda done, total: bar.update(task, completed=done, total=total))
     print(f"wrote {options.out}")
     noise = ", ".join(f"{count:,} {kind}" for kind, count in summary["captions"].items())
-    print(f"  {'train':<32} {summary['num_train']:>9,}  (captions: {noise})")
+    print(f"  {'train':<36} {summary['num_train']:>9,}  (captions: {noise})")
     for name, count in summary["eval"].items():
-        print(f"  {'eval/' + name:<32} {count:>9,}")
+        print(f"  {'eval/' + name:<36} {count:>9,}")
 
 
 def write_scenes(options: ScenesOptions, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from vlp.data.write import (
+    CaptionedTwins,
     CaptionPair,
     ShardWriter,
     encode_image,
@@ -17,6 +18,7 @@ from vlp.data.write import (
     write_classification_set,
     write_pairs,
     write_retrieval_set,
+    write_twins,
 )
 from vlp.types import UserError
 
@@ -171,6 +173,36 @@ def test_pairs_are_sugarcrepes_layout(tmp_path):
         for entry in json.loads((tmp_path / f"set/{suite}.json").read_text()).values()
     }
     assert names == {path.name for path in (tmp_path / "set/images").iterdir()}
+
+
+def test_twins_are_winogrounds_layout(tmp_path):
+    blue = encode_image(Image.new("RGB", (4, 4), "blue"))
+    twins = [
+        CaptionedTwins((RED, blue), ("red below blue", "blue below red"), "object"),
+        CaptionedTwins((blue, RED), ("é", "e"), "relation"),
+    ]
+    assert write_twins(tmp_path / "set", twins) == 2
+    lines = (tmp_path / "set/examples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(lines[0]) == {
+        "id": 0,
+        "image_0": "ex_0_img_0",
+        "image_1": "ex_0_img_1",
+        "caption_0": "red below blue",
+        "caption_1": "blue below red",
+        "tag": "object",
+        "secondary_tag": "",
+        "num_main_preds": 1,
+        "collapsed_tag": "object",
+    }
+    assert "é" in lines[1]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "set/images").iterdir()} == {
+        "ex_0_img_0.png": RED,
+        "ex_0_img_1.png": blue,
+        "ex_1_img_0.png": blue,
+        "ex_1_img_1.png": RED,
+    }
+    with pytest.raises(UserError, match="not empty"):
+        write_twins(tmp_path / "set", twins)
 
 
 def test_pictures_keep_what_the_format_can_hold():
