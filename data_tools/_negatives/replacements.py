@@ -95,12 +95,12 @@ def antonyms(parsed: Parsed, said: Said) -> Iterator[Changes]:
     for place, word in enumerate(parsed.words):
         if word.bound or not word.text.isalpha():
             continue
-        others: tuple[str, ...] = ()
+        lemmas: tuple[str, ...] = ()
         if word.tag in ("NN", "NNS") and word.kind != "action":
-            others = categories.NOUN_OPPOSITES.get(word.lemma, ())
+            lemmas = categories.NOUN_OPPOSITES.get(word.lemma, ())
         elif word.part == "VERB" and _may_turn(parsed, place):
-            others = categories.VERB_OPPOSITES.get(word.lemma, ())
-        yield from _each(place, [other for lemma in others if (other := form(lemma, word.tag))], said)
+            lemmas = categories.VERB_OPPOSITES.get(word.lemma, ())
+        yield from _each(place, [other for lemma in lemmas if (other := form(lemma, word.tag))], said)
 
 
 def relations(parsed: Parsed, said: Said) -> Iterator[Changes]:
