@@ -20,8 +20,9 @@ from vlp.types import UserError
 
 PACKAGE = "eccv_caption"
 TEST_IDS = "coco_test_ids.npy"
-COCO_CAPTIONS = ("captions_val2014.json", "annotations/captions_val2014.json")
+COCO_CAPTIONS = "captions_val2014.json"
 KARPATHY = "dataset_coco.json"
+CAPTION_FILES = (COCO_CAPTIONS, f"annotations/{COCO_CAPTIONS}", KARPATHY)  # the first that is there is read
 PICTURE_FOLDERS = ("val2014", "images", ".")
 
 T = TypeVar("T")
@@ -66,21 +67,31 @@ class _Caption:
     filename: str
 
 
-def is_coco_test(directory: Path) -> bool:
-    """Whether ``directory`` has COCO's captions of 2014 or ECCV Caption's lists, be it complete or not."""
-    return any((directory / name).exists() for name in (*COCO_CAPTIONS, KARPATHY, PACKAGE))
+def is_coco_test(path: Path) -> bool:
+    """Whether ``path`` is a file of COCO's captions of 2014, or holds one or ECCV Caption's lists, complete or not."""
+    if path.is_file():
+        return path.name in (COCO_CAPTIONS, KARPATHY)
+    return any((path / name).exists() for name in (*CAPTION_FILES, PACKAGE))
 
 
-def read_coco_test(directory: Path) -> CocoTestSet:
-    """The test split of ``directory``: COCO's captions, ``val2014/`` and the lists of the package ``eccv_caption``."""
+def read_coco_test(path: Path) -> CocoTestSet:
+    """The test split: COCO's captions, ``val2014/`` and the lists of the package ``eccv_caption``.
+
+    Args:
+        path: the directory that holds them, or the file of captions in it.
+    """
+    directory = path
+    if path.is_file():
+        directory = path.parent.parent if path.parent.name == "annotations" else path.parent
     lists = _lists_folder(directory)
-    captions = _captions(directory)
+    file = path if path.is_file() else _captions_file(directory)
+    captions = _read(file, _karpathy_captions if file.name == KARPATHY else _official_captions)
     caption_ids = _test_ids(lists / TEST_IDS)
     missing = [number for number in caption_ids if number not in captions]
     if missing:
         raise UserError(
-            f"the captions in {directory} lack {len(missing)} of the {len(caption_ids)} of the test split, first id "
-            f"{missing[0]}: take COCO's captions_val2014.json, or Karpathy's dataset_coco.json, as it is"
+            f"{file} lacks {len(missing)} of the {len(caption_ids)} captions of the test split, first id {missing[0]}: "
+            f"take COCO's {COCO_CAPTIONS}, or Karpathy's {KARPATHY}, as it is"
         )
     image_row: dict[int, int] = {}
     images: list[StoredFile] = []
@@ -112,20 +123,18 @@ def _lists_folder(directory: Path) -> Path:
     return Path(package.origin).parent / "data"
 
 
-def _captions(directory: Path) -> dict[int, _Caption]:
-    """COCO's captions by their ids, from the official file or from Karpathy's."""
-    for name in COCO_CAPTIONS:
+def _captions_file(directory: Path) -> Path:
+    for name in CAPTION_FILES:
         if (directory / name).is_file():
-            return _read(directory / name, _official_captions)
-    if (directory / KARPATHY).is_file():
-        return _read(directory / KARPATHY, _karpathy_captions)
+            return directory / name
     raise UserError(
-        f"{directory}/{COCO_CAPTIONS[0]} is missing: take it from COCO's annotations_trainval2014.zip (or Karpathy's "
+        f"{directory}/{COCO_CAPTIONS} is missing: take it from COCO's annotations_trainval2014.zip (or Karpathy's "
         f"{KARPATHY}, which holds the same captions)"
     )
 
 
 def _official_captions(content: Any) -> dict[int, _Caption]:
+    """COCO's captions by their ids."""
     filename = {image["id"]: image["file_name"] for image in content["images"]}
     return {
         row["id"]: _Caption(row["caption"], row["image_id"], filename[row["image_id"]])

@@ -121,6 +121,14 @@ def test_both_files_of_captions_say_the_same(directory):
     (directory / "annotations").mkdir()
     write_official(directory / "annotations")
     assert find_task(directory).texts == expected.texts
+    by_file = find_task(directory / "annotations" / "captions_val2014.json")
+    assert (by_file.texts, by_file.images) == (expected.texts, expected.images)
+
+
+def test_beside_another_set_the_file_names_the_set(directory):
+    (directory / "coco_karpathy_test.json").write_text("[]")  # of ARO's COCO-Order, which shows the same pictures
+    fails(directory, r"several evaluation sets: name the file of one \(\S+captions_val2014\.json or \S+coco_karpathy")
+    assert isinstance(find_task(directory / "captions_val2014.json"), Task)
 
 
 def test_names_chance_and_intervals(directory, encoder):
@@ -184,7 +192,7 @@ def test_the_lists_of_the_installed_package_are_taken(directory):
     """They are COCO's real ones, which the made captions do not have."""
     pytest.importorskip("eccv_caption")
     (directory / "eccv_caption").rename(directory / "elsewhere")
-    fails(directory, r"captions in .*coco lack 25000 of the 25000 of the test split, first id 770337")
+    fails(directory, r"captions_val2014\.json lacks 25000 of the 25000 captions of the test split, first id 770337")
 
 
 def fails(directory, sentence):

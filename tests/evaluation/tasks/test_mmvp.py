@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from vlp.evaluation import intervals
 from vlp.evaluation.run import find_task
 from vlp.evaluation.tasks.base import SetEmbeddings
 from vlp.evaluation.tasks.mmvp import Task
@@ -89,6 +90,18 @@ def test_a_constant_model_scores_zero(directory, constant_encoder):
     scores = Task(directory).run(without_prompt(constant_encoder), batch_size=4)
     assert set(scores.metrics.values()) == {0}
     assert scores.tie_rate == 1
+
+
+def test_the_interval_of_the_mean_of_types_is_not_that_of_all_pairs(tmp_path, picture):
+    types = ["Color"] * 25 + ["Text"] * 5
+    pairs = [(kind, (f"{i} a", f"{i} b"), (RED, GREEN)) for i, kind in enumerate(types)]
+    generator = torch.Generator().manual_seed(0)
+    features_ND = F.normalize(torch.randn(60, 8, generator=generator), dim=1)
+    close_ND = F.normalize(features_ND + torch.randn(60, 8, generator=generator), dim=1)
+    scores = Task(write(tmp_path / "mmvp", picture, pairs)).score(SetEmbeddings(features_ND, close_ND, 10.0))
+    right = [margin > 0 for margin in scores.details["image_margin"]]
+    expected = intervals.of_category_mean(right, types, range(30))
+    assert scores.intervals["image_acc_macro"] == expected != scores.intervals["image_acc"]
 
 
 def test_agrees_with_the_released_script_where_nothing_ties(tmp_path, picture):

@@ -19,7 +19,7 @@ RED, GREEN, BLUE = "#ff0000", "#00ff00", "#0000ff"
 ROWS = [
     ((RED, GREEN), (f"{RED} a", f"{GREEN} a"), "Object", 1, ""),
     ((RED, BLUE), (f"{BLUE} a", f"{RED} a"), "Object", 2, "Series"),
-    ((RED, GREEN), (f"{RED} a", f"{RED} b"), "Relation", 1, ""),
+    ((BLUE, GREEN), (f"{BLUE} a", f"{BLUE} b"), "Relation", 1, ""),
 ]
 EXPECTED = {"text_acc": 1 / 3, "image_acc": 1 / 3, "acc": 1 / 3}
 
@@ -142,7 +142,7 @@ def test_tags_and_extensions_may_be_there_or_not(tmp_path, picture, encoder):
 def test_separators_inside_a_caption_do_not_end_the_line(unpacked, examples):
     examples[0]["caption_0"] = f"{RED} a\u2028b"
     lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in examples)
-    (unpacked / "examples.jsonl").write_text(lines, encoding="utf-8")
+    (unpacked / "examples.jsonl").write_text(lines, encoding="utf-8-sig")
     assert Task(unpacked).texts[0] == f"{RED} a\u2028b"
 
 

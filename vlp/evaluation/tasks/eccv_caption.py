@@ -8,7 +8,7 @@ of CxC (Parekh et al., arXiv:2004.15020), COCO's own on all 5,000 pictures, and 
 DIRECTORY holds COCO's ``captions_val2014.json`` (or ``annotations/captions_val2014.json``, as it lies in
 annotations_trainval2014.zip) or Karpathy's ``dataset_coco.json``, which has the same ids, and the pictures of the split
 in ``val2014/`` (or ``images/``). The lists of pairs come with the package: ``pip install eccv_caption``, or its folder
-``data`` copied to ``DIRECTORY/eccv_caption``.
+``data`` copied to ``DIRECTORY/eccv_caption``. Where DIRECTORY holds another set, too, name the file of captions.
 
 Here what is wrong stands before what is right where scores tie. The package is given a finished ranking, so there a tie
 falls as ``topk`` or ``argsort`` left it, and a collapsed model can score anything. Without ties both give the same. It
@@ -56,16 +56,16 @@ class _Figure:
 class Task(retrieval.Task):
     """COCO's own recalls on all pictures are those of `retrieval.Task`, under its names."""
 
-    def __init__(self, directory: Path) -> None:
-        base.Task.__init__(self, directory)  # the set is not in CLIP_benchmark's layout
-        self.set = coco_sets.read_coco_test(directory)
+    def __init__(self, path: Path) -> None:
+        base.Task.__init__(self, path)  # the set is not in CLIP_benchmark's layout
+        self.set = coco_sets.read_coco_test(path)
         self.images = self.set.images
         self.texts = self.set.texts
         self.image_of_text = self.set.image_of_text
 
     @staticmethod
-    def detects(directory: Path) -> bool:
-        return coco_sets.is_coco_test(directory)
+    def detects(path: Path) -> bool:
+        return coco_sets.is_coco_test(path)
 
     def score(self, embeddings: base.SetEmbeddings) -> base.Scores:
         """``eccv_map_at_r``, ``eccv_rprecision``, ``eccv_r1``, ``cxc_rK``, ``coco_1k_rK``: each ``_i2t``, ``_t2i``."""
