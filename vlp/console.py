@@ -63,7 +63,7 @@ def decisions(
 ) -> Iterator[str]:
     """What was decided, a line each."""
     batch = recipe.train.global_batch_size
-    rows = batch // world
+    rows = recipe.rows // world
     passes = math.ceil(rows / micro_batch_size)
     cached = f" in {passes} cached micro-batches" if passes > 1 else ""
     yield f"run {recipe.run_dir}: {device}, {recipe.train.precision} towers, fp32 losses, seed {recipe.seed}"
@@ -71,7 +71,8 @@ def decisions(
     yield f"data: {data.num_samples:,} samples in {data.num_shards} shards, {epoch}"
     yield from data.notes
     processes = f"{world} process{'es' if world > 1 else ''}"
-    yield f"global batch: {batch} = {processes} x {rows}{cached}; {span.total_steps} steps"
+    half = ", half of them neighbours" if recipe.rows > batch else ""
+    yield f"global batch: {recipe.rows} = {processes} x {rows}{half}{cached}; {span.total_steps} steps"
     parameters = ", ".join(f"{tower} {count:,}" for tower, count in model.parameters_by_tower().items())
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     for objective in recipe.objectives:
