@@ -19,6 +19,7 @@ from data_tools._scenes_draw import OUTLINES, PAINT, Place, arrange, draw, mark_
 from data_tools._scenes_evaluation import prompts
 from data_tools._scenes_grammar import BOILERPLATE, GRAMMARS, parse, phrase
 from data_tools._scenes_options import ScenesOptions, parse_hold_out
+from data_tools._scenes_record import scene_of
 from data_tools._scenes_training import training_sample
 from data_tools._scenes_twins import swap_attribute, swap_relation
 from data_tools._scenes_world import (
@@ -67,11 +68,6 @@ def training_records(out: Path) -> list[dict]:
     for path in sorted((out / "train").glob("*.tar")):
         found |= members(path)
     return [json.loads(data) for name, data in sorted(found.items()) if name.endswith(".json")]
-
-
-def scene_of(record: dict) -> Scene:
-    values = [tuple(o[factor] for factor in ("shape", "colour", "size", "texture")) for o in record["objects"]]
-    return Scene(tuple(Thing(*v) for v in values), tuple(record["relations"]), record["mark"])
 
 
 def captions_of(directory: Path) -> list[str]:
