@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -158,7 +159,7 @@ def _scores(embeddings: base.SetEmbeddings, image: Tensor, text: Tensor) -> Tens
 
 
 def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
+    return fmean(values) if values else math.nan
 
 
 def _rows_of(names: Sequence[str]) -> dict[str, list[int]]:

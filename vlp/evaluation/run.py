@@ -172,6 +172,7 @@ def format_table(results: Sequence[Result]) -> str:
     table = Table("set", "metric", "name", "score %", "95 % interval", "chance %", title_justify="left")
     for column in table.columns[:3]:
         column.overflow = "fold"  # never cut a name
+    table.columns[2].no_wrap = True
     for column in table.columns[3:]:
         column.justify = "right"
     for result in results:

@@ -110,8 +110,8 @@ def test_precision_at_1_and_each_shuffle(given, encoder):
     assert scores.metrics == pytest.approx(
         {
             "text_acc": 1 / 3,
-            "text_acc_nouns_and_adjectives": 2 / 3,
-            "text_acc_all_but_nouns_and_adjectives": 1,
+            "text_acc_nouns_and_adj": 2 / 3,
+            "text_acc_allbut_nouns_and_adj": 1,
             "text_acc_within_trigrams": 1 / 3,
             "text_acc_trigrams": 1,
         }
