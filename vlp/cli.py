@@ -69,13 +69,17 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     sub = add("eval", _eval, "zero-shot evaluation of a model on evaluation sets")
     sub.add_argument("model", help="run, checkpoint or exported directory, NAME:TAG of open_clip, hf-hub:, local-dir:")
     sub.add_argument(
-        "--on", nargs="+", required=True, metavar="DIR", help="evaluation sets (CLIP_benchmark, SugarCrepe)"
+        "--on",
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="evaluation sets: directories, or a file where one holds several",
     )
     sub.add_argument("--output", metavar="FILE", help="JSON in CLIP_benchmark's shape; {dataset} in it: a file a set")
     sub.add_argument("--batch-size", type=int, default=256, help="pictures at once (default: %(default)s)")
 
     sub = add("report", _report, "one self-contained HTML page of a run, or of a sheet")
-    sub.add_argument("run", help="run directory, or a sheet: the JSON of vlp data stats or vlp data rewrite")
+    sub.add_argument("run", help="run directory, or a sheet: the JSON of a data tool")
     sub.add_argument("--output", metavar="FILE", help="default: RUN/report.html, or the JSON's name with .html")
 
     sub = add("export", _export, "a model directory for other libraries, checked for parity")
