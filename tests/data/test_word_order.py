@@ -99,7 +99,7 @@ def test_a_missing_package_is_named_with_its_cure(monkeypatch, missing):
     monkeypatch.setattr(word_order, "_MODELS", ("no_such_model",))
     word_order._tagger.cache_clear()
     with pytest.raises(
-        UserError, match=rf"need {missing}: pip install 'vlp\[rewrite\]', or give the shuffled captions"
+        UserError, match=rf"need {missing}: pip install 'vlp\[english\]', or give the shuffled captions"
     ):
         list(shuffles(["a dog"]))
     word_order._tagger.cache_clear()

@@ -8,10 +8,10 @@ Under the names of ARO's functions:
 - ``trigrams``: these threes change places.
 
 Tags and the words of the first two are spaCy's, those of the other two are cut at spaces and punctuation. A shuffle may
-give the caption again: on 3,000 of COCO's captions 10 %, 1 %, 1 % and 8 % of the draws do. The released code keeps these,
-and then counts them as right; here they are drawn again, and there is none where no draw helps (two of the 3,000). A draw
-depends on seed, shuffle and caption only. The released code cuts a shuffled caption to 30 words, so that it may have
-other words than the true one; here the caption is cut before.
+give the caption again: on 3,000 of COCO's captions 10 %, 1 %, 1 % and 8 % of the draws do. The released code keeps
+these, and counts them as right; here they are drawn again, and there is none where no draw helps (two of the 3,000). A
+draw depends on seed, shuffle and caption only. The released code cuts a shuffled caption to 30 words, so that it may
+have other words than the true one; here the caption is cut before.
 """
 
 from __future__ import annotations
