@@ -19,7 +19,7 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data_tools._console import check_caption_source
 from data_tools._language_models import flags
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from data_tools._negatives.report import NegativesReport
 
 GENERATORS = "data_tools._negatives.generators"
+PROMPT = "negatives"
 NUM_SHOWN = 48
 NUM_TESTED = 10_000
 
@@ -56,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_arguments(parser)
     flags.add_share_arguments(parser)
     flags.add_choice_arguments(parser, "generator", known)
+    flags.add_engine_arguments(parser)
+    flags.add_prompt_arguments(parser, PROMPT, f"{PROMPT}_instruct")
 
 
 def generators() -> dict[str, type[Generator]]:
@@ -91,7 +94,30 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _generator(arguments: argparse.Namespace) -> Generator:
     """The generator that was chosen, refused before anything heavy is loaded if it cannot be."""
-    return flags.chosen(arguments, "generator", arguments.generator, generators())
+    return flags.chosen(arguments, "generator", arguments.generator, generators(), partial(_parts, arguments))
+
+
+def _parts(arguments: argparse.Namespace, generator: type[Generator]) -> dict[str, Any]:
+    """Engine, prompt and sampling of a generator that has them.
+
+    Raises:
+        UserError: what is wrong with them, or that they have no effect.
+    """
+    from data_tools._language_models import prompts
+
+    if "engine" not in generator.model_fields:
+        for flag in flags.about_language_models(arguments):
+            raise UserError(
+                f"{flag} has no effect on --generator {arguments.generator}: it is an option of "
+                "--generator language_model"
+            )
+        return {}
+    prompt = prompts.load(arguments.prompt or PROMPT)
+    return {
+        "engine": flags.engine(arguments),
+        "prompt": prompt,
+        "sampling": flags.sampling(arguments, prompt.sampling),
+    }
 
 
 def _shards(arguments: argparse.Namespace) -> list[str]:

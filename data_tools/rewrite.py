@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_arguments(parser)
     flags.add_share_arguments(parser)
     flags.add_engine_arguments(parser)
-    flags.add_prompt_arguments(parser, "laclip")
+    flags.add_prompt_arguments(parser, "laclip", "instruct")
     rules = "\n".join(f"  {name:<16} {meaning}" for name, meaning in REASONS.items())
     gate = parser.add_argument_group("gate", f"rules, in the order in which they are asked:\n{rules}\n")
     for name, info in GateOptions.model_fields.items():

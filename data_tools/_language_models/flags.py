@@ -156,13 +156,13 @@ def about_language_models(arguments: argparse.Namespace) -> list[str]:
     return [flag(name) for name in ("engine", "prompt") if getattr(arguments, name)] + [flag(name) for name in names]
 
 
-def add_prompt_arguments(parser: argparse.ArgumentParser, prompt: str) -> None:
+def add_prompt_arguments(parser: argparse.ArgumentParser, prompt: str, chat: str) -> None:
     """``--prompt``, and what changes the sampling that stands in it."""
     group = parser.add_argument_group("prompt")
     group.add_argument(
         "--prompt",
         metavar="NAME",
-        help="what the model is asked: one of ours (laclip for models that go on with a text, instruct for models that "
+        help=f"what the model is asked: one of ours ({prompt} for models that go on with a text, {chat} for those that "
         f"chat), or a .yaml file (default {prompt})",
     )
     meanings = {

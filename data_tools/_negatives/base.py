@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
@@ -22,6 +22,8 @@ class Negative:
 
     text: str
     kind: str
+    problem: str = ""
+    """Why its generator has no text here, such as a server's refusal."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,14 @@ class Unanswered(Exception):
 class Generator(BaseModel, ABC, frozen=True, extra="forbid"):
     """Changes captions; its fields are its options, each a flag of ``vlp data negatives``."""
 
-    REASONS: ClassVar[Mapping[str, str]] = {}
-    """Rules of its own: name -> what it rejects."""
-
     @property
     def name(self) -> str:
         return type(self).__module__.rpartition(".")[2]
+
+    @property
+    def reasons(self) -> Mapping[str, str]:
+        """Rules of its own: name -> what it rejects."""
+        return {}
 
     def identity(self) -> dict[str, Any]:
         """What its texts depend on, for the record that the layer keeps."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from data_tools._language_models.survey import LeftOut
+from data_tools._negatives.base import Negative
+from data_tools._negatives.blind import CHANCE, FEWEST, Accuracy, BlindTest, blind_test
 from data_tools._negatives.figures import NegativeFigures
 from data_tools._negatives.judge import REASONS
 from data_tools._negatives.layers import Work, Written
+from vlp.types import UserError
 
 LOUD_BLIND = 0.6
 
@@ -36,7 +40,22 @@ class NegativesReport:
     @property
     def reasons(self) -> dict[str, str]:
         """Every rule that can reject -> what it rejects."""
-        return {**REASONS, **self.work.generator.REASONS}
+        return {**self.work.generator.reasons, **REASONS}
+
+    @cached_property
+    def blind(self) -> BlindTest | str:
+        """Or why there is none, in one sentence."""
+        captions: dict[str, dict[str, Negative]] = {}
+        for one in self.figures.tested:
+            changed = captions.setdefault(one.caption, {})
+            changed |= {
+                verdict.text: Negative(verdict.text, verdict.kind) for verdict in one.verdicts if not verdict.reason
+            }
+        try:
+            found = blind_test({caption: list(own.values()) for caption, own in captions.items()}, self.work.place.seed)
+        except UserError as error:
+            return str(error)
+        return found or f"fewer than {FEWEST} different captions have a change, which is too few for a blind test"
 
     def lines(self) -> list[str]:
         """The counts, and the tables of kinds and reasons."""
@@ -57,12 +76,38 @@ class NegativesReport:
                 found += _table(rejected, texts, self.reasons)
         return found
 
+    def lines_on_blind_test(self) -> list[str]:
+        if isinstance(self.blind, str):
+            return [self.blind]
+        rows = {"all": self.blind.overall, **self.blind.kinds}
+        width = max(map(len, rows))
+        found = [
+            "blind test: of true and changed caption a classifier without pictures takes the true one (chance 50 %)"
+        ]
+        found += [
+            f"  {one.accuracy:>6.1%}  {one.low:>6.1%} to {one.high:>6.1%}  {name:<{width}}  {one.pairs:>7,} pairs"
+            for name, one in rows.items()
+        ]
+        found += [
+            f"WARNING: {name}: {one.accuracy:.0%} in the blind test: its words tell true from false without the picture"
+            for name, one in self.blind.kinds.items()
+            if is_loud(one)
+        ]
+        return found
+
     def show(self) -> None:
         for line in self.lines():
             print(line)
         if self.figures.accepted():
+            for line in self.lines_on_blind_test():
+                print(line)
             name = self.work.place.name
             print(f"train with data.hard_captions: [{{source: layer.{name}.negatives}}] and objective hard_negatives")
+
+
+def is_loud(one: Accuracy) -> bool:
+    """Whether a kind of change is told from true captions too well, and not by chance."""
+    return one.accuracy > LOUD_BLIND and one.low > CHANCE
 
 
 def _named(without: LeftOut) -> Iterable[str]:

@@ -18,7 +18,7 @@ from vlp.types import UserError
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     flags.add_engine_arguments(parser)
-    flags.add_prompt_arguments(parser, "laclip")
+    flags.add_prompt_arguments(parser, "laclip", "instruct")
     for name, info in GateOptions.model_fields.items():
         flags.add_field(parser, "gate", name, info, "")
     return parser.parse_args(arguments)

@@ -1,0 +1,112 @@
+"""What a text that a language model wrote changes of a caption: the rules for such texts, and the kind of the change.
+
+They read both as the gate of rewrites does: what is lost and what is added. A text that nothing is added to, or
+nothing is taken from, may be as true as the caption.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from data_tools import _rewrite_similarity as similarity
+from data_tools._english.facts import analyse
+from data_tools._english.same_form import ARTICLES, folded, words
+from data_tools._english.words import RELATIONS, word_set
+from data_tools._negatives.base import Negative
+from data_tools._rewrite_content import Comparison, unmatched_words
+from data_tools._rewrite_form import form_problem
+from data_tools._rewrite_gate import GateOptions
+
+Problems = Sequence[tuple[str, str]]  # rules of the gate of rewrites, and what they stumbled over
+
+REASONS = {
+    "refused": "the engine would not write it",
+    "empty": "nothing is left without quotes, bullets and marks of the end",
+    "too_short": "far fewer words than the caption",
+    "too_long": "far more words than the caption",
+    "prompt_echo": "parts of the instruction, or words about the answer",
+    "list": "several captions, numbered or bulleted, or notes in brackets",
+    "dialogue": "talk: questions, addresses, roles",
+    "language": "letters of a script that the caption has not, or surely not English",
+    "another": "more than half of the words are others, so it is no change but another caption",
+    "rewrite": "nothing is changed but the words",
+    "left_out": "it says less than the caption and nothing else, so it is true as well",
+    "added": "it says all of the caption and more, so it may be true as well",
+    "general": "a general word for a special one (`animal`), which may be true as well",
+}
+"""Name of a rule -> what it rejects. Those up to "another" look at the form alone."""
+
+_FORM = GateOptions(off=("near_copy",), min_words=1, min_length=0.6, max_length=1.8)
+_GENERAL = word_set(
+    "animal bird fish insect pet creature beast person people human someone fruit fruits vegetable vegetables food "
+    "meal drink plant tree flower vehicle machine device tool object thing item toy building place instrument furniture"
+)
+_PLACES = frozenset(word for phrase in RELATIONS for word in phrase.split()) - word_set(
+    "of the to at from side its his her their"
+)
+_KINDS = {"content": "object"}
+"""End of the name of a rule of the gate -> what was changed, where it is called otherwise."""
+
+
+def problem_of_form(caption: str, negative: Negative) -> tuple[str, str]:
+    """The rule of form that a text breaks, and what it stumbled over; two empty strings if there is none."""
+    if negative.problem:
+        return "refused", negative.problem
+    problem = form_problem(_FORM, caption, negative.text)
+    if problem[0]:
+        return problem
+    theirs, ours = _counted(caption), _counted(negative.text)
+    most = max(1, theirs.total() // 2)
+    if max((theirs - ours).total(), (ours - theirs).total()) > most:
+        return "another", " ".join(ours - theirs)
+    return "", ""
+
+
+def _counted(text: str) -> Counter[str]:
+    return Counter(word for word in words(folded(text)) if word not in ARTICLES)
+
+
+def changes(pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[str, str]]:
+    """(caption, text) -> the rule that the text breaks, "" if it is a change; and then what it changes.
+
+    Raises:
+        UserError: spaCy, its model or all-MiniLM-L6-v2 is not installed.
+    """
+    texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+    facts = dict(zip(texts, analyse(texts), strict=True))
+    similarity.prepare(word for one, two in pairs for word in unmatched_words(facts[one], facts[two]))
+    return {(one, two): _change(Comparison(facts[one], facts[two], _FORM.synonym), one, two) for one, two in pairs}
+
+
+def _change(comparison: Comparison, caption: str, text: str) -> tuple[str, str]:
+    theirs, ours = _counted(caption), _counted(text)
+    other_words = {*(theirs - ours), *(ours - theirs)}
+    problems = [*comparison.first_problems(), *comparison.other_problems()]
+    lost, added = ([name for name in problems if name[0].startswith(start)] for start in ("lost_", "added_"))
+    if problem := _not_a_change(problems, lost, added, other_words):
+        return problem, ""
+    if not ours - theirs and other_words:
+        return "left_out", ""
+    kinds = {_KINDS.get(end, end) for end in (rule.partition("_")[2] for rule, _ in (*lost, *added))}
+    if not other_words:
+        return "", "order"
+    return "", "negation" if "negation" in kinds else "several" if len(kinds) > 1 else min(kinds, default="relation")
+
+
+def _not_a_change(problems: Problems, lost: Problems, added: Problems, other_words: set[str]) -> str:
+    rules = {rule for rule, _ in problems}
+    if not {"lost_negation", "added_negation"}.isdisjoint(rules):
+        return ""
+    if lost and added:
+        things = [word for _, word in added]
+        return "general" if all(_is_general(word, lost) for word in things) else ""
+    if "swapped_roles" in rules and (not other_words or other_words & _PLACES or lost or added):
+        return ""
+    return "left_out" if lost else "added" if added else "rewrite"
+
+
+def _is_general(word: str, lost: Problems) -> bool:
+    """Of an added word: an animal for a zebra, a cake for a shortcake."""
+    parts = [one for _, one in lost if len(word) > 3 and one != word and (one.startswith(word) or one.endswith(word))]
+    return word in _GENERAL or bool(parts)
