@@ -15,7 +15,10 @@ from dataclasses import dataclass, field
 
 from data_tools._english.words import ENDS_IN_NOUN, INVERSES, PRONOUNS, RELATIONS
 
-_PHRASES = sorted((phrase.split() for phrase in RELATIONS), key=len, reverse=True)
+_PHRASES: dict[str, list[list[str]]] = {}
+"""First word -> phrases of relations, the longest first."""
+for _phrase in sorted((phrase.split() for phrase in RELATIONS), key=len, reverse=True):
+    _PHRASES.setdefault(_phrase[0], []).append(_phrase)
 _PARTICIPLES = ("VBN", "VBD")
 DIRECTIONS = frozenset({"left", "right"})
 
@@ -98,7 +101,7 @@ class Phrase:
 def find_phrases(tokens: Sequence[Token]) -> list[Phrase]:
     texts, found, place = [token.text for token in tokens], [], 0
     while place < len(texts):
-        for words in _PHRASES:
+        for words in _PHRASES.get(texts[place], ()):
             after = place + len(words)
             on_a_side = not DIRECTIONS.isdisjoint(texts[after : after + 2]) and words in (["on"], ["in"])
             dangling = words[-1] in ENDS_IN_NOUN and (after >= len(texts) or tokens[after].part in ("CCONJ", "PUNCT"))

@@ -78,9 +78,15 @@ def alike(one: str, two: str) -> bool:
     return False
 
 
+@cache
+def stems(word: str) -> frozenset[str]:
+    """What a word may be a form of."""
+    return frozenset(stem for stem, _ in _readings(word))
+
+
 def same_stem(one: str, two: str) -> bool:
     """Whether two words are forms of one verb."""
-    return not {stem for stem, _ in _readings(one)}.isdisjoint(stem for stem, _ in _readings(two))
+    return not stems(one).isdisjoint(stems(two))
 
 
 def _number(word: str) -> str:

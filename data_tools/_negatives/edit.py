@@ -60,11 +60,11 @@ def _pieces(words: Sequence[Word], change: Change) -> list[_Piece]:
     for number, part in enumerate(change.parts):
         if isinstance(part, int):
             moved = words[part].written
-            lowered = _is_start(words, part) and not _is_title(words) and not _is_name(words[part])
+            lowered = _is_start(words, part) and not _is_title(words) and not is_name(words, part)
             piece = _Piece(moved[:1].lower() + moved[1:] if lowered else moved, words[part].space, part)
         else:
-            titled = (_is_title(words) or _is_name(place)) and place.written[:1].isupper()
-            new = part.upper() if _shouts(place) else part
+            titled = (_is_title(words) or is_name(words, change.start)) and place.written[:1].isupper()
+            new = part.upper() if _is_shouted(words) else part
             piece = _Piece(new[:1].upper() + new[1:] if titled else new, " ", None)
         if number == 0 and capital:
             piece.text = piece.text[:1].upper() + piece.text[1:]
@@ -79,13 +79,21 @@ def _is_start(words: Sequence[Word], place: int) -> bool:
 
 
 def _is_title(words: Sequence[Word]) -> bool:
-    long = [word.written for word in words if word.text.isalpha() and len(word.text) >= _LONG]
+    long = _long_words(words)
     return len(long) > 1 and all(text[0].isupper() for text in long)
 
 
-def _is_name(word: Word) -> bool:
-    return _shouts(word) or word.text == "i" or word.tag in ("NNP", "NNPS")
+def _is_shouted(words: Sequence[Word]) -> bool:
+    return all(text.isupper() for text in _long_words(words) or ["no"])
 
 
-def _shouts(word: Word) -> bool:
-    return len(word.written) > 1 and word.written.isupper()
+def _long_words(words: Sequence[Word]) -> list[str]:
+    return [word.written for word in words if word.text.isalpha() and len(word.text) >= _LONG]
+
+
+def is_name(words: Sequence[Word], place: int) -> bool:
+    """Whether the word at ``place`` has capitals of its own."""
+    written = words[place].written
+    if _is_title(words) or not written[:1].isupper() or (len(written) == 1 and written != "I"):
+        return False
+    return written.isupper() or not _is_start(words, place)

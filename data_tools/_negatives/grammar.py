@@ -24,7 +24,7 @@ _DANGLING = word_set("a an the and or of with at for from next its their his eve
 _TWICE = word_set("that had bye ha no so very")
 _ONE = word_set("a an one another each every this")
 _SEVERAL = word_set("several many various multiple these those few") | (
-    NUMBERS.keys() - {"zero", "one", "single", "lone", "solitary", "half"}
+    {word for word, value in NUMBERS.items() if value.isdigit()} - word_set("zero one single lone solitary")
 )
 _PLURALS = word_set("men women children people feet teeth mice geese oxen")
 _BOTH_NUMBERS = word_set(

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from data_tools._english.same_form import ARTICLES, folded
 from data_tools._english.words import ADJECTIVES, COLOURS, RELATIONS, word_set
-from data_tools._negatives.alike import alike, same_stem
+from data_tools._negatives.alike import alike, same_stem, stems
 
 _EMPTY = ARTICLES | word_set("there is are was were be being that which who one")
 _DENIALS = frozenset({"no", "not", "n't", "without", "never", "<without>"})
@@ -71,24 +72,28 @@ def says_less(caption: str, text: str) -> str:
 
 
 _PLAIN = str.maketrans("", "", "<>")
-_PHRASES = sorted(
-    (phrase.split() for phrase, (_, implicit) in RELATIONS.items() if not implicit), key=len, reverse=True
-)
+_PHRASES: dict[str, list[list[str]]] = {}
+"""First word -> phrases of places, the longest first."""
+for _phrase in sorted((phrase.split() for phrase, (_, implicit) in RELATIONS.items() if not implicit), key=len)[::-1]:
+    _PHRASES.setdefault(_phrase[0], []).append(_phrase)
 _JOINED = {"and": "<and>", "&": "<and>", "or": "<or>", "with": "<with>", "without": "<without>"}
 _TOGETHER = frozenset({"<and>", "<with>", "<near>"})
 _PLACED = frozenset({"<left>", "<right>", "<front>", "<behind>", "<above>", "<below>", "<on>", "<in>"})
-_WORD = re.compile(r"\w+(?:['-]\w+)*|[&,]")
+_WORD = re.compile(r"\w+(?:['-]\w+)*|[&,]|[.!?;:()—–](?=\s|\w|$)")
+_COMMAS = frozenset(",.!?;:()—–")
 
 
+@lru_cache(maxsize=64)
 def _row(text: str, commas: bool = False) -> Row:
-    words = [word for word in _WORD.findall(folded(text)) if word != "," or commas]
+    words = [word for word in _WORD.findall(folded(text).rstrip(" .!?")) if commas or word not in _COMMAS]
     row: Row = []
     place = 0
     while place < len(words):
-        phrase = next((phrase for phrase in _PHRASES if words[place : place + len(phrase)] == phrase), None)
+        known = _PHRASES.get(words[place], ())
+        phrase = next((phrase for phrase in known if words[place : place + len(phrase)] == phrase), None)
         if phrase:
             row.append(f"<{RELATIONS[' '.join(phrase)][0]}>")
-        elif words[place] == ",":
+        elif words[place] in _COMMAS:
             row.append("<and>")
         elif words[place] not in _EMPTY:
             row.append(_JOINED.get(words[place], words[place]))
@@ -114,7 +119,7 @@ def _turned(theirs: Row, ours: Row) -> str:
             converse = [_CONVERSES.get(word, "<near>")]
             if any(_exchanges(theirs, ours, place, place + 1, converse)):
                 return word
-        elif any(same_stem(word, verb) for verb in _BOTH_WAYS):
+        elif not _BOTH_WAYS.isdisjoint(stems(word)):
             after = place + 1 + (theirs[place + 1 : place + 2] in [[name] for name in _AFTER_BOTH_WAYS])
             if any(_exchanges(theirs, ours, place, after, theirs[place:after])):
                 return " ".join(theirs[place:after])

@@ -89,15 +89,23 @@ def parse(captions: Iterable[str]) -> Iterator[Parsed]:
         phrases = find_phrases(words)
         tokens: list[Token] = [*words]
         name_kinds(tokens, phrases)
-        for word in words:
-            if word.kind == "colour" and word.tag == "NNS":
-                word.kind = "thing"  # a bowl of oranges
+        _mend_kinds(words)
         _bind(words)
         yield Parsed(words, phrases)
 
 
 def _lower(text: str) -> str:
     return text.lower().translate(_QUOTES)
+
+
+def _mend_kinds(words: Sequence[Word]) -> None:
+    for word in words:
+        if word.kind == "colour" and word.tag == "NNS":
+            word.kind = "thing"  # "a bowl of oranges"
+    for before, word, after in zip(words, words[1:], words[2:], strict=False):
+        participle = word.kind == "action" and word.tag in ("VBN", "VBD")
+        if participle and before.part == "ADP" and after.kind == "thing":
+            word.kind, word.lemma = "trait", word.text  # "of dried fruit"
 
 
 def _bind(words: Sequence[Word]) -> None:

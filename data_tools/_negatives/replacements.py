@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from data_tools._english.words import COLOURS, word_set
+from data_tools._english.words import COLOURS, HUMANS, word_set
 from data_tools._negatives import categories
 from data_tools._negatives.alike import LIVING, alike
 from data_tools._negatives.edit import Change
 from data_tools._negatives.inflect import form
-from data_tools._negatives.parse import Parsed
+from data_tools._negatives.parse import NounPhrase, Parsed
 
 Changes = tuple[Change, ...]
 Said = frozenset[str]
@@ -21,8 +21,12 @@ _CARDINALS = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "
 _ORDINALS = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"]
 _NEAR = 3  # how far a new number may be from the old one
 _PHOTOS = word_set("photo photograph picture image photography")
-_SIDES = {"left": "right", "right": "left"}
-_BEFORE_SIDES = word_set("the to on at facing pointing turning top bottom upper lower turn looking far - its his her")
+_SIDES = {"left": "right", "right": "left", "up": "down", "down": "up"}
+_BEFORE_SIDES = {
+    **dict.fromkeys(("left", "right"), word_set("the to on at top bottom upper lower turn far - its his her")),
+    **dict.fromkeys(("up", "down"), word_set("thumb thumbs palm palms curving")),
+}
+_TURNED = word_set("facing pointing turning looking turned")
 _AFTER_SIDES = word_set("side hand arrow corner foot arm leg turn lane of -")
 _SET = frozenset(
     tuple(pair.split("_"))
@@ -96,7 +100,8 @@ def antonyms(parsed: Parsed, said: Said) -> Iterator[Changes]:
         if word.bound or not word.text.isalpha():
             continue
         lemmas: tuple[str, ...] = ()
-        if word.tag in ("NN", "NNS") and word.kind != "action":
+        before_noun = place + 1 < len(parsed.words) and parsed.words[place + 1].kind == "thing"
+        if word.tag in ("NN", "NNS") and word.kind != "action" and (word.text in HUMANS or not before_noun):
             lemmas = categories.NOUN_OPPOSITES.get(word.lemma, ())
         elif word.part == "VERB" and _may_turn(parsed, place):
             lemmas = categories.VERB_OPPOSITES.get(word.lemma, ())
@@ -109,14 +114,17 @@ def relations(parsed: Parsed, said: Said) -> Iterator[Changes]:
     spans = {phrase.start: phrase.stop for phrase in parsed.phrases}
     for place, word in enumerate(words):
         if word.text in _SIDES:
-            if _text(parsed, place - 1) in _BEFORE_SIDES or _text(parsed, place + 1) in _AFTER_SIDES:
+            before, after = _text(parsed, place - 1), _text(parsed, place + 1)
+            placed = before in _BEFORE_SIDES[word.text] or before in _TURNED or after in _AFTER_SIDES
+            if placed and _SIDES[word.text] not in said:
                 yield (Change(place, place + 1, (_SIDES[word.text],)),)
-            continue
+                continue
         stop = spans.get(place, place + 2 if (word.text, _text(parsed, place + 1)) == ("out", "of") else place + 1)
         text = " ".join(other.text for other in words[place:stop])
         participle = place > 0 and words[place - 1].tag == "VBN"  # "covered with snow"
         if text in categories.RELATIONS and stop in nouns and not participle:
-            for other in _opposite_places(text, words[nouns[stop].stop - 1].lemma):
+            loose = text in ("in", "on") and _is_loose(parsed, nouns[stop])
+            for other in () if loose else categories.RELATIONS[text]:
                 yield (Change(place, stop, tuple(other.split())),)
 
 
@@ -188,9 +196,7 @@ def _may_turn(parsed: Parsed, place: int) -> bool:
     return not (particle or inside) and (not bodily or _noun_of(parsed, place) in LIVING)
 
 
-def _opposite_places(text: str, noun: str) -> tuple[str, ...]:
-    if text == "in" and noun in categories.WORN:
-        return ("without",)
-    if text in ("in", "on") and noun in categories.LOOSE_PLACES:
-        return ()
-    return categories.RELATIONS[text]
+def _is_loose(parsed: Parsed, phrase: NounPhrase) -> bool:
+    """Whether "in" or "on" a thing tells no place: "in a red hat", "on television", "in American English"."""
+    noun = parsed.words[phrase.stop - 1]
+    return not phrase.article or not {noun.text, noun.lemma}.isdisjoint(categories.LOOSE_PLACES)

@@ -8,7 +8,7 @@ from itertools import combinations, pairwise
 from data_tools._english.words import COLOURS, DENIALS, word_set
 from data_tools._negatives.alike import alike
 from data_tools._negatives.categories import SET_PHRASES
-from data_tools._negatives.edit import Change, exchange
+from data_tools._negatives.edit import Change, exchange, is_name
 from data_tools._negatives.inflect import inflected
 from data_tools._negatives.parse import NounPhrase, Parsed, Word
 
@@ -26,6 +26,8 @@ _SINGLE, _OPEN = (
 )
 _APART = word_set(", and or but ; . : ! ? that which who while as like than of ( ) - /")
 """What makes two neighbours no ends of a relation."""
+_PARTS = word_set(". ; : ! ? ( ) — – / …")
+_EQUAL = word_set("is are was were be being called named known as")
 _BOTH_WAYS = word_set("with near beside alongside next to close adjacent far away from")
 _FINITE = frozenset({"VBZ", "VBP", "VBD", "MD"})
 _INFLECTED = frozenset({"VB", "VBG", "VBZ", "VBP", "VBD"})
@@ -35,8 +37,9 @@ _MANNERS = word_set("fast slow high low up down together apart indoors outdoors 
 
 def relations(parsed: Parsed) -> Iterator[Changes]:
     """The two ends of a preposition or a verb: "a cat on a mat" -> "a mat on a cat"."""
-    for one, two in pairwise(parsed.nouns):
-        if _relate(parsed, one, two) and _may_change(parsed, one, two):
+    neighbours = set(pairwise(parsed.nouns))
+    for one, two in _pairs(parsed):
+        if (one, two) in neighbours and _relate(parsed, one, two) and _may_change(parsed, one, two):
             yield exchange((one.start, one.stop), (two.start, two.stop))
 
 
@@ -63,7 +66,7 @@ def nouns(parsed: Parsed) -> Iterator[Changes]:
 def adjectives(parsed: Parsed) -> Iterator[Changes]:
     """Adjectives, colours and numbers of two things."""
     words = parsed.words
-    for one, two in combinations(parsed.nouns, 2):
+    for one, two in _pairs(parsed):
         for first in _single(words, one):
             for second in _single(words, two):
                 kinds = words[first].kind, words[second].kind
@@ -82,7 +85,8 @@ def verbs(parsed: Parsed) -> Iterator[Changes]:
     starts = {phrase.start for phrase in parsed.nouns}
     deeds = [deed for place in range(len(words)) if (deed := _deed(parsed, place, starts))]
     for (one, one_stop, first), (two, two_stop, second) in combinations(deeds, 2):
-        if one_stop > two or alike(words[one].lemma, words[two].lemma) or first != second:
+        apart = not _PARTS.isdisjoint(_texts(words, one, two))
+        if apart or one_stop > two or alike(words[one].lemma, words[two].lemma) or first != second:
             continue
         forms = inflected(words[one], words[two].tag), inflected(words[two], words[one].tag)
         passive = "VBN" in (words[one].tag, words[two].tag) and words[one].tag != words[two].tag
@@ -113,9 +117,10 @@ SWAPS: dict[str, Callable[[Parsed], Iterator[Changes]]] = {
 
 
 def _pairs(parsed: Parsed) -> Iterator[tuple[NounPhrase, NounPhrase]]:
-    """Those between which no colon stands, as in "woman artist: medium skin tone"."""
+    """Those of one sentence that name different things: not "a lamb (a young sheep)", "the moth is an insect"."""
     for one, two in combinations(parsed.nouns, 2):
-        if ":" not in _texts(parsed.words, one.stop, two.start):
+        between = set(_texts(parsed.words, one.stop, two.start))
+        if between.isdisjoint(_PARTS) and not between <= _EQUAL:
             yield one, two
 
 
@@ -164,7 +169,7 @@ def _fits(words: Sequence[Word], phrase: NounPhrase, place: NounPhrase) -> bool:
     """Whether the noun of ``phrase`` can be counted as that at ``place`` is, or is not."""
     noun = words[phrase.stop - 1]
     bare = not phrase.article and not any(words[at].kind == "number" for at in phrase.adjectives)
-    mass = noun.lemma in _MASS or (bare and not phrase.plural)
+    mass = noun.lemma in _MASS or is_name(words, phrase.stop - 1) or (bare and not phrase.plural)
     if place.plural or place.article in _SINGLE or any(words[at].kind == "number" for at in place.adjectives):
         return not mass
     return place.article in _OPEN or mass
@@ -173,6 +178,8 @@ def _fits(words: Sequence[Word], phrase: NounPhrase, place: NounPhrase) -> bool:
 def _in_number_of(words: Sequence[Word], phrase: NounPhrase, place: NounPhrase) -> tuple[int | str, ...] | None:
     if phrase.plural == place.plural:
         return tuple(range(phrase.noun, phrase.stop))
+    if is_name(words, phrase.stop - 1):
+        return None
     last = inflected(words[phrase.stop - 1], "NNS" if place.plural else "NN")
     return (*range(phrase.noun, phrase.stop - 1), last) if last else None
 
@@ -199,7 +206,10 @@ def _deed(parsed: Parsed, place: int, starts: set[int]) -> tuple[int, int, str] 
         stop += 1
     if parsed.words[stop - 1].tag == "TO" and stop not in starts:
         return None  # "jumps to catch"
-    return place, stop, "thing" if stop in starts else "end"
+    if stop in starts:
+        return place, stop, "thing"
+    ends = stop == len(parsed.words) or parsed.words[stop].part in ("PUNCT", "CCONJ", "SCONJ", "ADV")
+    return (place, stop, "end") if ends else None
 
 
 def _is_manner(word: Word) -> bool:

@@ -13,7 +13,6 @@ from data_tools._negatives import base
 from data_tools._negatives.base import Captioned, Negative, Place
 
 if TYPE_CHECKING:
-    from data_tools._negatives.edit import Change
     from data_tools._negatives.parse import Parsed
 
 KINDS = (
@@ -62,27 +61,21 @@ class Generator(base.Generator, frozen=True, extra="forbid"):
 
     def _changed(self, parsed: Parsed, item: Captioned, seed: int) -> Iterator[Negative]:
         from data_tools._negatives.edit import render
+        from data_tools._negatives.replacements import REPLACEMENTS
+        from data_tools._negatives.swaps import SWAPS
 
+        said = frozenset(word for text in (item.caption, *item.others) for word in words(folded(text)))
         taken = {same_form(item.caption)}
         for kind in self.kinds or KINDS:
-            candidates = _candidates(kind, parsed, item)
-            Random(f"{seed}/{kind}/{item.caption}").shuffle(candidates)
-            number = 0
+            candidates = list(SWAPS[kind](parsed) if kind in SWAPS else REPLACEMENTS[kind](parsed, said))
+            if candidates:
+                Random(f"{seed}/{kind}/{item.caption}").shuffle(candidates)
+            left = self.per_kind
             for changes in candidates:
+                if not left:
+                    break
                 text = render(parsed.words, changes)
                 if same_form(text) not in taken:
                     taken.add(same_form(text))
+                    left -= 1
                     yield Negative(text, kind)
-                    number += 1
-                if number == self.per_kind:
-                    break
-
-
-def _candidates(kind: str, parsed: Parsed, item: Captioned) -> list[tuple[Change, ...]]:
-    from data_tools._negatives.replacements import REPLACEMENTS
-    from data_tools._negatives.swaps import SWAPS
-
-    if kind in SWAPS:
-        return list(SWAPS[kind](parsed))
-    said = frozenset(word for text in (item.caption, *item.others) for word in words(folded(text)))
-    return list(REPLACEMENTS[kind](parsed, said))
