@@ -201,6 +201,71 @@ def test_the_recipe_is_in_the_page(run, page):
     assert "40" in Elements(page).texts["dd"]
 
 
+# ---- Sets that ask to choose
+
+
+def section(page: str, name: str) -> str:
+    return page[page.index(f'<section id="{name}">') :].split("</section>")[0]
+
+
+def rows_of(table: str) -> dict[str, list[str]]:
+    """Scores and intervals of each row, one after the other, by its label."""
+    rows = re.findall(r'<tr><th scope="row" dir="auto">(.*?)</th>(.*?)</tr>', table, re.DOTALL)
+    return {label: re.findall(r"<b>(.*?)</b>|(?<=<div>)([\d.]+–[\d.]+)", cells) for label, cells in rows}
+
+
+def stored(run: Path, name: str, scores: dict[str, float], width: float = 0.05) -> None:
+    """A result such as the trainer leaves, of a set that lies nowhere."""
+    rows = [
+        {"table": "kind", "name": kind, "number": 9, "score": s, "interval": [s - width, s + width], "chance": 0.5}
+        for kind, s in scores.items()
+    ]
+    mean = sum(scores.values()) / len(scores)
+    interval = [mean - width, mean + width]
+    content = {"dataset": name, "task": "image_caption_selection", "num_images": 9, "num_texts": 18, "tie_rate": 0.0}
+    content |= {"metrics": {"text_acc": mean}, "chance": {"text_acc": 0.5}, "intervals": {"text_acc": interval}}
+    (run / "evaluation").mkdir(exist_ok=True)
+    (run / "evaluation" / f"{name}.json").write_text(json.dumps(content | {"categories": rows}))
+
+
+def test_choices_show_intervals_and_the_worst_failures(page):
+    assert re.search(r"<b>[\d.]+ %</b></div></td>\n<td class=\"number interval\"><div>[\d.]+–[\d.]+</div>", page)
+    shown = section(page, "composition")
+    assert "<h3>swaps</h3>" in shown
+    assert re.search(r"swap colour: \d of 8 choices wrong", shown)
+    assert "<table" not in shown  # one suite: the table above says it
+
+
+def test_bars_come_from_stored_results_too(tmp_path):
+    write_metrics(tmp_path, 3)
+    stored(tmp_path, "far", {"<b>one</b>": 0.75, "two": 0.25})
+    shown = section(write_report(tmp_path).read_text(), "composition")
+    assert list(rows_of(shown)) == ["two", "&lt;b&gt;one&lt;/b&gt;"]
+    assert [part for cell in rows_of(shown)["two"] for part in cell if part] == ["25.0 %", "20.0–30.0"]
+    assert 'class="whisker" style="left:20.00%;width:10.00%"' in shown
+    assert 'class="tickmark" style="left:50.00%"' in shown
+
+
+def test_two_runs_stand_side_by_side(tmp_path):
+    for name, scores in (("first", {"one": 0.3, "two": 0.5}), ("second", {"one": 0.6, "two": 0.52})):
+        (tmp_path / name).mkdir()
+        write_metrics(tmp_path / name, 3)
+        stored(tmp_path / name, "far", scores)
+    stored(tmp_path / "second", "only", {"one": 0.5, "two": 0.5})
+    page = write_report(tmp_path / "first", tmp_path / "both.html", [tmp_path / "second"]).read_text()
+    shown = section(page, "composition")
+    rows = rows_of(shown.split("<h3>only</h3>")[0])
+    assert [value for value, _ in rows["one"] if value] == ["30.0 %", "60.0 %"]
+    assert shown.count("▲") == 1
+    assert "higher than first: the intervals do not overlap" in shown
+    assert "second: </span>" in shown
+    assert "<h3>only</h3>" in shown
+    evaluation_part = section(page, "evaluation")
+    assert evaluation_part.count("<b>40.0 %</b>") == 1
+    assert evaluation_part.count("<b>56.0 %</b>") == 1
+    assert "do not" in evaluation_part
+
+
 # ---- Runs that are not whole
 
 

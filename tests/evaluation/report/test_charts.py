@@ -13,6 +13,7 @@ import torch
 
 from vlp.evaluation import geometry
 from vlp.evaluation.report import curves, figures, space, values
+from vlp.evaluation.report.gather import SetResult
 
 
 def points(*degrees: float) -> torch.Tensor:
@@ -37,13 +38,40 @@ def test_figures_find_their_charts():
         "Loss",
         "Retrieval: s",
         "Zero-shot top-1 accuracy",
-        "True above false caption: p",
+        "Right choices: p",
         "Learning rate",
     ]
     assert [s.name for s in found["Loss"].series] == ["loss"]  # a single objective's part is the loss again
     assert len(found["Retrieval: s"].series) == 4
-    assert [s.name for s in found["True above false caption: p"].series] == ["one"]
+    assert [s.name for s in found["Right choices: p"].series] == ["one"]
     assert {chart.x_range for chart in found.values()} == {(0, 9)}
+
+
+def test_lines_of_categories_stand_without_their_means():
+    names = ["add_a", "add_b", "swap_a", "swap_b", "add", "swap", "macro", "micro", "of_3", "of_4", "of_5"]
+    row = {f"val/crepe/{name}_accuracy": 0.5 for name in names}
+    row |= {"val/aro/micro_accuracy": 0.4, "val/aro/macro_accuracy": 0.3, "val/wino/text_score": 0.2}
+    row |= {"val/wino/image_score": 0.2, "val/wino/group_score": 0.1}
+    results = [
+        SetResult({"dataset": "crepe", "chance": {"text_acc": 0.5}}, {}),
+        SetResult({"dataset": "aro", "chance": {"text_acc": 0.2}}, {}),
+        SetResult({"dataset": "wino", "chance": {"text_acc": 0.25, "image_acc": 0.25, "acc": 1 / 6}}, {}),
+    ]
+    found = {chart.title: chart for chart in curves.charts([{"step": 9, "samples": 9, **row}], results)}
+    lines = {title: [series.name for series in chart.series] for title, chart in found.items()}
+    assert lines == {
+        "Right choices: crepe": ["add a", "add b", "swap a", "swap b", "of 3", "of 4", "of 5"],
+        "Right choices: aro": ["micro", "macro"],
+        "Twins: wino": ["text score", "image score", "group score"],
+    }
+    crepe = found["Right choices: crepe"].series
+    assert len({(series.colour, series.style) for series in crepe}) == len(crepe)
+    assert max(series.colour for series in crepe) == 5
+    assert [chart.levels for chart in found.values()] == [
+        [("chance", 0.5)],
+        [("chance", 0.2)],
+        [("chance, text and image", 0.25), ("chance, group", 1 / 6)],
+    ]
 
 
 def test_figures_of_the_embeddings_share_charts_by_their_range():
@@ -54,7 +82,7 @@ def test_figures_of_the_embeddings_share_charts_by_their_range():
     found = {chart.title: chart for chart in curves.charts(rows, [])}
     lines = {title: [series.name for series in chart.series] for title, chart in found.items()}
     assert lines == {
-        "True above false caption: s": ["text"],
+        "Right choices: s": ["text"],
         "Pictures against texts: s": ["modality gap", "linear separability", "alignment", "penalty entropy"],
         "Uniformity: s": ["pictures", "texts"],
         "Effective rank: s": ["pictures", "texts"],
@@ -62,7 +90,7 @@ def test_figures_of_the_embeddings_share_charts_by_their_range():
     }
     assert set(curves.GEOMETRY) == set(geometry.FIGURES)
     assert all(len({series.colour for series in chart.series}) == len(chart.series) for chart in found.values())
-    assert {chart.unit for title, chart in found.items() if "caption" not in title} == {"number"}
+    assert {chart.unit for title, chart in found.items() if "choices" not in title} == {"number"}
 
 
 def test_a_chart_keeps_its_values_for_hover():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -11,12 +12,14 @@ from PIL import Image
 
 from vlp.data import write
 from vlp.data.benchmark_sets import StoredFile
+from vlp.data.twin_sets import Twin
 from vlp.evaluation import run as evaluation
+from vlp.evaluation import twins
 from vlp.evaluation.choices import Choice, ChoiceTask
-from vlp.evaluation.report import captions, choice_gallery, failures, retrieval_gallery
+from vlp.evaluation.report import captions, choice_gallery, failures, retrieval_gallery, twin_gallery
 from vlp.evaluation.report.failures import Answered
 from vlp.evaluation.report.gather import EvaluatedSet
-from vlp.evaluation.tasks.base import SetEmbeddings
+from vlp.evaluation.tasks.base import SetEmbeddings, Task
 
 
 def picture(number: int) -> bytes:
@@ -82,7 +85,7 @@ class Choices(ChoiceTask):
         ]
 
 
-def shown(task: ChoiceTask, images: torch.Tensor, texts: torch.Tensor) -> EvaluatedSet:
+def shown(task: Task, images: torch.Tensor, texts: torch.Tensor) -> EvaluatedSet:
     embeddings = SetEmbeddings(images, texts, 10.0)
     return EvaluatedSet(task, embeddings, task.score(embeddings))
 
@@ -121,9 +124,69 @@ def test_a_tie_and_a_score_that_is_no_number_are_failures(tmp_path):
 
 
 def test_words_that_differ_are_marked():
+    moved = captions.mark_differences("a dog chases a cat", "a cat chases a dog")
+    assert moved == ("a <mark>dog</mark> chases a <mark>cat</mark>", "a <mark>cat</mark> chases a <mark>dog</mark>")
+    assert captions.mark_differences("one", "one or two")[1] == "one <mark>or two</mark>"
     true, false = captions.mark_differences("a red <dot> left", "a blue <dot> left")
     assert true == "a <mark>red</mark> &lt;dot&gt; left"
     assert false == "a <mark>blue</mark> &lt;dot&gt; left"
+
+
+# ---- Twins
+
+
+def write_mmvp(directory: Path, num_pairs: int) -> None:
+    (directory / "MLLM_VLM Images" / "Kind").mkdir(parents=True)
+    numbers = range(1, 2 * num_pairs + 1)
+    for number in numbers:
+        (directory / "MLLM_VLM Images" / "Kind" / f"{number}.jpg").write_bytes(picture(number))
+    lines = [f"{number},Kind,thing <{number}>" for number in numbers]
+    (directory / "Questions.csv").write_text("\n".join(["Question ID,Type,Statement", *lines]))
+
+
+def write_winoground(directory: Path, num_twins: int) -> None:
+    (directory / "images").mkdir(parents=True)
+    lines = []
+    for number in range(num_twins):
+        for side in "ab":
+            (directory / "images" / f"{number}{side}.png").write_bytes(picture(number))
+        words = {"caption_0": "some <i> on it", "caption_1": "it on some <i>", "collapsed_tag": "Object"}
+        lines.append(json.dumps({"image_0": f"{number}a", "image_1": f"{number}b", **words}))
+    (directory / "examples.jsonl").write_text("\n".join(lines))
+
+
+def test_twins_show_four_scores_and_what_fails(tmp_path):
+    write_winoground(tmp_path, 3)
+    task = evaluation.find_task(tmp_path)
+    assert isinstance(task, twins.TwinTask)
+    task.texts = [*task.texts, *task.texts, *task.texts]  # the same words, elsewhere in the space
+    task.twins = [Twin((n, n + 1), (n, n + 1), "Object") for n in (0, 2, 4)]
+    # In degrees: of the first, both pictures find their captions and a caption the wrong picture; all of the second is
+    # wrong, all of the third is right.
+    images, texts = points(0, 50, 0, 90, 0, 90), points(40, 55, 90, 0, 0, 90)
+    (group,) = twin_gallery.gallery(shown(task, images, texts)).groups
+    assert (group.name, group.number, group.num_failures) == ("Object", 3, 2)
+    assert group.by_chance == pytest.approx(3 * 5 / 6)
+    worst, other = group.failures
+    assert [[cell.kind for cell in row] for row in worst.cells] == [["own", "wins"], ["wins", "own"]]
+    assert worst.verdicts == [("text", False), ("image", False), ("group", False)]
+    assert [[cell.kind for cell in row] for row in other.cells] == [["own", "wins"], ["", "own"]]
+    assert [[cell.score for cell in row] for row in other.cells] == [["0.766", "0.985"], ["0.574", "0.996"]]
+    assert other.verdicts == [("text", True), ("image", False), ("group", False)]
+    assert other.captions[0] == "some &lt;i&gt; <mark>on it</mark>"
+    assert [verdict for _, verdict in group.successes[0].verdicts] == [True, True, True]
+
+
+def test_twins_that_are_asked_for_pictures_only_count_nothing_else(tmp_path):
+    write_mmvp(tmp_path, 2)
+    images, texts = points(0, 90, 40, 55), points(90, 0, 0, 50)  # picture 2 finds the caption of picture 3
+    (group,) = twin_gallery.gallery(shown(evaluation.find_task(tmp_path), images, texts)).groups
+    (failed,), (right,) = group.failures, group.successes
+    assert group.by_chance == 1.5
+    assert failed.verdicts == [("image", False)]
+    assert 'alt="a photo of thing &lt;1&gt;"' in failed.images[0]
+    assert right.verdicts == [("image", True)]
+    assert [[cell.kind for cell in row] for row in right.cells] == [["own", ""], ["", "own"]]
 
 
 # ---- Which are shown
@@ -137,15 +200,21 @@ def test_the_categories_with_the_lowest_scores_stand_first_and_the_others_are_co
     ]
     gallery = failures.worst_first(answers, lambda row: row)
     assert [group.name for group in gallery.groups] == [f"c {c}" for c in range(failures.MAX_GROUPS)]
-    assert gallery.groups[3].failures == [39, 38, 37]
+    assert gallery.groups[3].failures == [39, 38, 37, 36]
     assert (gallery.num_other_groups, gallery.num_other_failures) == (2, 2 + 1)
     few = failures.worst_first([Answered("", -1.0, 0.5, row) for row in range(20)], lambda row: row)
     assert len(few.groups[0].failures) == failures.FAILURES_OF_GROUP[1]
 
 
 def test_of_categories_with_one_score_the_largest_stands_first():
-    answers = [Answered(name, -1.0, 0.5, row) for row, name in enumerate(["small", "large", "large"])]
+    names = ["small", "small", "large", "large", "large"]
+    answers = [Answered(name, -1.0, 0.5, row) for row, name in enumerate(names)]
     assert [group.name for group in failures.worst_first(answers, lambda row: row).groups] == ["large", "small"]
+
+
+def test_a_category_of_one_picture_stands_last():
+    answers = [Answered("one", -1, 0.5, 0), Answered("two", -1, 0.5, 1), Answered("two", 1, 0.5, 2)]
+    assert [group.name for group in failures.worst_first(answers, lambda row: row).groups] == ["two", "one"]
 
 
 def test_a_picture_is_shown_once():

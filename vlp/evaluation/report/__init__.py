@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from vlp.evaluation.choices import ChoiceTask
-from vlp.evaluation.report import choice_gallery, curves, retrieval_gallery, space, summary, twin_gallery
+from vlp.evaluation.report import composition, curves, retrieval_gallery, space, summary
 from vlp.evaluation.report.captions import caption
-from vlp.evaluation.report.categories import Bars, bars
-from vlp.evaluation.report.failures import Gallery
 from vlp.evaluation.report.gather import RunContents, read_run
 from vlp.evaluation.report.pictures import img
 from vlp.evaluation.report.templates import save, template
 from vlp.evaluation.report.values import format_value
 from vlp.evaluation.tasks import classification, retrieval
-from vlp.evaluation.twins import TwinTask
 
 __all__ = ["write_report"]
 
@@ -56,34 +51,11 @@ def render(run: RunContents) -> str:
         charts=curves.charts(run.rows, run.results),
         sheet=[(img(image, text), caption(text), key) for image, text, key in run.sheet.samples] if run.sheet else [],
         retrieval=[(shown.task.name, retrieval_gallery.gallery(shown)) for shown in found],
-        composition=_composition(run),
+        composition=composition.views(run),
         spaces=[space.view(shown) for shown in found],
         classes=[(shown.task.name, space.figures(shown)) for shown in classes],
         versions=_versions(),
     )
-
-
-@dataclass(frozen=True)
-class _Choosing:
-    """A set that asks to choose: its scores by category, and the failures where the set could be embedded."""
-
-    name: str
-    bars: list[Bars]
-    choices: Gallery[choice_gallery.ShownChoice] | None
-    twins: Gallery[twin_gallery.ShownTwin] | None
-
-
-def _composition(run: RunContents) -> list[_Choosing]:
-    tasks = {shown.task.name: shown for shown in run.sets}
-    found = []
-    for name, contents in run.by_set().items():
-        shown = tasks.get(name)
-        choices = choice_gallery.gallery(shown) if shown and isinstance(shown.task, ChoiceTask) else None
-        twins = twin_gallery.gallery(shown) if shown and isinstance(shown.task, TwinTask) else None
-        tables = bars(contents)
-        if tables or choices or twins:
-            found.append(_Choosing(name, tables, choices, twins))
-    return found
 
 
 def _versions() -> list[tuple[str, str]]:

@@ -15,13 +15,14 @@ def caption(text: str) -> Markup:
 
 
 def mark_differences(true: str, false: str) -> tuple[Markup, Markup]:
-    """Both captions, with the words that only one of them has at that place in ``<mark>``."""
+    """Both captions, with the words in ``<mark>`` that only one of them has at that place: as few as can be."""
     sides = (true.split(), false.split())
-    shared: tuple[set[int], set[int]] = (set(), set())
-    for block in difflib.SequenceMatcher(None, *sides, autojunk=False).get_matching_blocks():
-        shared[0].update(range(block.a, block.a + block.size))
-        shared[1].update(range(block.b, block.b + block.size))
-    return _marked(sides[0], shared[0]), _marked(sides[1], shared[1])
+    blocks = difflib.SequenceMatcher(None, *sides, autojunk=False).get_matching_blocks()
+    shared = [(block.a + i, block.b + i) for block in blocks for i in range(block.size)]
+    if len(sides[0]) == len(sides[1]):  # two words that changed places, of which the blocks keep but one side
+        in_place = [(i, i) for i, (one, other) in enumerate(zip(*sides, strict=True)) if one == other]
+        shared = max(in_place, shared, key=len)
+    return _marked(sides[0], {i for i, _ in shared}), _marked(sides[1], {i for _, i in shared})
 
 
 def _marked(words: Sequence[str], shared: set[int]) -> Markup:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlp.evaluation.report.scores import Row, side_by_side
+from vlp.evaluation.report.scores import Row, Score, side_by_side
 
 MAX_BARS = 25
 
@@ -45,7 +45,7 @@ def _row(name: str, categories: Sequence[dict[str, Any] | None]) -> Row:
     return Row(name.replace("_", " "), name, scores, known.get("chance"), known["number"])
 
 
-def _rank(row: Row) -> tuple[float, int]:
-    """By the first run that has a score; of equal ones the larger category first."""
-    value = next((score.value for score in row.scores if score), 1.0)
-    return value, -(row.number or 0)
+def _rank(row: Row) -> tuple[bool, float, int]:
+    """By the first run that has a score, those of a single picture last; of equal ones the larger category first."""
+    first = next((score for score in row.scores if score), Score(1.0))
+    return first.interval is None, first.value, -(row.number or 0)

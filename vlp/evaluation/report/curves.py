@@ -34,7 +34,8 @@ GEOMETRY = {
     "image_probe_accuracy": ("Image tower", "linear probe", 1),
     "tolerance": ("Image tower", "tolerance", 2),
 }
-NOT_PAIRS = ("micro", "macro", "image_knn", "image_probe")
+COLOURS = 6  # of the page's style sheet
+STYLES: tuple[Style, ...] = ("solid", "dashed", "dotted")
 NOT_LOSSES = {name for name, _ in SINGLE + TIMES} | {"train/samples_per_second_per_gpu", "train/skipped_samples"}
 
 
@@ -76,9 +77,9 @@ def _loss(columns: dict[str, Points]) -> Chart:
 
 
 def _validation(columns: dict[str, Points], results: Sequence[SetResult]) -> list[Chart]:
-    chance = {result.content["dataset"]: result.content["chance"] for result in results}
     recalls: dict[str, list[Series]] = {}
-    accuracies: dict[str, list[Series]] = {}
+    accuracies: dict[str, dict[str, Points]] = {}
+    twins: dict[str, list[Series]] = {}
     top1: list[Series] = []
     shapes: dict[str, list[Series]] = {}
     for name, points in columns.items():
@@ -89,18 +90,43 @@ def _validation(columns: dict[str, Points], results: Sequence[SetResult]) -> lis
             recalls.setdefault(match[1], []).append(series)
         elif match := re.fullmatch(r"val/(.+)-zeroshot-val-top1", name):
             top1.append(Series(match[1], points, len(top1)))
-        elif (match := re.fullmatch(r"val/(.+)/(.+)_accuracy", name)) and match[2] not in NOT_PAIRS:
-            lines = accuracies.setdefault(match[1], [])
-            lines.append(Series(match[2].replace("_", " "), points, len(lines)))
+        elif match := re.fullmatch(r"val/(.+)/(text|image|group)_score", name):
+            lines = twins.setdefault(match[1], [])
+            lines.append(Series(f"{match[2]} score", points, len(lines)))
         elif (match := re.fullmatch(r"val/(.+)/(.+)", name)) and match[2] in GEOMETRY:
             title, label, colour = GEOMETRY[match[2]]
             shapes.setdefault(f"{title}: {match[1]}", []).append(Series(label, points, colour))
+        elif match := re.fullmatch(r"val/(.+)/(.+)_accuracy", name):
+            accuracies.setdefault(match[1], {})[match[2]] = points
     found = [Chart(f"Retrieval: {name}", lines, "percent") for name, lines in recalls.items()]
+    chance = {result.content["dataset"]: result.content["chance"] for result in results}
     if top1:
         levels = {chance.get(series.name, {}).get("acc1") for series in top1}
-        shared = levels.pop() if len(levels) == 1 else None
-        level = ("chance", shared) if shared is not None else None
-        found.append(Chart("Zero-shot top-1 accuracy", top1, "percent", level=level))
-    for name, lines in accuracies.items():
-        found.append(Chart(f"True above false caption: {name}", lines, "percent", level=("chance", 0.5)))
+        shared = _levels({"chance": levels.pop()}) if len(levels) == 1 else []
+        found.append(Chart("Zero-shot top-1 accuracy", top1, "percent", levels=shared))
+    for name, of_category in accuracies.items():
+        known = chance.get(name, {})
+        levels_of_set = _levels({"chance": known.get("text_acc", known.get("image_acc"))})
+        found.append(Chart(f"Right choices: {name}", _categories(of_category), "percent", levels=levels_of_set))
+    for name, lines in twins.items():
+        known = chance.get(name, {})
+        levels_of_set = _levels({"chance, text and image": known.get("text_acc"), "chance, group": known.get("acc")})
+        found.append(Chart(f"Twins: {name}", lines, "percent", levels=levels_of_set))
     return found + [Chart(title, lines) for title, lines in shapes.items()]
+
+
+def _categories(columns: dict[str, Points]) -> list[Series]:
+    """Lines of the categories; of their means where no category is logged."""
+
+    def is_mean(name: str) -> bool:
+        return name == "micro" or name.startswith("macro") or any(other.startswith(f"{name}_") for other in columns)
+
+    names = [name for name in columns if not is_mean(name)] or list(columns)
+    return [
+        Series(name.replace("_", " "), columns[name], place % COLOURS, STYLES[place // COLOURS % len(STYLES)])
+        for place, name in enumerate(names)
+    ]
+
+
+def _levels(known: dict[str, float | None]) -> list[tuple[str, float]]:
+    return [(name, level) for name, level in known.items() if level is not None]

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 MAX_GROUPS = 8
 NUM_FAILURES = 24  # of a set, divided among its categories
-FAILURES_OF_GROUP = (3, 8)  # at least and at most
+FAILURES_OF_GROUP = (4, 8)  # at least and at most
 NUM_SUCCESSES = 2
 
 Shown = TypeVar("Shown")
@@ -59,8 +59,13 @@ def worst_first(answers: Sequence[Answered], show: Callable[[int], Shown]) -> Ga
     for row, answer in enumerate(answers):
         rows_of.setdefault(answer.category, []).append(row)
     num_failures_of = {name: sum(not answers[row].is_right for row in rows) for name, rows in rows_of.items()}
-    # Of categories with the same score the largest says most.
-    names = sorted(rows_of, key=lambda name: (-num_failures_of[name] / len(rows_of[name]), -len(rows_of[name])))
+
+    def rank(name: str) -> tuple[bool, float, int]:
+        """The score; but a single picture says little, and of equal scores that of the largest category says most."""
+        rows = rows_of[name]
+        return len({answers[row].picture for row in rows}) == 1, -num_failures_of[name] / len(rows), -len(rows)
+
+    names = sorted(rows_of, key=rank)
     shown, others = names[:MAX_GROUPS], names[MAX_GROUPS:]
     fewest, most = FAILURES_OF_GROUP
     number = min(most, max(fewest, NUM_FAILURES // max(1, len(shown))))

@@ -33,7 +33,7 @@ class Series:
 class Chart:
     """Lines over a common x axis, which runs over ``x_range`` or what the points need.
 
-    ``level`` draws a labelled horizontal line, such as chance.
+    Each of ``levels`` is a labelled horizontal line, such as chance.
     """
 
     title: str
@@ -41,7 +41,7 @@ class Chart:
     unit: Unit = "number"
     x_label: str = "step"
     x_range: tuple[float, float] | None = None
-    level: tuple[str, float] | None = None
+    levels: Sequence[tuple[str, float]] = ()
     legend: list[tuple[Series, str]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -54,8 +54,7 @@ class Chart:
         thinned = [Series(s.name, thin(s.points), s.colour, s.style) for s in self.series if s.points]
         axes = _Axes.of(self, thinned)
         parts = [axes.draw(self.unit, self.x_label)]
-        if self.level is not None:
-            name, y = self.level
+        for name, y in self.levels:
             parts += [_across("level", axes.y(y)), _text(WIDTH - RIGHT - 2, axes.y(y) - 4, "end", name)]
         parts += [_path(s, axes) for s in thinned]
         described = "; ".join(f"{s.name} {value}".strip() for s, value in self.legend)
@@ -88,7 +87,7 @@ class _Axes:
     def of(chart: Chart, series: Sequence[Series]) -> _Axes:
         xs = [x for s in series for x, _ in s.points] or [0.0, 1.0]
         low_x, high_x = chart.x_range or (min(xs), max(xs))
-        ys = [y for s in series for _, y in s.points] + ([chart.level[1]] if chart.level else [])
+        ys = [y for s in series for _, y in s.points] + [level for _, level in chart.levels]
         low, high = (min(ys), max(ys)) if ys else (0.0, 1.0)
         if chart.unit == "percent" or 0 <= low < 0.5 * high:
             low = 0.0

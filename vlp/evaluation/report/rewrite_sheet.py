@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from vlp.evaluation.report import sheets
 from vlp.evaluation.report.figures import histogram
-from vlp.evaluation.report.sheet_parts import Bar, Spread, num_shards, picture, spread
+from vlp.evaluation.report.sheet_parts import Bar, Spread, flat, num_shards, picture, spread, with_marks
 from vlp.evaluation.report.templates import save
 from vlp.evaluation.report.values import Tile, format_value
 
@@ -136,7 +135,7 @@ class Sheet(sheets.Sheet):
 
     def facts(self) -> list[tuple[str, str]]:
         """What the texts depend on, and the options of the gate."""
-        return _flat({**self.origin, **{f"gate: {name}": value for name, value in self.content["gate"].items()}})
+        return flat({**self.origin, **{f"gate: {name}": value for name, value in self.content["gate"].items()}})
 
     @cached_property
     def fates(self) -> list[Fate]:
@@ -165,20 +164,9 @@ def write_page(content: dict[str, Any], output: str | Path) -> Path:
 
 
 def _marked(original: str, text: str) -> Markup:
-    """``text`` with the words that ``original`` has nowhere in ``<mark>``, neighbours in one; case does not count."""
+    """``text`` with the words that ``original`` has nowhere marked; case does not count."""
     known = {word.casefold() for word in _WORD.findall(original)}
-    spans: list[tuple[int, int]] = []
-    for found in _WORD.finditer(text):
-        if found.group().casefold() in known:
-            continue
-        beside = spans and text[spans[-1][1] : found.start()].isspace()
-        start = spans.pop()[0] if beside else found.start()
-        spans.append((start, found.end()))
-    parts, end = [], 0
-    for start, stop in spans:
-        parts += [escape(text[end:start]), Markup("<mark>{}</mark>").format(text[start:stop])]
-        end = stop
-    return Markup("").join([*parts, escape(text[end:])])
+    return with_marks(text, (found.span() for found in _WORD.finditer(text) if found.group().casefold() not in known))
 
 
 def _plain(name: str) -> str:
@@ -187,18 +175,3 @@ def _plain(name: str) -> str:
 
 def _share(part: int, whole: int) -> str:
     return format_value(part / max(1, whole), "percent")
-
-
-def _flat(values: dict[str, Any]) -> list[tuple[str, str]]:
-    """Names as people read them, with values that are set."""
-    found = []
-    for name, value in values.items():
-        if isinstance(value, dict):
-            found += _flat(value)
-        elif value not in (None, [], ""):
-            found.append((_plain(name), _listed(value) if isinstance(value, Sequence) else f"{value}"))
-    return found
-
-
-def _listed(value: Sequence[Any]) -> str:
-    return value if isinstance(value, str) else ", ".join(repr(one) for one in value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,31 @@ def picture(uri: str, width: int, height: int, alt: str, sample: str) -> Markup:
         f'<img{tiny} loading="lazy" width="{shown_width}" height="{shown_height}" alt="{escape(alt)}" '
         f'src="{escape(uri)}">'
     )
+
+
+def with_marks(text: str, spans: Iterable[tuple[int, int]]) -> Markup:
+    """``text`` with the characters of each span (first, past the last) in ``<mark>``, neighbours in one."""
+    joined: list[tuple[int, int]] = []
+    for start, stop in spans:
+        beside = joined and text[joined[-1][1] : start].isspace()
+        joined.append((joined.pop()[0] if beside else start, stop))
+    parts, end = [], 0
+    for start, stop in joined:
+        parts += [escape(text[end:start]), Markup("<mark>{}</mark>").format(text[start:stop])]
+        end = stop
+    return Markup("").join([*parts, escape(text[end:])])
+
+
+def flat(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names as people read them, with values that are set; what is nested stands beside the rest."""
+    found = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found += flat(value)
+        elif value not in (None, [], ""):
+            listed = isinstance(value, Sequence) and not isinstance(value, str)
+            found.append((name.replace("_", " "), ", ".join(map(repr, value)) if listed else f"{value}"))
+    return found
 
 
 def num_shards(number: int) -> str:

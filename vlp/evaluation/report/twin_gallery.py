@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from markupsafe import Markup
@@ -15,12 +16,20 @@ from vlp.evaluation.report.pictures import img
 
 
 @dataclass(frozen=True)
+class Cell:
+    """The score of a caption with a picture: its ``own`` one, or the other, which ``wins`` where a question fails."""
+
+    score: str
+    kind: Literal["own", "wins", ""]
+
+
+@dataclass(frozen=True)
 class ShownTwin:
-    """``scores[c][p]`` is of caption c with picture p; ``verdicts`` are the questions that count, and whether right."""
+    """``cells[c][p]`` is of caption c with picture p; ``verdicts`` are the questions that count, and whether right."""
 
     images: tuple[Markup, Markup]
     captions: tuple[Markup, Markup]
-    scores: list[list[str]]
+    cells: list[list[Cell]]
     verdicts: list[tuple[str, bool]]
 
 
@@ -41,7 +50,7 @@ def gallery(shown: EvaluatedSet) -> Gallery[ShownTwin]:
         twin = task.twins[row]
         image_4D = embeddings.image_ND[torch.tensor(twin.images).repeat(2)]
         text_4D = embeddings.text_ND[torch.tensor(twin.texts).repeat_interleave(2)]
-        texts = score_texts(*metrics.pair_scores(image_4D, text_4D).tolist())
+        cells = _cells(metrics.pair_scores(image_4D, text_4D).tolist(), asks_both)
         captions = [task.texts[text] for text in twin.texts]
         right = {question: bool(margin > 0) for question, margin in zip(asked, margin_QN[:, row], strict=True)}
         right["group"] = all(right.values())
@@ -49,8 +58,24 @@ def gallery(shown: EvaluatedSet) -> Gallery[ShownTwin]:
         return ShownTwin(
             (first, second),
             mark_differences(captions[0], captions[1]),
-            [texts[:2], texts[2:]],
+            cells,
             [(score, right[score]) for score in counted],
         )
 
     return worst_first(answers, show)
+
+
+def _cells(scores: list[float], asks_both: bool) -> list[list[Cell]]:
+    """Scores of caption 0 with pictures 0 and 1, then of caption 1."""
+    texts = score_texts(*scores)
+    own = scores[0], scores[3]
+
+    def cell(caption: int, picture: int) -> Cell:
+        place = 2 * caption + picture
+        if caption == picture:
+            return Cell(texts[place], "own")
+        # Against the same caption with its own picture, and against the same picture with its own caption.
+        rivals = [own[caption], own[picture]] if asks_both else [own[caption]]
+        return Cell(texts[place], "" if all(rival > scores[place] for rival in rivals) else "wins")
+
+    return [[cell(caption, picture) for picture in (0, 1)] for caption in (0, 1)]
