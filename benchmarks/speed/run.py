@@ -1,8 +1,8 @@
-"""Runs the benchmarks of loader, losses and rewrites one after another and writes their figures into README.md.
+"""Runs the benchmarks of loader, losses, rewrites and evaluation one after another and writes them into README.md.
 
-    python benchmarks/speed/run.py [pictures tokenizer loader resume memory loss rewrite layer]
+    python benchmarks/speed/run.py [pictures tokenizer loader resume memory loss rewrite layer sugarcrepe]
 
-All of them take some half an hour on two cores, which should have nothing else to do. Each writes
+All of them take some forty minutes on two cores, which should have nothing else to do. Each writes
 ``results/NAME.json``; the table is made of all the files that are there.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-NAMES = ("pictures", "tokenizer", "loader", "resume", "memory", "loss", "rewrite", "layer")
+NAMES = ("pictures", "tokenizer", "loader", "resume", "memory", "loss", "rewrite", "layer", "sugarcrepe")
 START, END = "<!-- table: written by run.py -->", "<!-- end of table -->"
 PICTURES = {
     "640x480": {"exact": 2.7, "fast": 5},
@@ -120,6 +120,15 @@ def layer(result: dict[str, Any]) -> Iterator[Row]:
         yield f"captions from a layer of {result['rewrites']} rewrites, {size}: with / without", "≤ 1.03", reached
 
 
+def sugarcrepe(result: dict[str, Any]) -> Iterator[Row]:
+    about = f"SugarCrepe, {result['model']}, {result['pairs']:,} pairs"
+    for peer, row in result["ratio"].items():
+        reached = (
+            f"{spread(row['clock'])}; of CPU {spread(row['cpu'])}; {row['differing_pairs']} pairs judged otherwise"
+        )
+        yield f"{about}: {peer} / vlp", "≥ 5" if "fp32" in peer else "", reached
+
+
 def table(results: dict[str, Any]) -> str:
     """Markdown of all results there are, in the order of ``NAMES``."""
     makers = {
@@ -131,6 +140,7 @@ def table(results: dict[str, Any]) -> str:
         "loss": loss,
         "rewrite": rewrite,
         "layer": layer,
+        "sugarcrepe": sugarcrepe,
     }
     rows = [row for name in NAMES if name in results for row in makers[name](results[name])]
     lines = ["| | target | reached |", "|---|---:|---|", *(f"| {' | '.join(row)} |" for row in rows)]

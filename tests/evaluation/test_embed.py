@@ -66,7 +66,7 @@ CAPTIONS += ["a blue square left of a red circle", "blue"]
 @pytest.mark.parametrize("text_cfg", [{}, {"no_causal_mask": True, "pool_type": "last"}])
 def test_features_are_those_of_padded_texts_in_the_order_given(tiny_model, batch_size, text_cfg):
     text_cfg = {**tiny_model["text_cfg"], "layers": 2, **text_cfg}
-    model = build(ModelOptions(config={**tiny_model, "custom_text": bool(text_cfg), "text_cfg": text_cfg}), seed=0)
+    model = build(ModelOptions(config={**tiny_model, "custom_text": "pool_type" in text_cfg, "text_cfg": text_cfg}), seed=0)
     seen = []
     encode = model.encode_text
     model.encode_text = lambda text_NL: seen.append(tuple(text_NL.shape)) or encode(text_NL)
