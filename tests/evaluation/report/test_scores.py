@@ -90,9 +90,10 @@ def test_results_are_read_from_a_run_or_a_file(tmp_path):
     (tmp_path / "evaluation" / "s.json").write_text(json.dumps(result()))
     (tmp_path / "evaluation" / "bad.json").write_text("[1, {")
     (tmp_path / "evaluation" / "sheet.json").write_text('{"kind": "vlp data sheet"}')
+    (tmp_path / "evaluation" / "table.json").write_text(json.dumps(result(dataset="x", categories=[{"name": "one"}])))
     found, others = results.read_directory(tmp_path / "evaluation")
     assert found == {"s": {**results.NO_RESULT, **result()}}
-    assert [path.name for path in others] == ["bad.json", "sheet.json"]
+    assert [path.name for path in others] == ["bad.json", "sheet.json", "table.json"]
     assert results.read_beside(tmp_path, "a").of_set == found
     (tmp_path / "several.json").write_text(json.dumps([result(), result(dataset="t", metrics={"acc1": math.nan})]))
     assert list(results.read_beside(tmp_path / "several.json", "b").of_set) == ["s", "t"]

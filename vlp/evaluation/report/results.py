@@ -11,6 +11,7 @@ from typing import Any
 from vlp.types import UserError
 
 NO_RESULT: dict[str, Any] = {"metrics": {}, "chance": {}, "intervals": {}, "categories": []}
+CATEGORY = {"table", "name", "number", "score"}
 SAME = ("task", "num_images", "num_texts")  # or two results are not of the same questions
 
 
@@ -76,7 +77,18 @@ def _read_file(path: Path) -> dict[str, dict[str, Any]]:
     """The results by set; none where the file holds anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        results = content if isinstance(content, list) else [content]
-        return {result["dataset"]: {**NO_RESULT, **result} for result in results if result["task"]}
-    except (ValueError, KeyError, TypeError):
+    except ValueError:
         return {}
+    results = content if isinstance(content, list) else [content]
+    if not all(_is_result(result) for result in results):
+        return {}
+    return {result["dataset"]: {**NO_RESULT, **result} for result in results}
+
+
+def _is_result(result: Any) -> bool:
+    if not isinstance(result, dict) or not all(isinstance(result.get(name), str) for name in ("dataset", "task")):
+        return False
+    whole = {**NO_RESULT, **result}
+    if not all(isinstance(whole[name], type(empty)) for name, empty in NO_RESULT.items()):
+        return False
+    return all(isinstance(row, dict) and row.keys() >= CATEGORY for row in whole["categories"])
