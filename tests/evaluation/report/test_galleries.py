@@ -114,6 +114,16 @@ def test_of_several_wrong_captions_the_best_is_shown(tmp_path):
     assert group.by_chance == pytest.approx(2 / 3)
 
 
+def test_false_captions_with_categories_of_their_own_are_questions_of_their_own(tmp_path):
+    task = Choices(tmp_path, ["own", "near", "far"], [""])
+    task.category_of_wrong = ["by_noun", "by_verb"]
+    first, second = choice_gallery.gallery(shown(task, points(0), points(30, 10, 90))).groups
+    assert (first.name, first.number, first.num_failures, first.by_chance) == ("by noun", 1, 1, 0.5)
+    assert (second.name, second.number, second.num_failures) == ("by verb", 1, 0)
+    assert first.failures[0].wrong == "<mark>near</mark>"
+    assert second.successes[0].wrong == "<mark>far</mark>"
+
+
 def test_a_tie_and_a_score_that_is_no_number_are_failures(tmp_path):
     task = Choices(tmp_path, ["one", "two", "three"], ["", "", ""])
     images = torch.stack([*points(0, 0), torch.full((2,), math.nan)])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from markupsafe import Markup
 
 from vlp.evaluation import metrics
-from vlp.evaluation.choices import ChoiceTask
+from vlp.evaluation.choices import Choice, ChoiceTask
 from vlp.evaluation.report.captions import mark_differences
 from vlp.evaluation.report.failures import Answered, Gallery, score_texts, worst_first
 from vlp.evaluation.report.gather import EvaluatedSet
@@ -30,14 +31,10 @@ def gallery(shown: EvaluatedSet) -> Gallery[ShownChoice]:
     """The choices with the smallest margins of each category."""
     task, embeddings = shown.task, shown.embeddings
     assert isinstance(task, ChoiceTask)
-    choices = task.choices
-    answers = [
-        Answered(choice.category, margin, 1 / (1 + len(set(choice.wrong))), choice.image)
-        for choice, margin in zip(choices, shown.scores.details["margin"], strict=True)
-    ]
+    questions = _questions(task, shown)
 
     def show(row: int) -> ShownChoice:
-        choice = choices[row]
+        choice = questions[row].choice
         texts = torch.tensor([choice.caption, *choice.wrong])
         scores = metrics.pair_scores(embeddings.image_ND[choice.image], embeddings.text_ND[texts])
         best = int(scores[1:].argmax())
@@ -48,4 +45,25 @@ def gallery(shown: EvaluatedSet) -> Gallery[ShownChoice]:
             *score_texts(float(scores[0]), float(scores[1 + best])),
         )
 
-    return worst_first(answers, show)
+    return worst_first([question.answered() for question in questions], show)
+
+
+class _Question(NamedTuple):
+    choice: Choice
+    margin: float
+
+    def answered(self) -> Answered:
+        choice = self.choice
+        return Answered(choice.category, self.margin, 1 / (1 + len(set(choice.wrong))), choice.image)
+
+
+def _questions(task: ChoiceTask, shown: EvaluatedSet) -> list[_Question]:
+    """As the set's table counts them: a choice each, or a false caption each where these have the categories."""
+    if not task.category_of_wrong:
+        return [_Question(*pair) for pair in zip(task.choices, shown.scores.details["margin"], strict=True)]
+    margin_M, _ = task.margins_of_wrong(shown.embeddings)
+    false = [(choice, wrong) for choice in task.choices for wrong in choice.wrong]
+    return [
+        _Question(Choice(choice.image, choice.caption, (wrong,), category), margin)
+        for (choice, wrong), category, margin in zip(false, task.category_of_wrong, margin_M.tolist(), strict=True)
+    ]
