@@ -22,6 +22,15 @@ _DEPICTIONS = word_set(
     "picture image photo photograph drawing illustration painting view scene shot depiction graphic sight closeup"
 )
 _IRREGULAR_PLURALS = word_set("people children men women")
+_VERBS = {
+    form: verb
+    for verb in word_set(
+        "talk lie pose sit look walk run jump lean hang eat swim sleep wait smile throw float graze read hold kneel "
+        "perch chase wear sing"
+    )
+    for form in (verb, f"{verb}s")
+} | {"catches": "catch", "carries": "carry", "flies": "fly"}
+"""What taggers take for nouns at times: "a man with a beard talks on his phone"."""
 _BATCH = 256
 
 
@@ -99,13 +108,24 @@ def _lower(text: str) -> str:
 
 
 def _mend_kinds(words: Sequence[Word]) -> None:
+    """What the tagger takes for something else in captions."""
     for word in words:
         if word.kind == "colour" and word.tag == "NNS":
             word.kind = "thing"  # "a bowl of oranges"
-    for before, word, after in zip(words, words[1:], words[2:], strict=False):
+    for before, word, after in zip(words, words[1:], [*words[2:], None], strict=False):
         participle = word.kind == "action" and word.tag in ("VBN", "VBD")
-        if participle and before.part == "ADP" and after.kind == "thing":
+        if participle and before.part == "ADP" and after and after.kind == "thing":
             word.kind, word.lemma = "trait", word.text  # "of dried fruit"
+        if word.tag == "VBN" and before.kind == "thing" and after and after.kind == "thing":
+            word.kind = "thing"  # "snow covered mountains"
+        lemma = _VERBS.get(word.text)
+        if lemma and _is_noun(word) and before.tag in ("NN", "NNP") and before.kind != "trait" and not _goes_on(after):
+            word.kind, word.part, word.lemma = "action", "VERB", lemma
+            word.tag = "VBP" if word.text == lemma else "VBZ"
+
+
+def _goes_on(after: Word | None) -> bool:
+    return after is not None and after.part not in ("ADP", "ADV", "DET", "PRON", "CCONJ", "SCONJ", "PUNCT", "NUM")
 
 
 def _bind(words: Sequence[Word]) -> None:

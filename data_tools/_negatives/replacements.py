@@ -28,6 +28,7 @@ _BEFORE_SIDES = {
 }
 _TURNED = word_set("facing pointing turning looking turned")
 _AFTER_SIDES = word_set("side hand arrow corner foot arm leg turn lane of -")
+_PRONOUNS = word_set("he his him himself she her hers herself")
 _SET = frozenset(
     tuple(pair.split("_"))
     for pair in word_set(
@@ -97,11 +98,8 @@ def antonyms(parsed: Parsed, said: Said) -> Iterator[Changes]:
         wrong = categories.OF_THINGS if _noun_of(parsed, place) in LIVING else categories.OF_LIVING
         yield from _each(place, [other for other in others if other not in wrong], said)
     for place, word in enumerate(parsed.words):
-        if word.bound or not word.text.isalpha():
-            continue
         lemmas: tuple[str, ...] = ()
-        before_noun = place + 1 < len(parsed.words) and parsed.words[place + 1].kind == "thing"
-        if word.tag in ("NN", "NNS") and word.kind != "action" and (word.text in HUMANS or not before_noun):
+        if word.tag in ("NN", "NNS") and _may_be_another(parsed, place):
             lemmas = categories.NOUN_OPPOSITES.get(word.lemma, ())
         elif word.part == "VERB" and _may_turn(parsed, place):
             lemmas = categories.VERB_OPPOSITES.get(word.lemma, ())
@@ -150,9 +148,9 @@ def _each(place: int, others: Iterable[str], said: Said) -> Iterator[Changes]:
 
 
 def _several_for_one(parsed: Parsed, place: int) -> Iterator[Changes]:
-    """ "One dog" -> "two dogs", and "one o'clock" -> "two o'clock"."""
+    """To "one dog" "two dogs", to "one o'clock" and to "One." no more than another number."""
     words = parsed.words
-    if _text(parsed, place + 1) == "o'clock":
+    if _text(parsed, place + 1) == "o'clock" or not any(word.text.isalpha() for word in words if word.text != "one"):
         yield from _each(place, _CARDINALS, frozenset())
     for phrase in parsed.nouns:
         counted = phrase.start == place and place in phrase.adjectives and not phrase.plural
@@ -188,12 +186,21 @@ def _noun_of(parsed: Parsed, place: int) -> str:
     return before
 
 
+def _may_be_another(parsed: Parsed, place: int) -> bool:
+    """Whether a noun stands for itself, and no pronoun would show what it was: "a man and his dog"."""
+    word = parsed.words[place]
+    before_noun = place + 1 < len(parsed.words) and parsed.words[place + 1].kind == "thing"
+    known = any(other.text in _PRONOUNS for other in parsed.words)
+    return not (word.bound or word.kind == "action" or known) and (word.text in HUMANS or not before_noun)
+
+
 def _may_turn(parsed: Parsed, place: int) -> bool:
     """Whether a verb has its own meaning: no particle, and somebody who has a body where it takes one."""
     particle = place + 1 < len(parsed.words) and parsed.words[place + 1].tag == "RP"
     inside = any(phrase.start <= place < phrase.stop for phrase in parsed.nouns)
+    bound = parsed.words[place].bound or not parsed.words[place].text.isalpha()
     bodily = parsed.words[place].lemma in categories.BODILY
-    return not (particle or inside) and (not bodily or _noun_of(parsed, place) in LIVING)
+    return not (particle or inside or bound) and (not bodily or _noun_of(parsed, place) in LIVING)
 
 
 def _is_loose(parsed: Parsed, phrase: NounPhrase) -> bool:

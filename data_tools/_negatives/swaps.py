@@ -17,7 +17,8 @@ Changes = tuple[Change, ...]
 _MASS = word_set(
     "snow water grass sand food hair rice bread wood ice rain mud dirt hay traffic furniture luggage baggage clothing "
     "jewelry milk coffee tea beer wine juice sugar salt butter meat soup pasta smoke fog air weather foliage tennis "
-    "baseball soccer basketball surfing skiing skateboarding graffiti cheese broccoli fruit equipment gravel concrete"
+    "baseball soccer basketball surfing skiing skateboarding graffiti cheese broccoli fruit equipment gravel concrete "
+    "skin tone half"
 )
 """Nouns that are not counted."""
 _SINGLE, _OPEN = (
@@ -29,7 +30,7 @@ _APART = word_set(", and or but ; . : ! ? that which who while as like than of (
 _PARTS = word_set(". ; : ! ? ( ) — – / …")
 _EQUAL = word_set("is are was were be being called named known as")
 _BOTH_WAYS = word_set("with near beside alongside next to close adjacent far away from")
-_FINITE = frozenset({"VBZ", "VBP", "VBD", "MD"})
+_FINITE = frozenset({"VBZ", "VBP", "VB"})
 _INFLECTED = frozenset({"VB", "VBG", "VBZ", "VBP", "VBD"})
 _NO_DEEDS = word_set("be have do get let can could will would may might must shall should")
 _MANNERS = word_set("fast slow high low up down together apart indoors outdoors upwards downwards forward backward")
@@ -55,7 +56,9 @@ def nouns(parsed: Parsed) -> Iterator[Changes]:
     words = parsed.words
     telegraphic = not any(word.part == "DET" for word in words)
     for one, two in _pairs(parsed):
-        fit = telegraphic or (_fits(words, one, two) and _fits(words, two, one))
+        fit = (telegraphic and _is_mass(words, one) == _is_mass(words, two)) or (
+            _fits(words, one, two) and _fits(words, two, one)
+        )
         if not fit or _same_noun(words, one, two) or _set_phrase(words, one) or _set_phrase(words, two):
             continue
         first, second = _in_number_of(words, one, two), _in_number_of(words, two, one)
@@ -137,7 +140,7 @@ def _relate(parsed: Parsed, one: NounPhrase, two: NounPhrase) -> bool:
 def _may_change(parsed: Parsed, one: NounPhrase, two: NounPhrase) -> bool:
     words = parsed.words
     owned = any(words[phrase.start].tag == "PRP$" for phrase in (one, two))
-    finite = any(phrase.stop < len(words) and words[phrase.stop].tag in _FINITE for phrase in (one, two))
+    finite = any(word.tag in _FINITE or (word.tag == "VBN" and word.text == word.lemma) for word in words[one.stop :])
     counted = finite or any("there" in _texts(words, phrase.start - 2, phrase.start) for phrase in (one, two))
     if owned or _set_phrase(words, one) or _set_phrase(words, two) or (counted and one.several != two.several):
         return False
@@ -167,12 +170,15 @@ def _same_noun(words: Sequence[Word], one: NounPhrase, two: NounPhrase) -> bool:
 
 def _fits(words: Sequence[Word], phrase: NounPhrase, place: NounPhrase) -> bool:
     """Whether the noun of ``phrase`` can be counted as that at ``place`` is, or is not."""
-    noun = words[phrase.stop - 1]
     bare = not phrase.article and not any(words[at].kind == "number" for at in phrase.adjectives)
-    mass = noun.lemma in _MASS or is_name(words, phrase.stop - 1) or (bare and not phrase.plural)
+    mass = _is_mass(words, phrase) or (bare and not phrase.plural)
     if place.plural or place.article in _SINGLE or any(words[at].kind == "number" for at in place.adjectives):
         return not mass
     return place.article in _OPEN or mass
+
+
+def _is_mass(words: Sequence[Word], phrase: NounPhrase) -> bool:
+    return words[phrase.stop - 1].lemma in _MASS or is_name(words, phrase.stop - 1)
 
 
 def _in_number_of(words: Sequence[Word], phrase: NounPhrase, place: NounPhrase) -> tuple[int | str, ...] | None:
