@@ -59,6 +59,8 @@ _IRREGULAR = dict(
     )
 )
 
+_PLURALS = word_set("men women people children mice feet teeth geese")
+
 
 @cache
 def alike(one: str, two: str) -> bool:
@@ -104,7 +106,7 @@ def _readings(word: str) -> tuple[tuple[str, str], ...]:
     """(stem, ending) for each way to read the end of the word: "rides" -> (rides, ), (ride, s), (rid, s)."""
     found = [(word, "")]
     if word in _IRREGULAR:
-        found.append((_IRREGULAR[word], "s" if word in ("men", "women", "children") else "ed"))
+        found.append((_IRREGULAR[word], "s" if word in _PLURALS else "ed"))
     for ending in ("ing", "ed"):
         base = word.removesuffix(ending)
         if base != word and len(base) > 1:

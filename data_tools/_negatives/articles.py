@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _SILENT_H = re.compile(r"hour|honest|hono|heir", re.I)
-_LIKE_YOU = re.compile(r"eu|ewe|one(?!i)|once|ukrain|us[ab]?\b|u[^aeiou\W][aeiou]", re.I)
+_LIKE_YOU = re.compile(r"eu|ewe|one(?!i)|once|ukrain|u[ks][ab]?\b|u[^aeiou\W][aeiou]", re.I)
 _LIKE_UP = re.compile(r"un[aeou]|uni[dmn]|upon", re.I)
 _SPELT_WITH_VOWEL = frozenset("aefhilmnorsx")
 _FIGURES_WITH_VOWEL = re.compile(r"(?:8\d*|1[18](?:\d{3})*)(?!\d)")

@@ -29,6 +29,7 @@ _BOTH_WAYS = word_set(
 )
 """Verbs, alone or with "with", "to", "against", of which each of two things does it to the other."""
 _AFTER_BOTH_WAYS = frozenset({"<with>", "to", "against"})
+_SAID_BY_VERBS = {"<with>": word_set("hold carry wear have grip"), "<in>": word_set("wear"), "<on>": word_set("ride")}
 _PREPOSITIONS = word_set(
     "at by for from to of during through across along around against between among toward towards off up down "
     "after before as"
@@ -105,8 +106,11 @@ def _row(text: str, commas: bool = False) -> Row:
 
 def _follows(theirs: str, ours: str) -> bool:
     """Whether a word of the caption makes the other true; things in a place are near it."""
-    if theirs[0] != "<" or ours[0] != "<":
+    if theirs[0] != "<" and ours[0] != "<":
         return alike(theirs, ours)
+    for relation, other in ((theirs, ours), (ours, theirs)):
+        if not _SAID_BY_VERBS.get(relation, frozenset()).isdisjoint(stems(other)):
+            return True
     if theirs == ours or {theirs, ours} == {"<on>", "<above>"}:
         return True
     return ours in _TOGETHER and theirs in (_TOGETHER | _PLACED)
@@ -172,8 +176,8 @@ def _relisted(theirs: Row, ours: Row) -> str:
         for stop in commas:
             between = theirs[start + 1 : stop]
             simple = not any(_is_place(word) or word.endswith("ing") for word in between)
-            if stop > start and simple and any(_exchanges(theirs, ours, start, stop + 1, theirs[start : stop + 1])):
-                return f"{theirs[start]} {theirs[stop]}"
+            if stop >= start and simple and any(_exchanges(theirs, ours, start, stop + 1, theirs[start : stop + 1])):
+                return theirs[start]
     return ""
 
 
