@@ -53,8 +53,8 @@ def test_lines_of_categories_stand_without_their_means():
     row |= {"val/aro/micro_accuracy": 0.4, "val/aro/macro_accuracy": 0.3, "val/wino/text_score": 0.2}
     row |= {"val/wino/image_score": 0.2, "val/wino/group_score": 0.1}
     results = [
-        SetResult({"dataset": "crepe", "chance": {"text_acc": 0.5}}, {}),
-        SetResult({"dataset": "aro", "chance": {"text_acc": 0.2}}, {}),
+        SetResult({"dataset": "crepe", "chance": {"text_acc": 0.2} | {f"text_acc_{name}": 0.5 for name in names}}, {}),
+        SetResult({"dataset": "aro", "chance": {"text_acc": 0.2, "text_acc_macro": 0.5}}, {}),
         SetResult({"dataset": "wino", "chance": {"text_acc": 0.25, "image_acc": 0.25, "acc": 1 / 6}}, {}),
     ]
     found = {chart.title: chart for chart in curves.charts([{"step": 9, "samples": 9, **row}], results)}
@@ -69,7 +69,7 @@ def test_lines_of_categories_stand_without_their_means():
     assert max(series.colour for series in crepe) == 5
     assert [chart.levels for chart in found.values()] == [
         [("chance", 0.5)],
-        [("chance", 0.2)],
+        [],
         [("chance, text and image", 0.25), ("chance, group", 1 / 6)],
     ]
 

@@ -105,9 +105,10 @@ def _validation(columns: dict[str, Points], results: Sequence[SetResult]) -> lis
         shared = _levels({"chance": levels.pop()}) if len(levels) == 1 else []
         found.append(Chart("Zero-shot top-1 accuracy", top1, "percent", levels=shared))
     for name, of_category in accuracies.items():
-        known = chance.get(name, {})
-        levels_of_set = _levels({"chance": known.get("text_acc", known.get("image_acc"))})
-        found.append(Chart(f"Right choices: {name}", _categories(of_category), "percent", levels=levels_of_set))
+        names = _shown(of_category)
+        lines = [_category(category, of_category[category], place) for place, category in enumerate(names)]
+        levels_of_set = _shared_chance(chance.get(name, {}), names)
+        found.append(Chart(f"Right choices: {name}", lines, "percent", levels=levels_of_set))
     for name, lines in twins.items():
         known = chance.get(name, {})
         levels_of_set = _levels({"chance, text and image": known.get("text_acc"), "chance, group": known.get("acc")})
@@ -115,17 +116,24 @@ def _validation(columns: dict[str, Points], results: Sequence[SetResult]) -> lis
     return found + [Chart(title, lines) for title, lines in shapes.items()]
 
 
-def _categories(columns: dict[str, Points]) -> list[Series]:
-    """Lines of the categories; of their means where no category is logged."""
+def _shown(columns: dict[str, Points]) -> list[str]:
+    """The categories; their means where no category is logged."""
 
     def is_mean(name: str) -> bool:
         return name == "micro" or name.startswith("macro") or any(other.startswith(f"{name}_") for other in columns)
 
-    names = [name for name in columns if not is_mean(name)] or list(columns)
-    return [
-        Series(name.replace("_", " "), columns[name], place % COLOURS, STYLES[place // COLOURS % len(STYLES)])
-        for place, name in enumerate(names)
-    ]
+    return [name for name in columns if not is_mean(name)] or list(columns)
+
+
+def _category(name: str, points: Points, place: int) -> Series:
+    return Series(name.replace("_", " "), points, place % COLOURS, STYLES[place // COLOURS % len(STYLES)])
+
+
+def _shared_chance(chance: dict[str, float | None], names: Sequence[str]) -> list[tuple[str, float]]:
+    """Chance where it is the same for all lines; it is not where some choose among more than others."""
+    suffixes = ["" if name == "micro" else f"_{name}" for name in names]
+    found = {level for suffix in suffixes for way in ("text_acc", "image_acc") if (level := chance.get(way + suffix))}
+    return _levels({"chance": found.pop()}) if len(found) == 1 else []
 
 
 def _levels(known: dict[str, float | None]) -> list[tuple[str, float]]:

@@ -26,6 +26,7 @@ MAIN_METRICS = {
 }
 COUNTS = (("num_images", "pictures"), ("num_texts", "texts"))
 MAX_RESULT_TILES = 6
+WHOLE_DASH = "\u2060–\u2060"  # where no line breaks
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def _result_tile(result: SetResult, metric: str) -> Tile:
     if metric in content["chance"]:
         notes.append(f"chance {format_value(content['chance'][metric], 'percent')}")
     if score.interval:
-        notes.append(f"95 % interval {score.range()}")
+        notes.append(f"95 % interval {score.range().replace('–', WHOLE_DASH)}")
     return Tile(score.text(), f"{content['dataset']}: {plain_name(result, metric)}", ", ".join(notes))
 
 
