@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools._neighbours.embed import Embedded, Facts, load_facts
+from data_tools._neighbours import facts
+from data_tools._neighbours.facts import Captions, Embedded, Pictures
 from data_tools._neighbours.job import Job
 from vlp.data.digest import hash64
 from vlp.data.shards import stem
@@ -31,6 +32,7 @@ def join(paths: Sequence[str], embedded: Sequence[Embedded], job: Job) -> Path:
     Raises:
         UserError: no sample can be used, or files of pass one are gone.
     """
+    opened.cache_clear()  # a run before, in this process, may have mapped files that were written anew since
     signatures = [f"{stem(path)} {one.signature}" for path, one in zip(paths, embedded, strict=True)]
     told = "\0".join([job.weights, *job.captions, *signatures])
     folder = job.index(paths[0]) / f"{hash64(told.encode('utf-8', 'surrogateescape')):016x}"
@@ -47,20 +49,21 @@ def join(paths: Sequence[str], embedded: Sequence[Embedded], job: Job) -> Path:
 def _write(folder: Path, paths: Sequence[str], embedded: Sequence[Embedded], job: Job) -> None:
     """A shard at a time, into files that are mapped: memory holds one shard."""
     rows, captions, width = sum(one.num_samples for one in embedded), 0, 1
-    for facts in _facts(paths, job):
-        captions, width = captions + len(facts.caption), max(width, facts.keys.dtype.itemsize)
+    for pictures, _, caption in _facts(paths, job):
+        captions, width = captions + len(caption), max(width, pictures.keys.dtype.itemsize)
 
     def array(name: str, dtype: str, *shape: int) -> np.ndarray:
         return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
 
     picture, keys, look = array("picture", "u8", rows), array("keys", f"S{width}", rows), array("look", "u1", rows, 48)
-    caption, first_caption = array("caption", "u8", captions), array("first_caption", "i8", rows + 1)
+    all_captions, first_caption = array("caption", "u8", captions), array("first_caption", "i8", rows + 1)
     row = at = 0
-    for facts in _facts(paths, job):
-        own, said = slice(row, row + len(facts)), slice(at, at + len(facts.caption))
-        picture[own], look[own], keys[own], caption[said] = facts.picture, facts.look, facts.keys, facts.caption
-        first_caption[row + 1 : own.stop + 1] = at + facts.first_caption[1:]
-        row, at = own.stop, said.stop
+    for pictures, number, caption in _facts(paths, job):
+        own = slice(row, row + len(number))
+        picture[own], look[own], keys[own] = pictures.picture, pictures.look, pictures.keys
+        all_captions[at : at + len(caption)] = caption
+        first_caption[row + 1 : own.stop + 1] = at + np.cumsum(number)
+        row, at = own.stop, at + len(caption)
     table = {
         "stems": [stem(path) for path in paths],
         "features": [str(job.features(path).absolute()) for path in paths],
@@ -70,12 +73,15 @@ def _write(folder: Path, paths: Sequence[str], embedded: Sequence[Embedded], job
     (folder / "shards.json").write_text(json.dumps(table), encoding="utf-8")
 
 
-def _facts(paths: Sequence[str], job: Job) -> Iterator[Facts]:
+def _facts(paths: Sequence[str], job: Job) -> Iterator[tuple[Pictures, np.ndarray, np.ndarray]]:
+    """(pictures, number of captions of each sample, their hashes): none where the picture cannot be used."""
     for path in paths:
-        facts = load_facts(job.facts(path))
-        if facts is None:
-            raise UserError(f"{job.facts(path)} has gone since it was written: give the same command again")
-        yield facts
+        pictures, captions = facts.load(job.pictures(path), Pictures), facts.load(job.captions_of(path), Captions)
+        if pictures is None or captions is None:
+            raise UserError(f"{job.pictures(path)} has gone since it was written: give the same command again")
+        number = np.diff(captions.first_caption)
+        good = pictures.defect == 0
+        yield pictures, np.where(good, number, 0), captions.caption[np.repeat(good, number)]
 
 
 class Corpus:

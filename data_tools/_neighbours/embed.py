@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +17,8 @@ from torch import Tensor
 
 from data_tools._filter_fingerprints import UNREADABLE, shard_signature
 from data_tools._filter_text import normalise
+from data_tools._neighbours import facts
+from data_tools._neighbours.facts import LOOK, Captions, Embedded, Pictures
 from data_tools._neighbours.job import Job
 from data_tools._neighbours.model import NUM_DECODERS, loaded
 from vlp.data.captions import SampleTexts
@@ -30,52 +29,7 @@ from vlp.data.shards import LOCAL, Shard
 from vlp.encoders.two_tower import TwoTower
 from vlp.types import Skipped, UserError
 
-LOOK = 4  # pixels a side of the copy that tells whether two pictures look the same
 EMPTY = "empty caption"
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known of the samples of a shard besides their features, a row each in its order.
-
-    A sample that cannot be used has a ``defect`` (a number in ``defects``, 0 for none) and no captions.
-    """
-
-    signature: np.ndarray
-    """uint64 []: of the shard, and of where captions are taken from"""
-    keys: np.ndarray
-    """bytes [N]"""
-    picture: np.ndarray
-    """uint64 [N]: hash of the picture's bytes"""
-    look: np.ndarray
-    """uint8 [N, 48]: the picture at 4 x 4 pixels"""
-    caption: np.ndarray
-    """uint64 [captions]: hashes of the normalised captions, those of row r from first_caption[r] on"""
-    first_caption: np.ndarray
-    """int64 [N + 1]"""
-    defect: np.ndarray
-    """uint8 [N]"""
-    defects: np.ndarray
-    """str [K]; the first is ''"""
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    @property
-    def usable(self) -> np.ndarray:
-        """bool [N]"""
-        return self.defect == 0
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """What pass one tells of a shard; ``skipped`` is what cannot be used, the first sample of each kind named."""
-
-    num_samples: int
-    num_usable: int
-    signature: int
-    """Of the shard and of which of its samples can be used: when this changes, neighbours are others."""
-    skipped: tuple[Skipped, ...]
 
 
 def embed_shard(path: str, job: Job) -> Embedded:
@@ -85,57 +39,62 @@ def embed_shard(path: str, job: Job) -> Embedded:
         UserError: MODEL has changed since the run began, or its features are not finite.
     """
     shard, skipped = open_shard(path)
-    signature = shard_signature(shard, " ".join(job.captions))
-    facts = load_facts(job.facts(path))
-    if facts is None or not _is_done(facts, signature, job, path):
-        features_ND, facts = embed_first(shard, len(shard), job, signature)
-        _save(job.features(path), features_ND)
-        _save(job.facts(path), vars(facts))
-    bad = []
-    for number, kind in enumerate(facts.defects[1:].tolist(), 1):
-        rows = np.flatnonzero(facts.defect == number)
-        bad.append(Skipped(kind, shard.where(int(rows[0])), len(rows)))
-    whole = hash64(np.packbits(facts.usable).tobytes() + signature.to_bytes(8, "little"))
-    return Embedded(len(shard), int(facts.usable.sum()), whole, (*skipped, *bad))
+    pictures, captions = _done(shard, job)
+    if pictures is None:
+        features_ND, pictures, captions = embed_first(shard, len(shard), job)
+        buffer = io.BytesIO()
+        np.save(buffer, features_ND)
+        LOCAL.write(str(job.features(path)), buffer.getvalue())
+        facts.save(job.captions_of(path), captions)
+        facts.save(job.pictures(path), pictures)
+    elif captions is None:
+        captions = _captions(shard, job)
+        facts.save(job.captions_of(path), captions)
+    usable = facts.usable(pictures, captions)
+    signature = np.packbits(usable).tobytes() + pictures.signature.tobytes() + captions.signature.tobytes()
+    return Embedded(len(shard), int(usable.sum()), hash64(signature), (*skipped, *_defects(shard, pictures, captions)))
 
 
-def load_facts(path: Path) -> Facts | None:
-    """None where there are none, or no whole ones."""
+def _done(shard: Shard, job: Job) -> tuple[Pictures | None, Captions | None]:
+    """What a run before this one left; a shard that could not be read is tried again."""
+    pictures = facts.load(job.pictures(shard.path), Pictures)
+    captions = facts.load(job.captions_of(shard.path), Captions)
+    if pictures and (int(pictures.signature) != shard_signature(shard, "") or UNREADABLE in pictures.defects):
+        pictures = None
+    if captions and (int(captions.signature) != _signature(shard, job) or UNREADABLE in captions.defects):
+        captions = None
     try:
-        with np.load(path) as arrays:
-            return Facts(**{name: arrays[name] for name in Facts.__dataclass_fields__})
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return None
-
-
-def _is_done(facts: Facts, signature: int, job: Job, path: str) -> bool:
-    """A shard that could not be read is tried again."""
-    if int(facts.signature) != signature or UNREADABLE in facts.defects:
-        return False
-    try:
-        return np.load(job.features(path), mmap_mode="r").shape == (len(facts), job.dim)
+        whole = np.load(job.features(shard.path), mmap_mode="r").shape == (len(shard), job.dim)
     except (OSError, ValueError):
-        return False
+        whole = False
+    return pictures if whole else None, captions
 
 
-def _save(path: Path, content: Any) -> None:
-    buffer = io.BytesIO()
-    if isinstance(content, dict):
-        np.savez(buffer, **content)
-    else:
-        np.save(buffer, content)
-    LOCAL.write(str(path), buffer.getvalue())
+def _signature(shard: Shard, job: Job) -> int:
+    return shard_signature(shard, " ".join(job.captions))
+
+
+def _defects(shard: Shard, pictures: Pictures, captions: Captions) -> Iterator[Skipped]:
+    """A sample counts once, for its picture first."""
+    for found, among in ((pictures, pictures.defect >= 0), (captions, pictures.defect == 0)):
+        for number, kind in enumerate(found.defects[1:].tolist(), 1):
+            rows = np.flatnonzero((found.defect == number) & among)
+            if len(rows):
+                yield Skipped(kind, shard.where(int(rows[0])), len(rows))
 
 
 @dataclass(frozen=True)
-class _Sample:
+class _Picture:
     pixels: Tensor
-    picture: int
+    digest: int
     look: np.ndarray
-    captions: list[int]
 
 
-def embed_first(shard: Shard, number: int, job: Job, signature: int = 0) -> tuple[np.ndarray, Facts]:
+_Read = tuple[int, "_Picture | BadSample", "list[int] | BadSample"]
+"""The row of a sample, its picture, and the hashes of its captions."""
+
+
+def embed_first(shard: Shard, number: int, job: Job) -> tuple[np.ndarray, Pictures, Captions]:
     """(float16 features [N, D], facts) of the first ``number`` samples of a shard.
 
     Raises:
@@ -145,26 +104,24 @@ def embed_first(shard: Shard, number: int, job: Job, signature: int = 0) -> tupl
     if weights != job.weights:
         raise UserError(f"{job.model} has changed since this run began: name a checkpoint that stays as it is")
     features_ND = np.zeros((number, job.dim), dtype=np.float16)
-    picture, look = np.zeros(number, dtype=np.uint64), np.zeros((number, 3 * LOOK * LOOK), dtype=np.uint8)
-    captions: list[list[int]] = [[] for _ in range(number)]
-    defects, defect = {"": 0}, np.zeros(number, dtype=np.uint8)
+    digests, looks = np.zeros(number, dtype=np.uint64), np.zeros((number, 3 * LOOK * LOOK), dtype=np.uint8)
+    kinds, captions = [""] * number, list[list[int] | BadSample]()
     with _one_thread(model):
-        for samples in _batches(shard, number, model, job):
-            good = {}
-            for row, sample in samples:
-                if isinstance(sample, BadSample):
-                    defect[row] = defects.setdefault(sample.kind, len(defects))
+        for batch in _batches(shard, number, model, job):
+            rows, pixels = [], []
+            for row, picture, own in batch:
+                captions.append(own)
+                if isinstance(picture, BadSample):
+                    kinds[row] = picture.kind
                     continue
-                good[row] = sample.pixels
-                picture[row], look[row], captions[row] = sample.picture, sample.look, sample.captions
-            if good:
-                features_ND[list(good)] = _features(
-                    model, torch.stack(list(good.values())), shard.where(next(iter(good)))
-                )
-    ends = np.cumsum([0, *map(len, captions)], dtype=np.int64)
-    flat = np.array([one for own in captions for one in own], dtype=np.uint64)
-    made_for = np.array(signature, dtype=np.uint64)
-    return features_ND, Facts(made_for, shard.keys[:number], picture, look, flat, ends, defect, np.array(list(defects)))
+                digests[row], looks[row] = picture.digest, picture.look
+                rows.append(row)
+                pixels.append(picture.pixels)
+            if rows:
+                features_ND[rows] = _features(model, torch.stack(pixels), shard.where(rows[0]))
+    signature = np.array(shard_signature(shard, ""), dtype=np.uint64)
+    pictures = Pictures(signature, shard.keys[:number], digests, looks, *facts.numbered(kinds))
+    return features_ND, pictures, Captions.of(_signature(shard, job), captions)
 
 
 @contextmanager
@@ -180,25 +137,26 @@ def _one_thread(model: TwoTower) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _batches(shard: Shard, number: int, model: TwoTower, job: Job) -> Iterator[list[tuple[int, _Sample | BadSample]]]:
+def _batches(shard: Shard, number: int, model: TwoTower, job: Job) -> Iterator[list[_Read]]:
     """The samples in order, one batch read and decoded ahead in threads while the model is busy with another."""
-    transform, wanted = model.eval_transform, {*IMAGE_EXTENSIONS, *(one.partition(".")[0] for one in job.captions)}
+    transform = model.eval_transform
+    wanted = {*IMAGE_EXTENSIONS, *_caption_members(job)}
 
-    def read(row: int) -> tuple[int, _Sample | BadSample]:
+    def read(row: int) -> _Read:
         try:
             members = shard.read(row, wanted)
-            data = next(members[extension] for extension in IMAGE_EXTENSIONS if extension in members)
-            image, texts = decode_image(data), SampleTexts(members)
-            captions = {normalise(text) for source in job.captions for text in texts.of(source)} - {""}
-            if not captions:
-                raise BadSample(EMPTY)
-            hashes = sorted(hash64(text.encode("utf-8")) for text in captions)
-            return row, _Sample(transform(image), hash64(data), look_of(image), hashes)
         except BadSample as bad:
-            return row, bad
+            return row, bad, bad
+        captions = _hashes(members, job)
+        try:
+            data = next(members[extension] for extension in IMAGE_EXTENSIONS if extension in members)
+            image = decode_image(data)
+            return row, _Picture(transform(image), hash64(data), look_of(image)), captions
+        except BadSample as bad:
+            return row, bad, captions
 
     with ThreadPoolExecutor(1 if model.device.type == "cpu" else NUM_DECODERS) as pool:
-        ahead: deque[list[Future[tuple[int, _Sample | BadSample]]]] = deque()
+        ahead: deque[list[Future[_Read]]] = deque()
         for start in range(0, number, job.batch_size):
             ahead.append([pool.submit(read, row) for row in range(start, min(start + job.batch_size, number))])
             if len(ahead) == 2:
@@ -217,3 +175,28 @@ def _features(model: TwoTower, image_NCHW: Tensor, where: str) -> np.ndarray:
     if not features_ND.isfinite().all():
         raise UserError(f"the model's features are not finite near {where}: its weights have diverged, take others")
     return F.normalize(features_ND, dim=1).cpu().numpy().astype(np.float16)
+
+
+def _captions(shard: Shard, job: Job) -> Captions:
+    """Read anew, without the pictures: they are taken from elsewhere than in the run before."""
+
+    def read(row: int) -> list[int] | BadSample:
+        try:
+            return _hashes(shard.read(row, _caption_members(job)), job)
+        except BadSample as bad:
+            return bad
+
+    return Captions.of(_signature(shard, job), map(read, range(len(shard))))
+
+
+def _caption_members(job: Job) -> set[str]:
+    return {source.partition(".")[0] for source in job.captions}
+
+
+def _hashes(members: Mapping[str, bytes], job: Job) -> list[int] | BadSample:
+    texts = SampleTexts(members)
+    try:
+        captions = {normalise(text) for source in job.captions for text in texts.of(source)} - {""}
+    except BadSample as bad:
+        return bad
+    return sorted(hash64(text.encode("utf-8")) for text in captions) or BadSample(EMPTY)

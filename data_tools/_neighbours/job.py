@@ -32,12 +32,16 @@ class Job:
     device: str = "auto"
 
     def features(self, shard_path: str) -> Path:
-        """float16 [samples, dim], of length 1; zeros where a sample cannot be used."""
+        """float16 [samples, dim], of length 1; zeros where a picture cannot be decoded."""
         return self._embeddings(shard_path) / f"{stem(shard_path)}.npy"
 
-    def facts(self, shard_path: str) -> Path:
-        """What else is known of the samples; written last, so that it tells whether the shard is done."""
-        return self._embeddings(shard_path) / f"{stem(shard_path)}.npz"
+    def pictures(self, shard_path: str) -> Path:
+        """`facts.Pictures`; written last, so that it tells whether the pictures of a shard are done."""
+        return self._embeddings(shard_path) / f"{stem(shard_path)}.pictures.npz"
+
+    def captions_of(self, shard_path: str) -> Path:
+        """`facts.Captions`"""
+        return self._embeddings(shard_path) / f"{stem(shard_path)}.captions.npz"
 
     def index(self, first_shard: str) -> Path:
         """The folder of what is made of all shards together, a folder a corpus."""
