@@ -49,7 +49,10 @@ def render(words: Sequence[Word], changes: Sequence[Change]) -> str:
     for one, two in pairwise(pieces):
         untouched = one.source is not None and two.source == one.source + 1
         if one.text.lower() in ("a", "an") and two.text[:1].isalnum() and not untouched:
-            one.text = article(two.text).capitalize() if one.text[0] == "A" else article(two.text)
+            fitting = article(two.text)
+            one.text = (
+                fitting if one.text[0] == "a" else fitting.upper() if _is_shouted(words) else fitting.capitalize()
+            )
     return "".join(piece.text + piece.space for piece in pieces).strip()
 
 

@@ -85,7 +85,7 @@ def parse(captions: Iterable[str]) -> Iterator[Parsed]:
     from spacy.tokens import Doc
 
     pipeline = tagger(_NEED, _CURE)
-    written = (pipeline.make_doc(" ".join(caption.split())) for caption in captions)
+    written = (pipeline.make_doc(_plain(caption)) for caption in captions)
     lower = (
         (Doc(own.vocab, [_lower(token.text) for token in own], [bool(token.whitespace_) for token in own]), own)
         for own in written
@@ -101,6 +101,11 @@ def parse(captions: Iterable[str]) -> Iterator[Parsed]:
         _mend_kinds(words)
         _bind(words)
         yield Parsed(words, phrases)
+
+
+def _plain(caption: str) -> str:
+    """With single spaces, and without halves of letters, which spaCy cannot hold."""
+    return " ".join(caption.encode("utf-8", "replace").decode().split())
 
 
 def _lower(text: str) -> str:

@@ -128,13 +128,14 @@ def _pairs(parsed: Parsed) -> Iterator[tuple[NounPhrase, NounPhrase]]:
 
 
 def _relate(parsed: Parsed, one: NounPhrase, two: NounPhrase) -> bool:
-    between = parsed.words[one.stop : two.start]
-    texts = {word.text for word in between}
-    related = any(word.part in ("ADP", "VERB") or word.tag in ("IN", "TO", "RP") for word in between) or any(
-        one.stop <= phrase.start < two.start for phrase in parsed.phrases
+    inside = {place for phrase in parsed.phrases for place in range(phrase.start, phrase.stop)}
+    places = range(one.stop, two.start)
+    texts = {parsed.words[place].text for place in places}
+    loose = {parsed.words[place].text for place in places if place not in inside}  # not "of" in "left of"
+    related = not inside.isdisjoint(places) or any(
+        parsed.words[place].part in ("ADP", "VERB") or parsed.words[place].tag in ("IN", "TO", "RP") for place in places
     )
-    both_ways = texts <= _BOTH_WAYS | {"is", "are"}
-    return related and texts.isdisjoint(_APART) and not both_ways
+    return related and loose.isdisjoint(_APART) and not texts <= _BOTH_WAYS | {"is", "are"}
 
 
 def _may_change(parsed: Parsed, one: NounPhrase, two: NounPhrase) -> bool:

@@ -69,7 +69,7 @@ class Generator(base.Generator, frozen=True, extra="forbid"):
         for kind in self.kinds or KINDS:
             candidates = list(SWAPS[kind](parsed) if kind in SWAPS else REPLACEMENTS[kind](parsed, said))
             if candidates:
-                Random(f"{seed}/{kind}/{item.caption}").shuffle(candidates)
+                Random(f"{seed}/{kind}/{item.caption}".encode("utf-8", "surrogatepass")).shuffle(candidates)
             left = self.per_kind
             for changes in candidates:
                 if not left:
