@@ -55,7 +55,7 @@ def sheet(
         "version": VERSION,
         "name": f"{name_of_data(paths)}: {job.name}",
         "origin": {**job.origin(), "number": job.number, "caption": job.caption},
-        "prompt": _prompt(job.prompt, drawn, job.seed),
+        "prompt": filled_in(job.prompt, drawn[0].caption if drawn else None, job.seed),
         "gate": gate.model_dump(mode="json"),
         "shards": len(paths),
         "samples": figures.num_samples,
@@ -89,9 +89,9 @@ def _vocabulary(figures: Figures) -> dict[str, Any]:
     }
 
 
-def _prompt(prompt: Prompt, drawn: Sequence[Drawn], seed: int) -> dict[str, Any]:
-    """The prompt as it stands in its file, and filled in for the first sample that is shown."""
-    example = prompt.request(drawn[0].caption, 0, seed) if drawn else None
+def filled_in(prompt: Prompt, caption: str | None, seed: int) -> dict[str, Any]:
+    """The prompt as it stands in its file, and filled in for the first caption that is shown, if there is one."""
+    example = None if caption is None else prompt.request(caption, 0, seed)
     return {**prompt.model_dump(mode="json", exclude={"sampling"}), "example": _plain(example) if example else None}
 
 
@@ -113,7 +113,7 @@ def _samples(drawn: Sequence[Drawn], paths: Sequence[str]) -> list[dict[str, Any
             {
                 "key": one.key,
                 "shard": os.path.relpath(one.shard, folder),
-                **_picture(opened, one.row),
+                **picture_of(opened, one.row),
                 "original": one.caption,
                 "accepted": [verdict.text for verdict in one.verdicts if not verdict.reason],
                 "rejected": [
@@ -126,7 +126,7 @@ def _samples(drawn: Sequence[Drawn], paths: Sequence[str]) -> list[dict[str, Any
     return samples
 
 
-def _picture(shard: Shard, row: int) -> dict[str, Any]:
+def picture_of(shard: Shard, row: int) -> dict[str, Any]:
     """A thumbnail and the size of the picture itself; none where it cannot be used."""
     image: Image.Image | None = None
     with suppress(BadSample):

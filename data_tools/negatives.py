@@ -19,9 +19,10 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_tools._console import check_caption_source
+from data_tools._console import check_caption_source, write_json
 from data_tools._language_models import flags
 from data_tools._map_shards import Means, add_engine_arguments, map_shards
 from data_tools._negatives.base import Generator, Place
@@ -53,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--seed", type=int, default=0, help="another seed gives other texts (default 0)")
     add("--keep-rejected", action="store_true", help="write NAME_rejected too: the rejected texts with their reasons")
+    add("--json", type=Path, metavar="FILE", help="write all counts and a sample, which vlp report FILE shows")
+    add("--report", type=Path, metavar="FILE", help="write the same as one self-contained HTML page")
     add("--dry-run", action="store_true", help="only estimate what a language model will cost")
     add_engine_arguments(parser)
     flags.add_share_arguments(parser)
@@ -67,12 +70,22 @@ def generators() -> dict[str, type[Generator]]:
 
 def run(arguments: argparse.Namespace) -> None:
     from data_tools._negatives.layers import Work
+    from data_tools.verify import check_output
 
     check_caption_source(arguments.caption)
     generator = _generator(arguments)
     means = Means(arguments.workers, arguments.ray, arguments.gpus)
+    if means.gpus is not None and ("engine" not in type(generator).model_fields or means.ray is None or means.gpus < 0):
+        raise UserError(
+            f"--gpus {means.gpus:g} has no effect without --ray and --generator language_model: it is what Ray gives a "
+            "task of the model"
+        )
     place = Place(arguments.name, arguments.root, arguments.seed, means)
     paths = _shards(arguments)
+    check_output("--json", arguments.json)
+    check_output("--report", arguments.report)
+    if arguments.dry_run and (arguments.json or arguments.report or arguments.keep_rejected):
+        raise UserError("--json, --report and --keep-rejected have no effect with --dry-run: leave them for the run")
     if not paths:
         print(f"--part {arguments.part}: no shard falls into this part")
         return
@@ -84,6 +97,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.part is None:
         check_captions(paths, work)
     report = write_negatives(paths, work)
+    if arguments.json or arguments.report:
+        _write_sheet(report, arguments.json, arguments.report)
     report.show()
     if report.unanswered:
         raise UserError(
@@ -135,6 +150,18 @@ def _shards(arguments: argparse.Namespace) -> list[str]:
     return paths
 
 
+def _write_sheet(report: NegativesReport, file: Path | None, page: Path | None) -> None:
+    from data_tools._negatives.sheet import sheet
+
+    content = sheet(report)
+    if file:
+        write_json(file, content)
+    if page:
+        from vlp.evaluation.report.negatives_sheet import write_page
+
+        write_page(content, page)
+
+
 def check_captions(paths: Sequence[str], work: Work) -> None:
     """Read on until there is a caption.
 
@@ -163,12 +190,12 @@ def write_negatives(paths: Sequence[str], work: Work) -> NegativesReport:
     Raises:
         UserError: a generator that lacks a package or a model, files that are not ours to write.
     """
-    from data_tools._negatives.layers import write_layer
+    from data_tools._negatives.layers import provenance, write_layer
     from data_tools._negatives.report import NegativesReport
 
     work.generator.prepare(paths, work.caption, work.place)
-    report, means = NegativesReport(paths, work), work.place.means
-    write = partial(write_layer, work=work)
+    report, means = NegativesReport(paths, work, provenance(work)), work.place.means
+    write = partial(write_layer, work=work, made_by=report.made_by)
     for _, written in map_shards(write, paths, "changing captions", means.workers, means.ray):
         report.add(written)
     return report

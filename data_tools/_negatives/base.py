@@ -86,6 +86,10 @@ class Generator(BaseModel, ABC, frozen=True, extra="forbid"):
             UserError: a package or a model is missing.
         """
 
+    def asked(self, caption: str | None, seed: int) -> dict[str, Any] | None:
+        """What a model is asked, also for ``caption``, as the sheet shows it; None where no model is asked."""
+        return None
+
     def estimate(self, paths: Sequence[str], caption: str, place: Place) -> list[str]:
         """What `prepare` will cost, for a terminal.
 

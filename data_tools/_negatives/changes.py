@@ -33,6 +33,7 @@ REASONS = {
     "rewrite": "nothing is changed but the words",
     "left_out": "it says less than the caption and nothing else, so it is true as well",
     "added": "it says all of the caption and more, so it may be true as well",
+    "several": "more than one thing is changed",
     "general": "a general word for a special one (`animal`), which may be true as well",
 }
 """Name of a rule -> what it rejects. Those up to "another" look at the form alone."""
@@ -91,7 +92,11 @@ def _change(comparison: Comparison, caption: str, text: str) -> tuple[str, str]:
     kinds = {_KINDS.get(end, end) for end in (rule.partition("_")[2] for rule, _ in (*lost, *added))}
     if not other_words:
         return "", "order"
-    return "", "negation" if "negation" in kinds else "several" if len(kinds) > 1 else min(kinds, default="relation")
+    if "negation" in kinds:
+        return "", "negation"
+    if len(kinds) > 1 and max((theirs - ours).total(), (ours - theirs).total()) > 1:
+        return "several", ""
+    return "", _KINDS.get(end := added[-1][0].partition("_")[2], end) if added else "relation"
 
 
 def _not_a_change(problems: Problems, lost: Problems, added: Problems, other_words: set[str]) -> str:

@@ -38,9 +38,9 @@ class NegativeFigures:
     """Sums over captions: one of ten pictures counts ten times, as in training.
 
     Tables: ``fates`` of texts by (kind, rule that rejected it, "": none), ``accepted`` texts a caption, ``captions`` a
-    sample. ``without`` names captions without a possible negative. ``captions`` are digests, each once. ``shown`` and
-    ``tested`` are drawn evenly from all captions, the latter from those with a negative, at most ``num_shown`` and
-    ``num_tested``.
+    sample. ``without`` names captions without a possible negative. ``captions`` are digests, each once. ``shown`` are
+    drawn evenly from the captions for which there is a text, ``tested`` from those with a negative, at most
+    ``num_shown`` and ``num_tested``.
     """
 
     num_shown: int
@@ -100,7 +100,8 @@ def count(
                 without.append(Skipped(kind, f"{shard.where(row)} ({caption})"))
             key = shard.key(row)
             rank = f"{seed}\0{stem(shard.path)}\0{key}\0{caption}".encode("utf-8", "surrogatepass")
-            drawn.append(Drawn(hash64(rank), shard.path, row, key, caption, tuple(verdicts)))
+            if verdicts:
+                drawn.append(Drawn(hash64(rank), shard.path, row, key, caption, tuple(verdicts)))
             digests.add(hash64(caption.encode("utf-8", "surrogatepass")))
     changed = [one for one in drawn if any(not verdict.reason for verdict in one.verdicts)]
     return NegativeFigures(

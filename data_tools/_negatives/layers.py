@@ -84,8 +84,10 @@ def _models() -> dict[str, str]:
     return versions
 
 
-def write_layer(path: str, work: Work) -> Written:
+def write_layer(path: str, work: Work, made_by: Mapping[str, Any]) -> Written:
     """Change the captions of one shard, write its layers unless they lie there, and count.
+
+    ``made_by`` is the provenance, told once for all shards.
 
     ``NAME`` has a row for each sample with a caption, whose columns ``negatives`` and ``kinds`` may be empty;
     ``NAME_rejected`` the texts that are not used, with the rule that each broke, kept up to date once it is there.
@@ -93,16 +95,16 @@ def write_layer(path: str, work: Work) -> Written:
     found = read_captions(path, work.caption)
     left_out = LeftOut.of(found.left_out)
     try:
-        verdicts = _kept_verdicts(found, work)
+        verdicts = _kept_verdicts(found, work, made_by)
     except Unanswered as missing:
         return Written(NegativeFigures(work.num_shown, work.num_tested), left_out, missing.texts)
     rest = iter(verdicts)
     samples = [[(item.caption, next(rest)) for item in sample] for sample in found.samples]
-    _write(found.shard, samples, work)
+    _write(found.shard, samples, work, made_by)
     return Written(count(found.shard, samples, work.place.seed, work.num_shown, work.num_tested), left_out)
 
 
-def _write(shard: Shard, samples: Sequence[Sequence[Judged]], work: Work) -> None:
+def _write(shard: Shard, samples: Sequence[Sequence[Judged]], work: Work, made_by: Mapping[str, Any]) -> None:
     rows = [row for row, sample in enumerate(samples) if sample]
     verdicts = [[verdict for _, own in samples[row] for verdict in own] for row in rows]
     accepted = [[verdict for verdict in own if not verdict.reason] for own in verdicts]
@@ -115,7 +117,6 @@ def _write(shard: Shard, samples: Sequence[Sequence[Judged]], work: Work) -> Non
             "kinds": _each(rejected, "kind"),
             "reasons": _each(rejected, "reason"),
         }
-    made_by = provenance(work)
     for name, columns in layers.items():
         writer = LayerWriter(work.place.root, name, made_by, dict.fromkeys(columns, "texts"))
         if not (writer.has(shard) and _holds(work.place.root, name, shard, rows, columns)):
@@ -138,10 +139,10 @@ def _holds(
     return True
 
 
-def _kept_verdicts(found: ShardCaptions, work: Work) -> list[list[Verdict]]:
+def _kept_verdicts(found: ShardCaptions, work: Work, made_by: Mapping[str, Any]) -> list[list[Verdict]]:
     """Those of ``found.items``, from a file beside the layer if it was written for them: to parse takes long."""
     path, place = found.shard.path, work.place
-    told = [_FORMAT, provenance(work), work.generator.state(path, place), keys_digest(found.shard)]
+    told = [_FORMAT, made_by, work.generator.state(path, place), keys_digest(found.shard)]
     told += [[asdict(item) for item in sample] for sample in found.samples]
     wanted = hashlib.sha256(json.dumps(told).encode()).hexdigest()
     file = f"{layers_root(path, place.root)}/{place.name}/.verdicts/{stem(path)}.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from data_tools._language_models.survey import LeftOut
 from data_tools._negatives.base import Negative
@@ -23,6 +24,7 @@ class NegativesReport:
 
     paths: Sequence[str]
     work: Work
+    made_by: Mapping[str, Any]
     figures: NegativeFigures = field(init=False)
     left_out: LeftOut = field(default_factory=LeftOut)
     unanswered: int = 0
@@ -57,6 +59,12 @@ class NegativesReport:
             return str(error)
         return found or f"fewer than {FEWEST} different captions have a change, which is too few for a blind test"
 
+    @property
+    def measured(self) -> dict[str, Accuracy]:
+        """Of each kind of which there is enough."""
+        kinds = {} if isinstance(self.blind, str) else self.blind.kinds
+        return {name: one for name, one in kinds.items() if one.pairs >= FEWEST}
+
     def lines(self) -> list[str]:
         """The counts, and the tables of kinds and reasons."""
         figures, accepted, rejected = self.figures, self.figures.accepted(), self.figures.rejected()
@@ -79,7 +87,8 @@ class NegativesReport:
     def lines_on_blind_test(self) -> list[str]:
         if isinstance(self.blind, str):
             return [self.blind]
-        rows = {"all": self.blind.overall, **self.blind.kinds}
+        rows = {"all": self.blind.overall, **self.measured}
+        few = [name for name in self.blind.kinds if name not in self.measured]
         width = max(map(len, rows))
         found = [
             "blind test: of true and changed caption a classifier without pictures takes the true one (chance 50 %)"
@@ -88,9 +97,11 @@ class NegativesReport:
             f"  {one.accuracy:>6.1%}  {one.low:>6.1%} to {one.high:>6.1%}  {name:<{width}}  {one.pairs:>7,} pairs"
             for name, one in rows.items()
         ]
+        if few:
+            found.append(f"  not told, for fewer than {FEWEST} pairs: {', '.join(few)}")
         found += [
             f"WARNING: {name}: {one.accuracy:.0%} in the blind test: its words tell true from false without the picture"
-            for name, one in self.blind.kinds.items()
+            for name, one in rows.items()
             if is_loud(one)
         ]
         return found
@@ -106,7 +117,7 @@ class NegativesReport:
 
 
 def is_loud(one: Accuracy) -> bool:
-    """Whether a kind of change is told from true captions too well, and not by chance."""
+    """Whether a kind of change is told from true captions too well, and by more than chance."""
     return one.accuracy > LOUD_BLIND and one.low > CHANCE
 
 
@@ -117,6 +128,6 @@ def _named(without: LeftOut) -> Iterable[str]:
 
 
 def _table(rows: Mapping[str, int], total: int, meanings: Mapping[str, str]) -> Iterable[str]:
-    width = max(map(len, rows))
+    width = max(map(len, rows), default=0)
     for name, number in sorted(rows.items(), key=lambda row: (-row[1], row[0])):
         yield f"  {number:>11,}  {number / total:>6.1%}  {name:<{width}}  {meanings.get(name, '')}".rstrip()

@@ -76,6 +76,11 @@ class Generator(base.Generator, frozen=True, extra="forbid"):
         for line in passes.write(paths, job, found, place.means).lines():
             print(line)
 
+    def asked(self, caption: str | None, seed: int) -> dict[str, Any]:
+        from data_tools._rewrite_sheet import filled_in
+
+        return filled_in(self.prompt, caption, seed)
+
     def estimate(self, paths: Sequence[str], caption: str, place: Place) -> list[str]:
         """What the rest will cost. The texts on which it is measured are kept."""
         from data_tools._language_models import estimate, passes

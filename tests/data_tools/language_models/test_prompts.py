@@ -108,5 +108,5 @@ def test_a_template_that_does_not_take_every_caption_names_itself_and_the_captio
 
 
 def test_an_unknown_prompt_names_those_there_are() -> None:
-    with pytest.raises(UserError, match=r"no prompt 'laclp', did you mean 'laclip'\?; known: instruct, laclip, or a"):
+    with pytest.raises(UserError, match=r"no prompt 'laclp', did you mean 'laclip'\?; known: instruct, laclip, "):
         prompts.load("laclp")
