@@ -246,6 +246,15 @@ def test_bars_come_from_stored_results_too(tmp_path):
     assert 'class="tickmark" style="left:50.00%"' in shown
 
 
+def test_many_categories_are_folded(tmp_path):
+    write_metrics(tmp_path, 3)
+    stored(tmp_path, "far", {f"kind {n}": (n + 1) / 40 for n in range(30)}, width=0.01)
+    shown = section(write_report(tmp_path).read_text(), "composition")
+    open_rows, folded = shown.split("<summary>5 more</summary>")
+    assert list(rows_of(open_rows)) == [f"kind {n}" for n in range(25)]
+    assert list(rows_of(folded)) == [f"kind {n}" for n in range(25, 30)]
+
+
 def test_two_runs_stand_side_by_side(tmp_path):
     for name, scores in (("first", {"one": 0.3, "two": 0.5}), ("second", {"one": 0.6, "two": 0.52})):
         (tmp_path / name).mkdir()

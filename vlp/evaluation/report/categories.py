@@ -13,7 +13,7 @@ MAX_BARS = 25
 
 @dataclass(frozen=True)
 class Bars:
-    """One table of categories; ``folded`` are those with higher scores, where there are many."""
+    """One table of categories; ``folded`` are those with higher scores (or a single picture), where there are many."""
 
     title: str
     shown: list[Row]
