@@ -1,6 +1,6 @@
 """A whole SugarCrepe evaluation by vlp beside CLIP_benchmark's: one model, one set of files, one process, taking turns.
 
-    python benchmarks/speed/sugarcrepe.py [--share 0.05] [--data DIR] [--model ViT-B-32] [--rounds 3] [--json FILE]
+    python benchmarks/speed/sugarcrepe.py [--share 0.05] [--data DIR] [--model ViT-B-32] [--rounds 5] [--json FILE]
 
 A turn is all seven files, from the directory to the accuracies; loading the model is not counted. CLIP_benchmark 1.6.2
 runs what its command line runs (`pip install --no-deps clip-benchmark==1.6.2`): its data set, a DataLoader with four
@@ -169,7 +169,7 @@ def main() -> None:
     add("--share", type=float, default=0.05, help="of SugarCrepe's pictures and their pairs (default: %(default)s)")
     add("--data", type=Path, metavar="DIR", help="SugarCrepe's seven JSON files, with val2017/ or without")
     add("--model", default="ViT-B-32", help="open_clip's name (random weights), or a MODEL (default: %(default)s)")
-    add("--rounds", type=int, default=3, help="(default: %(default)s)")
+    add("--rounds", type=int, default=5, help="(default: %(default)s)")
     add("--batch-size", type=int, default=64, help="of CLIP_benchmark (default: its own, %(default)s)")
     add("--workers", type=int, default=4, help="of CLIP_benchmark (default: its own, %(default)s)")
     add("--threads", type=int, help="of torch (default: as many as there are cores)")

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from vlp.data.aro_sets import CroppedFile
 from vlp.data.benchmark_sets import StoredFile
 from vlp.encoders.openclip import ModelOptions, build
 from vlp.evaluation.embed import embed_images, embed_texts, evaluating
@@ -47,14 +48,16 @@ def test_equal_texts_are_embedded_once_and_get_equal_rows(encoder):
 def test_equal_pictures_are_decoded_and_embedded_once(encoder, stored, monkeypatch):
     red, green = stored(["#ff0000", "#00ff00"])
     again = StoredFile(red.path, red.name)
-    loaded = []
-    load = StoredFile.load
-    monkeypatch.setattr(StoredFile, "load", lambda file: loaded.append(file.name) or load(file))
+    parts = [CroppedFile(red.path, red.name, box=(0, 0, size, 2)) for size in (2, 3, 2)]
+    read = []
+    file_read = StoredFile.read
+    monkeypatch.setattr(StoredFile, "read", lambda file: read.append(file.name) or file_read(file))
 
-    image_ND = embed_images(encoder, [red, again, green, red], batch_size=2)
-    assert sorted(loaded) == ["0.png", "1.png"]
-    assert encoder.num_images_seen == 2
-    torch.testing.assert_close(image_ND, embed_texts(encoder, ["#ff0000", "#ff0000", "#00ff00", "#ff0000"], 4))
+    image_ND = embed_images(encoder, [red, again, green, red, *parts], batch_size=2)
+    assert sorted(read) == ["0.png", "0.png", "0.png", "1.png"]
+    assert encoder.num_images_seen == 4
+    colours = ["#ff0000", "#ff0000", "#00ff00", *["#ff0000"] * 4]
+    torch.testing.assert_close(image_ND, embed_texts(encoder, colours, 4))
 
 
 # By length: 6, 10, 3, 2, 16 (as long as the context), 10, 3.
@@ -66,7 +69,8 @@ CAPTIONS += ["a blue square left of a red circle", "blue"]
 @pytest.mark.parametrize("text_cfg", [{}, {"no_causal_mask": True, "pool_type": "last"}])
 def test_features_are_those_of_padded_texts_in_the_order_given(tiny_model, batch_size, text_cfg):
     text_cfg = {**tiny_model["text_cfg"], "layers": 2, **text_cfg}
-    model = build(ModelOptions(config={**tiny_model, "custom_text": "pool_type" in text_cfg, "text_cfg": text_cfg}), seed=0)
+    config = {**tiny_model, "custom_text": "pool_type" in text_cfg, "text_cfg": text_cfg}
+    model = build(ModelOptions(config=config), seed=0)
     seen = []
     encode = model.encode_text
     model.encode_text = lambda text_NL: seen.append(tuple(text_NL.shape)) or encode(text_NL)
