@@ -7,6 +7,7 @@ it on the same side; the measure is the share of (true, changed) pairs in which 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,6 +111,7 @@ class _Texts:
 def _scores(table: _Texts) -> tuple[np.ndarray, list[tuple[str, float]]]:
     """fp64 [N]: how true each text looks to a classifier that has not seen its caption; and what told most."""
     try:
+        from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped, unused-ignore]
         from sklearn.feature_extraction.text import CountVectorizer  # type: ignore[import-untyped, unused-ignore]
         from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped, unused-ignore]
         from sklearn.model_selection import GroupKFold  # type: ignore[import-untyped, unused-ignore]
@@ -129,8 +131,10 @@ def _scores(table: _Texts) -> tuple[np.ndarray, list[tuple[str, float]]]:
     for train, test in GroupKFold(_FOLDS).split(features, groups=table.group):
         # What is a caption here and a change of another caption there would be known by heart, the wrong way round.
         train = train[~np.isin(texts[train], texts[test])]
-        model: Any = LogisticRegression(class_weight="balanced", solver="liblinear", random_state=0)
-        model.fit(features[train], labels[train])
+        model: Any = LogisticRegression(class_weight="balanced", solver="liblinear", dual=True, random_state=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a hundred rounds rank pairs as well as a thousand
+            model.fit(features[train], labels[train])
         scores[test] = model.decision_function(features[test])
         weights -= model.coef_[0] / _FOLDS
     names = vectorizer.get_feature_names_out()
