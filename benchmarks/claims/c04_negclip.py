@@ -85,7 +85,8 @@ CLAIM = Claim(
     shrunk="12,000 drawn scenes of two objects at 32 px, 1,500 steps of 128 from scratch instead of fine-tuning; one "
     "of a caption's attribute and relation swaps (vlp data negatives --generator scenes) a step, no neighbours; the "
     "control has captions of other pictures instead. A scorer that does not look at the picture gets exactly half of "
-    "the swaps right, as each caption is once the true and once the false one. Length and bounds were settled on a "
+    "the swaps right, as each caption is once the true and once the false one; hard captions may name held-out "
+    "combinations, and are false then. Length and bounds were settled on a "
     "trial (seed 100, not among these): relation swaps 50 % at step 250, 67 % at 500, 90 % at 750, 98 % at 1,500.",
     recipe="scenes.yaml",
     data=DATA,
