@@ -55,15 +55,29 @@ def test_other_json_is_no_pair_set(tmp_path):
     assert pair_files(tmp_path) == []
 
 
+def test_other_json_at_the_top_does_not_hide_data(tmp_path):
+    (tmp_path / "results.json").write_text('{"metrics": {}}')
+    (tmp_path / "data").mkdir()
+    (tmp_path / "x.png").write_bytes(picture())
+    item = {"filename": "x.png", "caption": "a", "negative_caption": "b"}
+    file = tmp_path / "data" / "add_att.json"
+    file.write_text(json.dumps({"0": item}), encoding="utf-8-sig")
+    assert pair_files(tmp_path) == pair_files(file) == [file]
+    assert read_pair_set(file) == read_pair_set(tmp_path)
+    assert pair_files(tmp_path / "x.png") == pair_files(tmp_path / "results.json") == []
+
+
 def test_damaged_pairs_are_named(pairs):
     (pairs / "images" / "swap_obj_000000.png").unlink()
     with pytest.raises(UserError, match=r"swap_obj_000000\.png is neither in"):
         read_pair_set(pairs)
-    (pairs / "swap_obj.json").write_text('{"0": {"filename": "x.png", "caption": "a"}}')
-    with pytest.raises(UserError, match=r"item 0 of .*swap_obj\.json lacks"):
-        read_pair_set(pairs)
-    (pairs / "swap_obj.json").write_text('{"0": {"filename": "x.png", "caption": "a", "negative_caption": null}}')
-    with pytest.raises(UserError, match=r"item 0 of .*swap_obj\.json lacks"):
+    whole = {"filename": "x.png", "caption": "a", "negative_caption": "b"}
+    for name, value in [("negative_caption", None), ("caption", " "), ("filename", ""), ("negative_caption", 3)]:
+        (pairs / "swap_obj.json").write_text(json.dumps({"0": {**whole, name: value}}))
+        with pytest.raises(UserError, match=rf"item 0 of .*swap_obj\.json has no {name}"):
+            read_pair_set(pairs)
+    (pairs / "swap_obj.json").write_text(json.dumps({"0": {**whole, "caption": "b"}}))
+    with pytest.raises(UserError, match=r"item 0 of .*swap_obj\.json has the same caption and negative_caption"):
         read_pair_set(pairs)
     (pairs / "swap_obj.json").write_text('{"0": {')
     with pytest.raises(UserError, match=r"swap_obj\.json is not valid JSON"):

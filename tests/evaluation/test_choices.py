@@ -11,8 +11,10 @@ from PIL import Image
 from vlp.data.benchmark_sets import StoredFile
 from vlp.data.choice_sets import Item, choice_set
 from vlp.evaluation.choices import ChoiceTask, Mean
+from vlp.evaluation.run import find_task
 from vlp.evaluation.tasks import aro_relation, pairs
 from vlp.evaluation.tasks.base import SetEmbeddings
+from vlp.types import UserError
 
 
 class Choosing(ChoiceTask):
@@ -192,12 +194,16 @@ def test_sugarcrepe_agrees_with_clip_benchmark_where_nothing_ties(sugarcrepe):
         assert found.metrics[f"text_acc_{suite}"] == pytest.approx(reference["text_acc"])
 
 
-def test_part_of_sugarcrepe_is_named_and_has_no_groups(sugarcrepe):
-    (sugarcrepe / "data" / "swap_obj.json").rename(sugarcrepe / "data" / "swap_obj.json.old")
-    task = pairs.Task(sugarcrepe)
+@pytest.mark.parametrize("name", ["swap_obj.json.old", "swap_object.json"])
+def test_a_missing_or_renamed_file_of_sugarcrepe_is_named_and_single_files_can_be(sugarcrepe, name):
+    (sugarcrepe / "data" / "swap_obj.json").rename(sugarcrepe / "data" / name)
+    with pytest.raises(UserError, match=r"data/swap_obj\.json is missing: copy it from data/ of github\.com/RAIVNLab"):
+        pairs.Task(sugarcrepe)
+    task = find_task(sugarcrepe / "data" / "swap_att.json")
+    assert (type(task), task.name) == (pairs.Task, "swap_att")
     scores = task.score(drawn(task))
-    assert scores.labels["text_acc_macro"] == "mean of the 6 suites (macro, without SugarCrepe's swap_obj)"
-    assert "text_acc_add" not in scores.metrics
+    assert scores.labels["text_acc_macro"] == "mean of the only suite (macro)"
+    assert scores.metrics.keys() == {"text_acc", "text_acc_macro", "text_acc_swap_att"}
 
 
 def test_crops_of_one_picture_are_drawn_together(tmp_path):

@@ -62,42 +62,62 @@ def choice_set(items: Iterable[Item]) -> ChoiceSet:
     return ChoiceSet(list(image_index), list(text_index), choices)
 
 
-def pair_files(directory: Path) -> list[Path]:
-    """The JSON files of ``directory``, or of ``data/`` in it as SugarCrepe keeps them, if they hold pairs."""
-    files = sorted(directory.glob("*.json")) or sorted((directory / "data").glob("*.json"))
-    return files if any(_looks_like_pairs(file) for file in files) else []
+def pair_files(path: Path) -> list[Path]:
+    """The JSON files of ``path``, or else of ``data/`` in it as SugarCrepe keeps them, if they hold pairs.
+
+    Args:
+        path: also one such file by itself.
+    """
+    if path.is_file():
+        return [path] if path.suffix == ".json" and _looks_like_pairs(path) else []
+    for folder in (path, path / "data"):
+        files = sorted(folder.glob("*.json"))
+        if any(_looks_like_pairs(file) for file in files):
+            return files
+    return []
 
 
-def read_pair_set(directory: Path) -> ChoiceSet:
+def read_pair_set(path: Path) -> ChoiceSet:
     """SugarCrepe's files: ``SUITE.json`` = {"0": {filename, caption, negative_caption}, ...}; keys may skip.
 
     Pictures lie in ``images/``, ``val2017/`` or beside the JSON files. The suite is the category.
+
+    Args:
+        path: the directory, or one of its files.
     """
     items: list[Item] = []
     pictures: dict[str, StoredFile] = {}
-    for path in pair_files(directory):
-        table = read_json(path)
+    directory = path.parent if path.is_file() else path
+    if path.is_file() and directory.name == "data":
+        directory = directory.parent
+    for file in pair_files(path):
+        table = read_json(file)
         if not isinstance(table, dict):
-            raise UserError(f"{path} is not a table of pairs: move files of other layouts out of the directory")
+            raise UserError(f"{file} is not a table of pairs: move files of other layouts out of the directory")
         if not table:
-            raise UserError(f"{path} holds no pairs: remove the file or write it again")
+            raise UserError(f"{file} holds no pairs: remove the file or write it again")
         for key, pair in table.items():
-            if not isinstance(pair, dict) or not all(isinstance(pair.get(name), str) for name in PAIR):
-                raise UserError(
-                    f"item {key} of {path} lacks filename, caption or negative_caption: complete it, or move "
-                    "files of other layouts out of the directory"
-                )
-            filename, caption, negative = (pair[name] for name in PAIR)
+            filename, caption, negative = _pair(pair, f"item {key} of {file}")
             if filename not in pictures:
                 pictures[filename] = _find_picture(directory, filename)
-            items.append(Item(pictures[filename], caption, [negative], path.stem))
+            items.append(Item(pictures[filename], caption, [negative], file.stem))
     return choice_set(items)
+
+
+def _pair(pair: Any, where: str) -> tuple[str, str, str]:
+    for name in PAIR:
+        value = pair.get(name) if isinstance(pair, dict) else None
+        if not isinstance(value, str) or not value.strip():
+            raise UserError(f"{where} has no {name}: complete it, or move files of other layouts out of the directory")
+    if pair["caption"] == pair["negative_caption"]:
+        raise UserError(f"{where} has the same caption and negative_caption, no choice: correct it or leave it out")
+    return pair["filename"], pair["caption"], pair["negative_caption"]
 
 
 def read_json(path: Path) -> Any:
     """What the file holds. Raises UserError when it is cut short or no JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}): copy it again") from error
 

@@ -9,19 +9,19 @@ def directory(tmp_path, picture):
     right = CaptionPair(picture("#ff0000"), "png", "#ff0000", "#0000ff")
     wrong = CaptionPair(picture("#ff0000"), "png", "#0000ff", "#ff0000")
     tied = CaptionPair(picture("#00ff00"), "png", "#00ff00 here", "#00ff00 there")
-    write_pairs(tmp_path / "swaps", {"swap_att": [right, right, right, wrong], "swap_obj": [tied, right]})
+    write_pairs(tmp_path / "swaps", {"swap_one": [right, right, right, wrong], "swap_two": [tied, right]})
     return tmp_path / "swaps"
 
 
 def test_accuracy_by_file_micro_and_macro(directory, encoder):
     scores = Task(directory).run(encoder, batch_size=2)
     assert scores.metrics == pytest.approx(
-        {"text_acc": 4 / 6, "text_acc_macro": 5 / 8, "text_acc_swap_att": 3 / 4, "text_acc_swap_obj": 1 / 2}
+        {"text_acc": 4 / 6, "text_acc_macro": 5 / 8, "text_acc_swap_one": 3 / 4, "text_acc_swap_two": 1 / 2}
     )
     assert scores.log == pytest.approx(
         {
-            "swaps/swap_att_accuracy": 3 / 4,
-            "swaps/swap_obj_accuracy": 1 / 2,
+            "swaps/swap_one_accuracy": 3 / 4,
+            "swaps/swap_two_accuracy": 1 / 2,
             "swaps/micro_accuracy": 4 / 6,
             "swaps/macro_accuracy": 5 / 8,
         }
