@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from data_tools import _rewrite_similarity as similarity
 from data_tools._english.facts import analyse
 from data_tools._english.same_form import ARTICLES, folded, words
-from data_tools._english.words import RELATIONS, word_set
+from data_tools._english.words import HUMANS, RELATIONS, word_set
 from data_tools._negatives.base import Negative
 from data_tools._rewrite_content import Comparison, unmatched_words
 from data_tools._rewrite_form import form_problem
@@ -46,8 +46,6 @@ _GENERAL = word_set(
 _PLACES = frozenset(word for phrase in RELATIONS for word in phrase.split()) - word_set(
     "of the to at from side its his her their"
 )
-_KINDS = {"content": "object"}
-"""End of the name of a rule of the gate -> what was changed, where it is called otherwise."""
 
 
 def problem_of_form(caption: str, negative: Negative) -> tuple[str, str]:
@@ -82,36 +80,31 @@ def changes(pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], tuple[str
 
 def _change(comparison: Comparison, caption: str, text: str) -> tuple[str, str]:
     theirs, ours = _counted(caption), _counted(text)
-    other_words = {*(theirs - ours), *(ours - theirs)}
+    gone, new = theirs - ours, ours - theirs
     problems = [*comparison.first_problems(), *comparison.other_problems()]
     lost, added = ([name for name in problems if name[0].startswith(start)] for start in ("lost_", "added_"))
-    if problem := _not_a_change(problems, lost, added, other_words):
-        return problem, ""
-    if not ours - theirs and other_words:
-        return "left_out", ""
-    kinds = {_KINDS.get(end, end) for end in (rule.partition("_")[2] for rule, _ in (*lost, *added))}
-    if not other_words:
-        return "", "order"
-    if "negation" in kinds:
-        return "", "negation"
-    if len(kinds) > 1 and max((theirs - ours).total(), (ours - theirs).total()) > 1:
-        return "several", ""
-    return "", _KINDS.get(end := added[-1][0].partition("_")[2], end) if added else "relation"
-
-
-def _not_a_change(problems: Problems, lost: Problems, added: Problems, other_words: set[str]) -> str:
     rules = {rule for rule, _ in problems}
     if not {"lost_negation", "added_negation"}.isdisjoint(rules):
-        return ""
-    if lost and added:
-        things = [word for _, word in added]
-        return "general" if all(_is_general(word, lost) for word in things) else ""
-    if "swapped_roles" in rules and (not other_words or other_words & _PLACES or lost or added):
-        return ""
-    return "left_out" if lost else "added" if added else "rewrite"
+        return "", "negation"
+    if "swapped_roles" in rules and not (gone or new):
+        return "", "order"
+    if lost and added and new:
+        return _of_one_thing(lost, added, max(gone.total(), new.total()))
+    if "swapped_roles" in rules and new and (added or {*gone, *new} & _PLACES):
+        return "", "relation"
+    return ("left_out" if lost or not new else "added" if added else "rewrite"), ""
+
+
+def _of_one_thing(lost: Problems, added: Problems, num_words: int) -> tuple[str, str]:
+    if all(_is_general(word, lost) for _, word in added):
+        return "general", ""
+    kinds = [rule.partition("_")[2].replace("content", "object") for rule, _ in (*lost, *added)]
+    return ("several", "") if len(set(kinds)) > 1 and num_words > 1 else ("", kinds[-1])
 
 
 def _is_general(word: str, lost: Problems) -> bool:
-    """Of an added word: an animal for a zebra, a cake for a shortcake."""
+    """Of an added word: an animal for a zebra, a cake for a shortcake, a woman for a doctor."""
+    if word in HUMANS and not any(one in HUMANS for _, one in lost):
+        return True
     parts = [one for _, one in lost if len(word) > 3 and one != word and (one.startswith(word) or one.endswith(word))]
     return word in _GENERAL or bool(parts)

@@ -54,7 +54,9 @@ class NegativesReport:
                 verdict.text: Negative(verdict.text, verdict.kind) for verdict in one.verdicts if not verdict.reason
             }
         try:
-            found = blind_test({caption: list(own.values()) for caption, own in captions.items()}, self.work.place.seed)
+            found = blind_test(
+                {caption: list(captions[caption].values()) for caption in sorted(captions)}, self.work.place.seed
+            )
         except UserError as error:
             return str(error)
         return found or f"fewer than {FEWEST} different captions have a change, which is too few for a blind test"

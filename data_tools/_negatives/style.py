@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_ARTICLE = re.compile(r"(?:an?|the)\s+", re.I)
+_ARTICLE = re.compile(r"^(?:an?|the)\s+", re.I)
 _STOPS = ".!?"
 
 
