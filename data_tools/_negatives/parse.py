@@ -82,9 +82,9 @@ def parse(captions: Iterable[str]) -> Iterator[Parsed]:
     Raises:
         UserError: spaCy or its model is not installed.
     """
+    pipeline = tagger(_NEED, _CURE)
     from spacy.tokens import Doc
 
-    pipeline = tagger(_NEED, _CURE)
     written = (pipeline.make_doc(_plain(caption)) for caption in captions)
     lower = (
         (Doc(own.vocab, [_lower(token.text) for token in own], [bool(token.whitespace_) for token in own]), own)

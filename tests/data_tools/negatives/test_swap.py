@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import builtins
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from data_tools._english import tagger
+from data_tools._negatives import inflect
 from data_tools._negatives.base import Captioned, Place
 from data_tools._negatives.generators.swap import KINDS, Generator
 from data_tools._negatives.judge import judge
+from vlp.types import UserError
 
 pytest.importorskip("spacy", reason="needs the extra negatives")
 pytest.importorskip("lemminflect", reason="needs the extra negatives")
@@ -209,3 +214,21 @@ def test_kinds_are_asked_in_one_order():
 def test_the_fields_load_nothing_heavy():
     code = "import sys, data_tools._negatives.generators.swap; print({'torch', 'spacy', 'numpy'} & sys.modules.keys())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize("package", ["spacy", "lemminflect"])
+def test_a_missing_package_is_named_before_any_work(monkeypatch, package):
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any, **more: Any) -> Any:
+        if name.partition(".")[0] == package:
+            raise ModuleNotFoundError(name)
+        return real(name, *rest, **more)
+
+    tagger.tagger.cache_clear()
+    inflect.form.cache_clear()
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(
+        UserError, match=rf"^the generator swap needs (spaCy|{package}): pip install 'vlp\[negatives\]'$"
+    ):
+        Generator().prepare([], "txt", PLACE)
