@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 
 from vlp.data.benchmark_sets import StoredFile
 from vlp.data.choice_sets import ChoiceSet, Item, choice_set, read_json
+from vlp.data.samples import MAX_PIXELS, orientation
 from vlp.types import UserError
 
 RELATION = "visual_genome_relation.json"
@@ -18,15 +20,33 @@ ATTRIBUTION = "visual_genome_attribution.json"
 SOURCE = "github.com/mertyg/vision-language-models-are-bows"
 BOX = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
 
+_TURN_BACK = {  # from upright to stored, by EXIF's number of the orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
 
 @dataclass(frozen=True)
 class CroppedFile(StoredFile):
-    """The part of a picture inside ``box``: left, top, right, bottom, in pixels; black where it leaves the picture."""
+    """The part of a picture inside ``box``: left, top, right, bottom, in pixels; black where it leaves the picture.
+
+    ``path`` is a file by itself. Boxes count the pixels as the file stores them, so these are not turned upright by an
+    EXIF tag; neither does ARO's own reader.
+    """
 
     box: tuple[float, float, float, float] = (0, 0, 0, 0)
 
     def load(self) -> Image.Image:
         whole = super().load()
+        with Image.open(self.path) as stored:
+            turn_back = _TURN_BACK.get(orientation(stored))
+        if turn_back is not None:
+            whole = whole.transpose(turn_back)
         left, top, right, bottom = self.box
         if left >= whole.width or top >= whole.height or right <= 0 or bottom <= 0:
             raise UserError(
@@ -77,16 +97,25 @@ def _texts(item: Any, names: Sequence[str], where: str) -> list[str]:
 
 def _attributes(item: dict[str, Any], where: str) -> str:
     attributes = item.get("attributes")
-    if not isinstance(attributes, list) or len(attributes) != 2:
+    if (
+        not isinstance(attributes, list)
+        or len(attributes) != 2
+        or not all(isinstance(a, str) and a for a in attributes)
+    ):
         raise UserError(f"{where} needs two attributes: copy the file again from {SOURCE}")
-    return "_".join(map(str, attributes))
+    return "_".join(attributes)
 
 
 def _box(item: dict[str, Any], where: str) -> tuple[float, float, float, float]:
     try:
         left, top, width, height = (item[name] + 0 for name in BOX)
-    except (KeyError, TypeError):
-        raise UserError(f"{where} needs the numbers {', '.join(BOX)}: copy the file again from {SOURCE}") from None
-    if width <= 0 or height <= 0:
-        raise UserError(f"{where} has a box of {width} x {height} pixels: copy the file again from {SOURCE}")
+        finite = all(map(math.isfinite, (left, top, left + width, top + height)))
+    except (KeyError, TypeError, OverflowError):
+        finite = False
+    if not finite:
+        raise UserError(f"{where} needs the numbers {', '.join(BOX)}: copy the file again from {SOURCE}")
+    # As Pillow rounds the corners of what it cuts out.
+    width_px, height_px = round(left + width) - round(left), round(top + height) - round(top)
+    if width_px <= 0 or height_px <= 0 or width_px * height_px > MAX_PIXELS:
+        raise UserError(f"{where} has a box of {width:g} x {height:g} pixels: copy the file again from {SOURCE}")
     return left, top, left + width, top + height

@@ -174,7 +174,7 @@ def _test_ids(path: Path) -> list[int]:
 
 def _read(path: Path, parse: Callable[[Any], T]) -> T:
     try:
-        return parse(json.loads(path.read_text(encoding="utf-8")))
+        return parse(json.loads(path.read_text(encoding="utf-8-sig")))
     except FileNotFoundError:
         raise _missing_list(path) from None
     except KeyError as error:

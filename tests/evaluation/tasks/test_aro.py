@@ -1,14 +1,17 @@
 """ARO's official files of relations and attributes, made small: colours stand for pictures, captions begin with one."""
 
 import json
+import math
 import random
 from collections import defaultdict
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from vlp.data import aro_sets
 from vlp.evaluation.run import evaluate, find_task
 from vlp.evaluation.tasks import aro_attribution, aro_relation
 from vlp.evaluation.tasks.base import SetEmbeddings
@@ -57,6 +60,19 @@ def test_pictures_are_cut_to_the_box(relations):
     parts = [task.image(number) for number in range(len(task.images))]
     assert [part.size for part in parts] == [(10, 6)] * 3  # the third box is asked about twice
     assert [part.getcolors() for part in parts] == [[(60, c)] for c in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_count_the_pixels_as_they_are_stored(tmp_path, orientation):
+    """As ARO's reader: Image.open(path).convert("RGB").crop(box)."""
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned.jpg"
+    Image.fromarray(pixels).save(path, exif=exif)
+    expected = Image.open(path).convert("RGB").crop((2, 3, 14, 9))
+    found = aro_sets.CroppedFile(path, path.name, box=(2, 3, 14, 9)).load()
+    assert (found.size, found.tobytes()) == (expected.size, expected.tobytes())
 
 
 def test_relations_have_the_mean_of_all_and_the_one_of_the_paper(relations, encoder):
@@ -173,6 +189,11 @@ def test_the_relations_left_out_are_those_of_the_notebook():
     ("change", "message"),
     [
         ({"bbox_w": 0}, r"item 1 of .*relation\.json has a box of 0 x 6 pixels"),
+        ({"bbox_w": 0.3}, r"item 1 of .*relation\.json has a box of 0\.3 x 6 pixels"),
+        ({"bbox_w": 99_999_999}, r"item 1 of .*relation\.json has a box of 1e\+08 x 6 pixels"),
+        ({"bbox_w": math.nan}, r"item 1 of .* needs the numbers bbox_x"),
+        ({"bbox_h": math.inf}, r"item 1 of .* needs the numbers bbox_x"),
+        ({"bbox_y": 10**400}, r"item 1 of .* needs the numbers bbox_x"),
         ({"bbox_x": "3"}, r"item 1 of .* needs the numbers bbox_x, bbox_y, bbox_w, bbox_h: .* github\.com/mertyg"),
         ({"relation_name": None}, r"item 1 of .* has no relation_name: .* github\.com/mertyg"),
         ({"true_caption": ""}, r"item 1 of .* has no true_caption"),
@@ -186,8 +207,9 @@ def test_damaged_items_are_named(write, change, message):
 
 
 def test_missing_parts_are_named(write, relations):
-    with pytest.raises(UserError, match=r"item 0 of .* needs two attributes"):
-        find_task(write(ATTRIBUTION, [item(0, RED, GREEN, attributes=["old"])]) / ATTRIBUTION)
+    for attributes in (["old"], ["old", None], ["", "old"]):
+        with pytest.raises(UserError, match=r"item 0 of .* needs two attributes"):
+            find_task(write(ATTRIBUTION, [item(0, RED, GREEN, attributes=attributes)]) / ATTRIBUTION)
     (relations / RELATION).write_text("{}")
     with pytest.raises(UserError, match=r"relation\.json is no list of items: .* github\.com/mertyg"):
         find_task(relations / RELATION)
