@@ -1,4 +1,5 @@
 import math
+import random
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,29 @@ def test_equal_pictures_are_decoded_and_embedded_once(encoder, stored, monkeypat
     assert encoder.num_images_seen == 4
     colours = ["#ff0000", "#ff0000", "#00ff00", *["#ff0000"] * 4]
     torch.testing.assert_close(image_ND, embed_texts(encoder, colours, 4))
+
+
+@pytest.mark.parametrize("batch_size", [7, 8, 13, 32, 100])
+def test_texts_that_the_model_reads_alike_get_equal_rows(tiny_model, batch_size):
+    """Far apart in the list they would come into batches of other shapes, and differ in the last bits."""
+    config = {**tiny_model, "embed_dim": 256, "text_cfg": {**tiny_model["text_cfg"], "width": 256, "heads": 4}}
+    model = build(ModelOptions(config=config), seed=0)
+    draw = random.Random(1)
+    words = ["red", "blue", "circle", "square", "dog", "sits", "under", "tree"]
+    texts = [" ".join(draw.choices(words, k=5)) for _ in range(50)]
+    rows = []
+    encode = model.encode_text
+    model.encode_text = lambda text_NL: rows.append(len(text_NL)) or encode(text_NL)
+    text_ND = embed_texts(model, [text.capitalize() for text in texts] + ["longer " * 9] * 3 + texts, batch_size)
+    assert torch.equal(text_ND[:50], text_ND[-50:])
+    assert sum(rows) == len(set(texts)) + 1
+
+
+def test_a_text_whose_features_are_not_finite_is_named(encoder):
+    encode = encoder.encode_text
+    encoder.encode_text = lambda text_NL: encode(text_NL) / (text_NL.sum(1, keepdim=True) != 255)
+    with pytest.raises(UserError, match=r"1 of 2 inputs, first for '#00ff00'"):
+        embed_texts(encoder, ["#ffff00", "#ffff00", "#00ff00"], 2)
 
 
 # By length: 6, 10, 3, 2, 16 (as long as the context), 10, 3.

@@ -81,13 +81,15 @@ def embed_images(encoder: Encoder, images: Sequence[StoredFile], batch_size: int
 
 
 def embed_texts(encoder: Encoder, texts: Sequence[str], batch_size: int) -> Tensor:
-    """L2-normalised fp32 features ND, one row a text; equal texts are embedded once and get equal rows.
+    """L2-normalised fp32 features ND, one row a text.
 
-    Texts go through the tower beside others of their length, without the padding that has no part in the features.
+    Texts that the model reads alike (of the same token ids, as "A dog" and "a dog") are embedded once and get equal
+    rows: in two batches their features would differ by rounding, and one of them would win. Texts go through the tower
+    beside others of their length, without the padding that has no part in the features.
     """
     distinct, rows = _distinct(texts)
     with evaluating(encoder):
-        ids_NL = encoder.tokenizer(distinct)
+        ids_NL, row_of_distinct = encoder.tokenizer(distinct).unique(dim=0, return_inverse=True)
         lengths_N = encoder.text_lengths(ids_NL)
         longest_first = lengths_N.argsort(descending=True, stable=True)
         features = [
@@ -95,10 +97,9 @@ def embed_texts(encoder: Encoder, texts: Sequence[str], batch_size: int) -> Tens
             for batch in longest_first.split(batch_size)
         ]
     features_ND = torch.cat(features)
-    distinct_ND = _normalised(
-        features_ND[longest_first.argsort().to(features_ND.device)], lambda row: f"'{distinct[row]}'"
-    )
-    return distinct_ND[torch.tensor(rows, device=distinct_ND.device)]
+    row_of_text = longest_first.argsort()[row_of_distinct][rows].to(features_ND.device)
+    text_ND = _normalised(features_ND, lambda row: f"'{texts[row_of_text.tolist().index(row)]}'")
+    return text_ND[row_of_text]
 
 
 def _distinct(inputs: Sequence[Input]) -> tuple[list[Input], list[int]]:
