@@ -25,7 +25,7 @@ COMMANDS = {
     "objectives": ["-h", "NAME"],
     "quickstart": ["-h", "--dir"],
     "recipes": ["-h"],
-    "report": ["-h", "run", "--output"],
+    "report": ["-h", "run", "OTHER", "--output"],
     "train": ["-h", "recipe", "key=value"],
 }
 
@@ -224,6 +224,16 @@ def test_report_prints_where_it_lies(home: Path, tmp_path: Path, capsys: pytest.
         vlp("report", "run", *arguments)
         assert capsys.readouterr().out == f"{place}\n"
         assert place.read_text().startswith("<!doctype html>")
+
+
+def test_report_takes_others_beside_the_run(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vlp("eval", "run", "--on", "data/smoke/eval/swaps", "--output", tmp_path / "other.json")
+    vlp("report", "run", tmp_path / "other.json", "--output", tmp_path / "x.html")
+    assert "other: </span>" in (tmp_path / "x.html").read_text()
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        vlp("report", tmp_path / "other.json", "run")
+    assert "name first the run" in capsys.readouterr().err
 
 
 def test_export_prints_its_parity_and_is_a_model_again(home: Path, tmp_path: Path, capsys) -> None:

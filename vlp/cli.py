@@ -78,8 +78,11 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     sub.add_argument("--output", metavar="FILE", help="JSON in CLIP_benchmark's shape; {dataset} in it: a file a set")
     sub.add_argument("--batch-size", type=int, default=256, help="pictures at once (default: %(default)s)")
 
-    sub = add("report", _report, "one self-contained HTML page of a run, or of a sheet")
+    sub = add("report", _report, "one self-contained HTML page of a run, with others beside it, or of a sheet")
     sub.add_argument("run", help="run directory, or a sheet: the JSON of a data tool")
+    sub.add_argument(
+        "beside", nargs="*", metavar="OTHER", help="runs, or JSON of vlp eval --output, whose scores stand beside RUN's"
+    )
     sub.add_argument("--output", metavar="FILE", help="default: RUN/report.html, or the JSON's name with .html")
 
     sub = add("export", _export, "a model directory for other libraries, checked for parity")
@@ -161,11 +164,13 @@ def _report(arguments: argparse.Namespace) -> None:
     if arguments.run.endswith(".json"):
         from vlp.evaluation.report.sheets import write_report_of_sheet
 
+        if arguments.beside:
+            raise UserError(f"{arguments.run} is no run directory: name first the run beside which the others stand")
         print(write_report_of_sheet(arguments.run, arguments.output))
         return
     from vlp.evaluation.report import write_report
 
-    print(write_report(arguments.run, arguments.output))
+    print(write_report(arguments.run, arguments.output, arguments.beside))
 
 
 def _export(arguments: argparse.Namespace) -> None:

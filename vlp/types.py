@@ -77,12 +77,10 @@ class Batch:
 
     def to(self, device: object) -> Batch:
         """The same batch with its tensors on ``device``."""
-        moved = {
-            name: value.to(device, non_blocking=True)
-            for name, value in vars(self).items()
-            if hasattr(value, "is_floating_point")
-        }
-        return replace(self, **moved)
+        from torch import Tensor
+
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
+from vlp.data import layers
 from vlp.data.batches import TrainingData
 from vlp.data.captions import CaptionSource
 from vlp.data.hard_captions import draw_hard
@@ -101,7 +103,18 @@ def test_a_true_caption_is_never_one_and_there_is_nothing_to_fall_back_to():
     assert drawn(1, {"layer.hard": ["the caption", "a b"]}, [HARD], 20) == {"a b": 20}
     assert drawn(1, {"layer.hard": ["the caption", ""]}, [HARD], 20) == {}
     assert drawn(1, {"layer.hard": []}, [HARD], 20) == {}
+    assert drawn(1, {"layer.hard": ["The Caption ", "  ", " a b"]}, [HARD], 20) == {"a b": 20}
     assert drawn(1, {"layer.hard": ["word"]}, [HARD], 20) == {"word": 20}, "a caption of one word has one of one word"
+
+
+def test_a_weight_of_zero_leaves_a_source_out_and_the_true_caption_is_refused():
+    none, some = CaptionSource(source="layer.none", weight=0), CaptionSource(source="layer.some")
+    assert DataOptions(train="x", hard_captions=[none, some]).hard_captions == [some]
+    assert DataOptions(train="x", hard_captions=[]).hard_captions == []
+    with pytest.raises(ValidationError, match="no source has a weight above 0"):
+        DataOptions(train="x", hard_captions=[none])
+    with pytest.raises(ValidationError, match="txt is the true caption"):
+        DataOptions(train="x", hard_captions=[CaptionSource(source="txt")])
 
 
 # ---- In batches
@@ -158,6 +171,9 @@ def test_what_has_no_effect_is_refused(write_shards: WriteShards) -> None:
         data(folder, hard=1, hard_captions=[CaptionSource(source="layer.nowhere")])
     with pytest.raises(UserError, match=r"data.hard_captions: no sample looked at has 'json.none'"):
         data(folder, hard=1, hard_captions=[CaptionSource(source="json.none")])
+    write_layer(folder, "two", "negatives", lambda n: ["a b", "c d", "A B"][: n % 4])
+    with pytest.raises(UserError, match=r"data.hard_captions: 4 hard captions .* more than 3: set number"):
+        data(folder, hard=4, hard_captions=[CaptionSource(source="layer.two")])
 
 
 # ---- Neighbours
@@ -230,6 +246,40 @@ def test_neighbours_nowhere_in_the_data_are_refused(write_shards: WriteShards) -
         data(folder, neighbours="layer.near")
     with pytest.raises(UserError, match=r"data.neighbours: .*nowhere"):
         data(folder, neighbours="layer.nowhere")
+
+
+def test_of_shards_of_one_name_neighbours_lie_in_the_one_beside(write_shards: WriteShards) -> None:
+    """As img2dataset names them: two sets, each with layers of its own."""
+    folders = [write_shards(6, 3, name) for name in ("one", "two")]
+    for folder in folders:
+        write_layer(folder, "near", "neighbours", neighbours(6, 3))
+    mixed = DataOptions(train=[str(folder) for folder in folders], neighbours="layer.near", workers=0)
+    training = TrainingData(mixed, FORMAT, ids, 4, seed=5)
+    found = pairs(list(training.batches(0, 6)))
+    assert all((other - own) % 6 in (1, 2) for own, other in found if own != 5)
+
+
+def test_tables_of_the_shards_of_neighbours_are_kept(
+    write_shards: WriteShards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each layer file is opened once, however the neighbours lie."""
+    folder = write_shards(80, 2)
+    write_layer(folder, "hard", "negatives", lambda n: [f"no {n}"])
+    write_layer(folder, "near", "neighbours", lambda n: neighbours(80, 2)((n * 37) % 80))
+    training = data(folder, hard=1, neighbours="layer.near", hard_captions=[HARD], shuffle_window=2)
+    opened: Counter[str] = Counter()
+    read = layers.LayerReader._read
+
+    def counted(reader: layers.LayerReader, shard: Any) -> Any:
+        opened[shard.path] += 1
+        return read(reader, shard)
+
+    monkeypatch.setattr(layers.LayerReader, "_read", counted)
+    list(training.batches(0, 20))
+    before = opened.total()
+    assert before >= 40
+    list(training.batches(20, 40))
+    assert opened.total() == before, "the second epoch opens nothing"
 
 
 def test_a_broken_neighbour_gives_way_to_another_and_is_counted(write_tar: Callable[..., Path]) -> None:

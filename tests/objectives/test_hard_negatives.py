@@ -40,6 +40,8 @@ def embeddings(**others: Any) -> Embeddings:
 
 
 def loss(embedded: Embeddings, name: str = "hard_negatives", **options: Any) -> Tensor:
+    if name == "hard_negatives" and "number" not in options and embedded.hard_text_KND is not None:
+        options["number"] = len(embedded.hard_text_KND)
     return base.parse({"name": name, **options}).loss(embedded).total
 
 
@@ -254,7 +256,19 @@ def test_its_parts_count_captions_and_errors():
     hard[0, 3:] = -embedded.image_ND[3:]
     parts = base.parse({"name": "hard_negatives"}).loss(embeddings(hard_mask_KN=there, hard_text_KND=hard)).parts
     assert parts["hard_caption_share"].item() == pytest.approx(5 / 6)
+    there[1, 1] = False
+    asks_for_two = base.parse({"name": "hard_negatives", "number": 2})
+    parts = asks_for_two.loss(embeddings(hard_mask_KN=there, hard_text_KND=hard)).parts
+    assert parts["hard_caption_share"].item() == pytest.approx(9 / 12)
     assert parts["hard_caption_errors"].item() == pytest.approx(2 / 6)
+
+
+def test_it_takes_as_many_as_it_asks_for_where_another_objective_asks_for_more():
+    three = {"hard_text_KND": features(3, 3, ROWS), "hard_mask_KN": torch.ones(3, ROWS, dtype=torch.bool)}
+    three["hard_caption_KN"] = 100 + torch.arange(3 * ROWS).view(3, ROWS)
+    one = {name: value[:1] for name, value in three.items()}
+    for scope in ("all", "own"):
+        assert loss(embeddings(**three), scope=scope, number=1) == loss(embeddings(**one), scope=scope)
 
 
 # ---- Several processes

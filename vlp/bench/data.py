@@ -24,6 +24,7 @@ from vlp.data.bad_samples import BadSamples
 from vlp.data.batches import TrainingData
 from vlp.data.shards import find_shards
 from vlp.encoders.openclip import outline
+from vlp.objectives.base import hard_texts, text_views
 from vlp.recipe import Recipe
 
 _LARGEST_BATCH = 256  # the rate hardly depends on it, and a batch made for many GPUs would take a minute
@@ -47,10 +48,14 @@ def run(recipe: Recipe, seconds: float = 3, repeats: int = 5) -> dict[str, Any]:
     model = outline(recipe.model, recipe.starts())
     rows = min(recipe.train.global_batch_size, _LARGEST_BATCH)
     tokenizer = clock.timed("tokenizer", model.tokenizer)
-    data = TrainingData(recipe.data, model.picture_format, tokenizer, rows, recipe.seed)
+    views, hard = text_views(recipe.objectives), hard_texts(recipe.objectives)
+    data = TrainingData(
+        recipe.data, model.picture_format, tokenizer, rows, recipe.seed, text_views=views, hard_texts=hard
+    )
+    neighbours = " and as many neighbours, which count as samples" if recipe.data.neighbours else ""
     print(
         f"{recipe.name}: {data.num_samples:,} samples in {data.num_shards:,} shards, pictures of "
-        f"{model.picture_format.size[0]} x {model.picture_format.size[1]}, batches of {rows}, one rank"
+        f"{model.picture_format.size[0]} x {model.picture_format.size[1]}, batches of {rows}{neighbours}, one rank"
     )
     bad = BadSamples(1, 0)
     contenders = {

@@ -16,11 +16,12 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from vlp.data.bad_samples import BadSamples
 from vlp.data.captions import check_sources
 from vlp.data.made_samples import Samples, Views
+from vlp.data.neighbours import KEY as NEIGHBOURS
 from vlp.data.neighbours import Neighbours
 from vlp.data.options import DataOptions
-from vlp.data.probes import caption_layers, check_several_captions, columns_of, probes
+from vlp.data.probes import caption_layers, check_hard_captions, check_several_captions, columns_of, probes
 from vlp.data.sources import open_sources
-from vlp.data.store import Store
+from vlp.data.store import Store, is_remote
 from vlp.data.stream import batch_positions
 from vlp.data.transforms import PictureFormat
 from vlp.types import Batch, Skipped, UserError
@@ -89,16 +90,19 @@ class TrainingData:
         check_sources((members for *_, members in probes(sources)), options.captions)
         check_sources((members for *_, members in probes(sources)), options.hard_captions, _HARD_CAPTIONS)
         order = sources.order(seed, options.shuffle_window, options.shuffle_streams)
+        if options.neighbours:
+            sources.keep_more_tables(_NEIGHBOUR_TABLES)
+            if any(is_remote(entry.path) for entry in sources.entries):
+                self.notes.append(f"{NEIGHBOURS}: those in remote shards are fetched when their turn comes, one by one")
         self.notes += sources.room(options.cache)
         layers = caption_layers(options.captions, sources)
         if text_views > 1:
             check_several_captions(text_views, sources, options.captions, layers)
         hard_layers = caption_layers(options.hard_captions, sources, _HARD_CAPTIONS)
+        if hard_texts:
+            check_hard_captions(hard_texts, sources, options.hard_captions, hard_layers)
         views = Views(image_views, text_views, with_picture_ids, hard_texts)
-        neighbours = None
-        if options.neighbours:
-            sources.keep_more_tables(_NEIGHBOUR_TABLES)
-            neighbours = Neighbours(options.neighbours, sources)
+        neighbours = Neighbours(options.neighbours, sources) if options.neighbours else None
         self._samples = Samples(sources, order, layers, hard_layers, neighbours, options, picture_format, seed, views)
         self._steps = partial(_Steps, self._samples, tokenizer, global_batch_size, rank, world)
 

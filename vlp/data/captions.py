@@ -80,6 +80,15 @@ def _with_a_weight(sources: list[CaptionSource]) -> list[CaptionSource]:
 CaptionSources = Annotated[list[CaptionSource], AfterValidator(_with_a_weight)]
 
 
+def _none_or_with_a_weight(sources: list[CaptionSource]) -> list[CaptionSource]:
+    if any(source.source == "txt" for source in sources):
+        raise ValueError("txt is the true caption: name a layer, such as layer.negatives.negatives, or json.FIELD")
+    return _with_a_weight(sources) if sources else sources
+
+
+HardCaptionSources = Annotated[list[CaptionSource], AfterValidator(_none_or_with_a_weight)]
+
+
 class SampleTexts:
     """The texts of one sample, decoded when asked for."""
 

@@ -25,15 +25,32 @@ def draw_hard(
     Raises:
         BadSample: "broken JSON".
     """
-    texts = SampleTexts(members)
-    weights: dict[str, float] = {}
-    for source in sources:
-        found = layered[source.source] if source.source in layered else texts.of(source.source)
-        choices = [text for text in dict.fromkeys(found) if text and text not in true]
-        for text in choices:
-            weights[text] = weights.get(text, 0.0) + (source.weight if source.each else source.weight / len(choices))
+    weights = hard_captions_of(true, members, sources, layered)
     # The largest of u^(1/w) are a weighted draw without replacement (Efraimidis and Spirakis 2006).
     keys = np.log(generator.random(len(weights))) / np.fromiter(weights.values(), float, len(weights))
     drawn = np.argsort(-keys, kind="stable")[:number]
-    names = list(weights)
-    return [names[place] for place in drawn]
+    texts = list(weights)
+    return [texts[place] for place in drawn]
+
+
+def hard_captions_of(
+    true: Collection[str],
+    members: Mapping[str, bytes],
+    sources: Sequence[CaptionSource],
+    layered: Mapping[str, Sequence[str]],
+) -> dict[str, float]:
+    """All that `draw_hard` may give, with their weights; no text that differs from one of ``true`` in case only.
+
+    Raises:
+        BadSample: "broken JSON".
+    """
+    texts = SampleTexts(members)
+    said = {text.casefold() for text in true}
+    weights: dict[str, float] = {}
+    for source in sources:
+        found = layered[source.source] if source.source in layered else texts.of(source.source)
+        stripped = (text.strip() for text in found)
+        choices = [text for text in dict.fromkeys(stripped) if text and text.casefold() not in said]
+        for text in choices:
+            weights[text] = weights.get(text, 0.0) + (source.weight if source.each else source.weight / len(choices))
+    return weights

@@ -111,11 +111,12 @@ class Samples:
     def make_neighbour(self, position: int, sample: _Sample, out: torch.Tensor) -> _Sample:
         """One of the neighbours of ``sample``, drawn for its ``position``; of a sample without any, one at random."""
         assert self._neighbours is not None
-        there = self._neighbours.of(sample.shard, sample.row, sample.layers)
-        drawn = sample_generator(self._seed, position, _OF_NEIGHBOURS).permutation(len(there))
+        names = self._neighbours.names(sample.shard, sample.row, sample.layers)
+        drawn = sample_generator(self._seed, position, _OF_NEIGHBOURS).random(len(names)).argsort(kind="stable")
+        found = (self._neighbours.place(names[number], sample.shard) for number in drawn)
         attempts = range(_OF_NEIGHBOURS + 1, _OF_NEIGHBOURS + 1 + _MAX_ATTEMPTS)
         at_random = (self._order.sample(position, attempt) for attempt in attempts)
-        places = chain((there[place] for place in drawn), at_random)
+        places = chain((place for place in found if place is not None), at_random)
         return self._first_usable(((n, *place) for n, place in zip(attempts, places, strict=False)), position, out)
 
     @property

@@ -8,7 +8,7 @@ import numpy as np
 
 from vlp.data.captions import CaptionLayers, CaptionSource
 from vlp.data.probes import caption_layers, probes
-from vlp.data.shards import Shard, stem
+from vlp.data.shards import Shard, folder, stem
 from vlp.data.sources import Sources
 from vlp.types import UserError
 
@@ -23,41 +23,41 @@ class Neighbours:
             key in it.
 
     Raises:
-        UserError: no such layer, shards of equal names, or no sample looked at has a neighbour among the samples used.
+        UserError: no such layer, or no sample looked at has a neighbour among the samples used.
     """
 
     def __init__(self, layer: str, sources: Sources) -> None:
         self._source = CaptionSource(source=layer)
         self._sources = sources
-        stems = [stem(entry.path) for entry in sources.entries]
-        if len(set(stems)) < len(stems):
-            twice = next(name for name in stems if stems.count(name) > 1)
-            raise UserError(f"{KEY}: two shards are named {twice}, so a neighbour in it could be in either: rename one")
-        self._numbers = {name: number for number, name in enumerate(stems)}
+        self._numbers: dict[str, list[int]] = {}
+        for number, entry in enumerate(sources.entries):
+            self._numbers.setdefault(stem(entry.path), []).append(number)
         self._layers: dict[str | None, CaptionLayers] = caption_layers([self._source], sources, KEY)
-        if not any(self.of(probe.shard, probe.row, probe.layers) for probe in probes(sources)):
+        if not any(self.place(name, p.shard) for p in probes(sources) for name in self.names(p.shard, p.row, p.layers)):
             raise UserError(
                 f"{KEY}: no sample looked at has a neighbour in {layer} that is among those of data.train, so it would "
                 "have no effect: run vlp data neighbours on the same shards, or remove it"
             )
 
-    def of(self, shard: Shard, row: int, layers: str | None) -> list[tuple[int, int]]:
-        """(shard, row of those used in it) of each neighbour that the run uses, nearest first.
+    def names(self, shard: Shard, row: int, layers: str | None) -> Sequence[str]:
+        """Those of the neighbours of a sample, nearest first; ``layers`` is the folder of layers of its source."""
+        return self._layers[layers].of(shard, row).get(self._source.source, ())
 
-        Args:
-            layers: the folder of layers of the sample's source.
+    def place(self, name: str, shard: Shard) -> tuple[int, int] | None:
+        """(number of the shard, row of those used in it) of the neighbour ``name`` of a sample of ``shard``.
+
+        Of several shards of one name it is in the one beside ``shard``. None if the run does not use it.
         """
-        names: Sequence[str] = self._layers[layers].of(shard, row).get(self._source.source, ())
-        places = (self._place(*name.partition("/")[::2]) for name in names)
-        return [place for place in places if place is not None]
-
-    def _place(self, name: str, key: str) -> tuple[int, int] | None:
-        number = self._numbers.get(name)
-        if number is None:
+        named, _, key = name.partition("/")
+        numbers = self._numbers.get(named, [])
+        if len(numbers) > 1:
+            beside = folder(shard.path)
+            numbers = [number for number in numbers if folder(self._sources.entries[number].path) == beside]
+        if not numbers:
             return None
-        row = self._sources.shard(number).row_of(key)
-        used = self._sources.entries[number].rows
+        row = self._sources.shard(numbers[0]).row_of(key)
+        used = self._sources.entries[numbers[0]].rows
         if row is None or used is None:
-            return None if row is None else (number, row)
+            return None if row is None else (numbers[0], row)
         place = int(np.searchsorted(used, row))
-        return (number, place) if place < len(used) and used[place] == row else None
+        return (numbers[0], place) if place < len(used) and used[place] == row else None

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from vlp.data.cache import CacheOptions
-from vlp.data.captions import CaptionSource, CaptionSources
+from vlp.data.captions import CaptionSource, CaptionSources, HardCaptionSources
 from vlp.data.sources import Source
 from vlp.data.transforms import AugmentOptions
 
@@ -22,7 +22,7 @@ class DataOptions(BaseModel, frozen=True, extra="forbid"):
     captions: CaptionSources = Field(
         default=[CaptionSource(source="txt")], min_length=1, description="texts of which one is drawn for each sample"
     )
-    hard_captions: list[CaptionSource] = Field(
+    hard_captions: HardCaptionSources = Field(
         default=[],
         description="captions that are nearly right but false of the picture, for the objective hard_negatives: "
         "`[{source: layer.negatives.negatives}]` of `vlp data negatives`; of several sources drawn by their weights",

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from vlp.data.captions import CaptionLayers, CaptionSource, captions_of
+from vlp.data.hard_captions import hard_captions_of
 from vlp.data.layer_files import check_file_names, layer_columns
 from vlp.data.samples import BadSample
 from vlp.data.shards import Shard
@@ -56,6 +57,23 @@ def check_several_captions(
     raise UserError(
         f"data.captions: {wanted} captions of each picture are to be compared, but no sample looked at has two that "
         "differ: add sources, or set captions: 1 in objectives"
+    )
+
+
+def check_hard_captions(
+    wanted: int, sources: Sources, captions: Sequence[CaptionSource], layers: dict[str | None, CaptionLayers]
+) -> None:
+    """Refuse to draw more hard captions than any sample looked at has."""
+    most = 0
+    for probe in probes(sources):
+        with suppress(BadSample):
+            layered = layers[probe.layers].of(probe.shard, probe.row)
+            most = max(most, len(hard_captions_of((), probe.members, captions, layered)))
+        if most >= wanted:
+            return
+    raise UserError(
+        f"data.hard_captions: {wanted} hard captions of each picture are to be compared, but no sample looked at has "
+        f"more than {most}: set number in objectives to at most that, or write more of them"
     )
 
 

@@ -10,15 +10,16 @@ Beside the true captions v of the batch stand captions h that are nearly right b
 u, v, h are normalised features, s the logit scale, b the logit bias, m the margin. The softmax form is what hard
 columns add to the cross-entropy of pictures over texts, -ln( e^match / (sum over v + sum over h) ), so that
 `[{name: infonce}, {name: hard_negatives}]` is NegCLIP and without hard captions exactly CLIP; the sigmoid form is what
-they add to `siglip`. Either may stand beside any other objective that compares pictures with texts.
+they add to `siglip`. Either may stand beside any other objective that compares pictures with texts; the sum over j is
+that of plain `infonce`, whatever the other one leaves out of its own (`duplicates`, `hardest`, the `decoupled` match).
 
 A hard caption of one picture that is the caption of another picture in the batch is no negative of that other one:
 that column is left out of its row (equal token ids; NegCLIP counts it against the match). Pictures without a hard
 caption keep their place in all sums; they only bring no columns.
 
 Columns: image, hard_texts:K (of `data.hard_captions`), caption_ids; text for softmax, logit_bias for sigmoid.
-Parts: ``hard_negative_loss``; ``hard_caption_share``, of pictures that have one; ``hard_caption_errors``, of pictures
-whose first hard caption is at least as similar as the caption.
+Parts: ``hard_negative_loss``; ``hard_caption_share``, of the K hard captions of each picture those that are there;
+``hard_caption_errors``, the share of all pictures with a first hard caption that is at least as similar as the caption.
 Cost per process, with backward: K more captions through the text tower, which is most of it; 8 N B (1 + K) D
 multiply-adds in strips of rows, however large N x B. `scope: all` gathers the hard captions, K times the text
 features, apart from the true ones: stacked before the gathering, as in the released code, they would stand between
@@ -73,7 +74,7 @@ class Objective(base.Objective, frozen=True, extra="forbid"):
         return frozenset({"image", "caption_ids", f"hard_texts:{self.number}", compared})
 
     def loss(self, embeddings: Embeddings) -> Loss:
-        own = hard_texts.own(embeddings)
+        own = hard_texts.own(embeddings, self.number)
         wide = tiles.precision(embeddings.image_ND)
         with torch.autocast(own.features.device.type, enabled=False):
             cosines_NK = (embeddings.image_ND.to(wide)[:, None] * own.features.to(wide)).sum(-1)
@@ -87,7 +88,7 @@ class Objective(base.Objective, frozen=True, extra="forbid"):
         with torch.no_grad():
             match_N = similarity.logits_of_matches(embeddings)
             wrong_N = own.there[:, 0] & ~(own_NK[:, 0] < match_N)
-        shares = {"hard_caption_share": own.there[:, 0], "hard_caption_errors": wrong_N}
+        shares = {"hard_caption_share": own.there, "hard_caption_errors": wrong_N}
         return Loss(
             total, {"hard_negative_loss": total, **{name: value.float().mean() for name, value in shares.items()}}
         )
@@ -101,7 +102,7 @@ class Objective(base.Objective, frozen=True, extra="forbid"):
 
     def _all(self, embeddings: Embeddings) -> Tensor:
         """Losses of the rows, N, where each meets the hard captions of the global batch."""
-        hard = hard_texts.of_everybody(embeddings)
+        hard = hard_texts.of_everybody(embeddings, self.number)
         columns_CD, texts = hard.features, 0
         if self.form == "softmax":
             columns_CD, texts = torch.cat([embeddings.text_BD, hard.features]), len(embeddings.text_BD)

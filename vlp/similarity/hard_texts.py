@@ -26,21 +26,21 @@ class HardTexts(NamedTuple):
     caption: Tensor | None
 
 
-def own(embeddings: Embeddings) -> HardTexts:
-    """Of each row its own: N K D, N K."""
+def own(embeddings: Embeddings, number: int) -> HardTexts:
+    """Of each row its own, the first ``number`` (K) of them: N K D, N K."""
     assert embeddings.hard_text_KND is not None
     assert embeddings.hard_mask_KN is not None
     known = embeddings.hard_caption_KN is not None and embeddings.caption_VN is not None
     return HardTexts(
-        embeddings.hard_text_KND.transpose(0, 1).contiguous(),
-        embeddings.hard_mask_KN.T,
-        embeddings.hard_caption_KN.T if known else None,  # type: ignore[union-attr]
+        embeddings.hard_text_KND[:number].transpose(0, 1).contiguous(),
+        embeddings.hard_mask_KN[:number].T,
+        embeddings.hard_caption_KN[:number].T if known else None,  # type: ignore[index]
     )
 
 
-def of_everybody(embeddings: Embeddings) -> HardTexts:
+def of_everybody(embeddings: Embeddings, number: int) -> HardTexts:
     """Those of the global batch, B K D -> C D, with the exact gradient; K times the traffic of the true captions."""
-    features_NKD, there_NK, caption_NK = own(embeddings)
+    features_NKD, there_NK, caption_NK = own(embeddings, number)
     told = [there_NK.long()] if caption_NK is None else [there_NK.long(), caption_NK]
     there_BK, *caption_BK = distributed.gather_rows(torch.stack(told, 1)).unbind(1)
     return HardTexts(
