@@ -175,3 +175,12 @@ def test_chance_agrees_with_random_features(k):
 
 def test_chance_of_a_large_set_is_finite():
     assert metrics.chance_any_of([5] * 5000, 25000, 10) == pytest.approx(0.002, rel=2e-3)
+
+
+def test_margins_within_rounding_are_ties_and_nan_stays():
+    true_N = torch.tensor([0.3, 0.3, 0.3, 0.3, math.nan])
+    wrong_N = torch.tensor([0.3 - 2e-7, 0.3 + 2e-7, 0.3 - 2e-6, 0.3 + 2e-6, 0.3])
+    margin = metrics.margins(true_N, wrong_N).tolist()
+    assert margin[:2] == [0, 0]
+    assert margin[2:4] == pytest.approx([2e-6, -2e-6], rel=0.1)
+    assert math.isnan(margin[4])

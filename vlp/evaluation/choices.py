@@ -1,7 +1,8 @@
 """Benchmarks that ask a model to choose the true caption of a picture among false ones.
 
-Right means strictly higher: a model that cannot tell the captions apart scores 0, whatever stands first in a file, and
-the tie rate says so. (An ``argmax`` gives it 0 % or 100 %, as the file begins with a false or the true caption.)
+Right means higher by more than rounding (`metrics.margins`): a model that cannot tell the captions apart scores 0,
+whatever stands first in a file, and the tie rate says so. (An ``argmax`` gives it 0 % or 100 %, as the file begins with
+a false or the true caption.)
 """
 
 from __future__ import annotations
@@ -141,13 +142,13 @@ class ChoiceTask(base.Task):
         return figures | (table if self.categories_are_metrics else {}), rows
 
     def margins_of_wrong(self, embeddings: base.SetEmbeddings) -> tuple[Tensor, Tensor]:
-        """Of each false caption (M fp32) how far the true one is above it, and the row of its choice."""
+        """Of each false caption (M fp32) how far the true one is above it, 0 for a tie, and the row of its choice."""
         image = torch.tensor([choice.image for choice in self.choices])
         caption = torch.tensor([choice.caption for choice in self.choices])
         wrong = torch.tensor([text for choice in self.choices for text in choice.wrong])
         choice = torch.arange(len(self.choices)).repeat_interleave(torch.tensor([len(c.wrong) for c in self.choices]))
         true_N = _scores(embeddings, image, caption)
-        return true_N[choice] - _scores(embeddings, image[choice], wrong), choice
+        return metrics.margins(true_N[choice], _scores(embeddings, image[choice], wrong)), choice
 
 
 def _scores(embeddings: base.SetEmbeddings, image: Tensor, text: Tensor) -> Tensor:

@@ -18,6 +18,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Features in fp32 of one and the same input differ by some 1e-7 between batches of other shapes, as kernels add in
+# another order. Where a question has a single wrong answer, a collapsed model would be right of half of them.
+ROUNDING = 1e-6  # in cosine; what models tell apart is thousands of times as far
+
 TILE = 2048  # 2048 x 2048 fp64 scores: 32 MiB, whatever the size of the set
 
 
@@ -53,6 +57,12 @@ class RetrievalRanks:
 def pair_scores(left_ND: Tensor, right_ND: Tensor) -> Tensor:
     """Dot product of each row of ``left_ND`` with the same row of ``right_ND``: N fp32 scores."""
     return (left_ND.double() * right_ND.double()).sum(dim=1).float()
+
+
+def margins(true_N: Tensor, wrong_N: Tensor) -> Tensor:
+    """How far each true score is above the wrong one: 0 where the two are `ROUNDING` apart or less, NaN stays NaN."""
+    margin_N = true_N - wrong_N
+    return margin_N.masked_fill(margin_N.abs() <= ROUNDING, 0)
 
 
 def retrieval_ranks(image_ND: Tensor, text_ND: Tensor, image_of_text: Tensor, tile: int = TILE) -> RetrievalRanks:

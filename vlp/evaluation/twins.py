@@ -2,8 +2,9 @@
 
 After Winoground (Thrush et al., arXiv:2204.03162, section 3): the text score asks whether each picture prefers its own
 caption to the other, the image score whether each caption prefers its own picture, the group score for both. Right
-means strictly higher: a model that cannot tell the two apart scores 0, and the tie rate says so. By chance a quarter
-of the twins is right, for the group a sixth: of the 24 orders of four scores, 4 put both true ones on top.
+means higher by more than rounding (`metrics.margins`): a model that cannot tell the two apart scores 0, and the tie
+rate says so. By chance a quarter of the twins is right, for the group a sixth: of the 24 orders of four scores, 4 put
+both true ones on top.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ CHANCE = {"text": 1 / 4, "image": 1 / 4, "group": 1 / 6}
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model answers to N twins: how far the true score is above the false one, the smaller of two questions."""
+    """What a model answers to N twins.
+
+    A margin is how far the true score is above the false one, 0 for a tie; of each twin the smaller of two questions.
+    """
 
     text_margin_N: Tensor
     image_margin_N: Tensor
@@ -43,8 +47,10 @@ def answers(image_ND: Tensor, text_ND: Tensor, twins: Sequence[Twin]) -> Answers
     """The answers from the L2-normalised features of all pictures and all texts of the set."""
     image_2N, text_2N = (torch.tensor([getattr(twin, side) for twin in twins]).T for side in ("images", "texts"))
     score = {(i, t): metrics.pair_scores(image_ND[image_2N[i]], text_ND[text_2N[t]]) for i in (0, 1) for t in (0, 1)}
-    text_2N_margin = torch.stack([score[0, 0] - score[0, 1], score[1, 1] - score[1, 0]])
-    image_2N_margin = torch.stack([score[0, 0] - score[1, 0], score[1, 1] - score[0, 1]])
+    text_2N_margin = torch.stack([metrics.margins(score[0, 0], score[0, 1]), metrics.margins(score[1, 1], score[1, 0])])
+    image_2N_margin = torch.stack(
+        [metrics.margins(score[0, 0], score[1, 0]), metrics.margins(score[1, 1], score[0, 1])]
+    )
     return Answers(
         text_margin_N=text_2N_margin.amin(dim=0),
         image_margin_N=image_2N_margin.amin(dim=0),

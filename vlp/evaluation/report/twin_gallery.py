@@ -76,6 +76,6 @@ def _cells(scores: list[float], asks_both: bool) -> list[list[Cell]]:
             return Cell(texts[place], "own")
         # Against the same caption with its own picture, and against the same picture with its own caption.
         rivals = [own[caption], own[picture]] if asks_both else [own[caption]]
-        return Cell(texts[place], "" if all(rival > scores[place] for rival in rivals) else "wins")
+        return Cell(texts[place], "" if all(rival - scores[place] > metrics.ROUNDING for rival in rivals) else "wins")
 
     return [[cell(caption, picture) for picture in (0, 1)] for caption in (0, 1)]
