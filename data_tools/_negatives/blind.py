@@ -52,10 +52,12 @@ class BlindTest:
 def blind_test(captions: Mapping[str, Sequence[Negative]], seed: int) -> BlindTest | None:
     """None where fewer than `FEWEST` captions have a change.
 
-    Takes at most 100,000 texts, of captions drawn by the seed.
+    Takes at most 100,000 texts, of captions drawn by the seed. Where all that a part could be learned from stands in
+    that part as well, its pairs are ties.
 
     Args:
         captions: caption -> its accepted changes.
+        seed: any whole number.
 
     Raises:
         UserError: scikit-learn is not installed.
@@ -63,6 +65,7 @@ def blind_test(captions: Mapping[str, Sequence[Negative]], seed: int) -> BlindTe
     changed = [(caption, own) for caption, own in captions.items() if own]
     if len(changed) < FEWEST:
         return None
+    seed %= 2**64  # numpy takes none below 0
     order = np.random.default_rng(seed).permutation(len(changed))
     texts = np.cumsum([1 + len(changed[row][1]) for row in order])
     table = _Texts.of([changed[row] for row in order[: max(int(np.searchsorted(texts, _MOST_TEXTS)), FEWEST)]])
@@ -111,10 +114,10 @@ class _Texts:
 def _scores(table: _Texts) -> tuple[np.ndarray, list[tuple[str, float]]]:
     """fp64 [N]: how true each text looks to a classifier that has not seen its caption; and what told most."""
     try:
-        from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped, unused-ignore]
-        from sklearn.feature_extraction.text import CountVectorizer  # type: ignore[import-untyped, unused-ignore]
-        from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped, unused-ignore]
-        from sklearn.model_selection import GroupKFold  # type: ignore[import-untyped, unused-ignore]
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.feature_extraction.text import CountVectorizer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import GroupKFold
     except ModuleNotFoundError as error:
         raise UserError("the blind test needs scikit-learn: pip install 'vlp[negatives]'") from error
     vectorizer = CountVectorizer(lowercase=False, token_pattern=_TOKEN, ngram_range=(1, 2), binary=True, min_df=2)
@@ -131,6 +134,8 @@ def _scores(table: _Texts) -> tuple[np.ndarray, list[tuple[str, float]]]:
     for train, test in GroupKFold(_FOLDS).split(features, groups=table.group):
         # What is a caption here and a change of another caption there would be known by heart, the wrong way round.
         train = train[~np.isin(texts[train], texts[test])]
+        if len(set(labels[train])) < 2:
+            continue  # nothing to learn from: these pairs stay ties
         model: Any = LogisticRegression(class_weight="balanced", solver="liblinear", dual=True, random_state=0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a hundred rounds rank pairs as well as a thousand

@@ -64,6 +64,26 @@ def test_equal_scores_count_half():
     assert test.telling == []
 
 
+def test_where_no_text_is_left_to_learn_from_pairs_are_ties():
+    texts = [f"a {one} {two}" for one in COLOURS for two in SHAPES]
+    test = blind_test({text: [Negative(other, "random") for other in texts if other != text] for text in texts}, 0)
+    assert test is not None
+    assert (test.overall.accuracy, test.overall.pairs) == (0.5, 600)
+
+
+def test_where_only_captions_are_left_to_learn_from_pairs_are_ties():
+    test = blind_test({caption: [Negative("a red ring", "k")] for caption, _ in scenes(30)}, 0)
+    assert test is not None
+    assert (test.overall.accuracy, test.overall.pairs) == (0.5, 30)
+
+
+@pytest.mark.parametrize("seed", [-1, 0, 2**64 + 1, -(2**70)])
+def test_any_whole_number_is_a_seed(seed):
+    test = blind_test({caption: [Negative(text, "swap")] for caption, text in scenes(30)}, seed)
+    assert test is not None
+    assert test.overall.pairs == 30
+
+
 def test_too_few_captions_measure_nothing():
     captions = {f"a dog {number}": [Negative(f"a cat {number}", "k")] for number in range(FEWEST - 1)}
     assert blind_test({**captions, "a crab": []}, 0) is None
