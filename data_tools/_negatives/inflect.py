@@ -28,7 +28,7 @@ def form(lemma: str, tag: str) -> str | None:
         UserError: lemminflect is not installed.
     """
     try:
-        from lemminflect import getInflection  # type: ignore[import-untyped, unused-ignore]
+        from lemminflect import getInflection
     except ModuleNotFoundError as error:
         raise UserError("the generator swap needs lemminflect: pip install 'vlp[negatives]'") from error
     if (lemma, tag) in _IRREGULAR:

