@@ -134,8 +134,11 @@ def test_missing_unknown_and_outer_directories(sets, tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         find_task(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no known layout: it must hold"):
+    (tmp_path / "empty" / "val2014").mkdir()
+    with pytest.raises(UserError, match="no known layout: it must hold") as error:
         find_task(tmp_path / "empty")
+    for source in ("RAIVNLab/sugar-crepe", "mertyg/vision-language", "facebook/winoground", "MMVP/MMVP_VLM"):
+        assert source in str(error.value)
     with pytest.raises(UserError, match=r"name the sets inside it instead .*sets/first"):
         find_task(sets)
 

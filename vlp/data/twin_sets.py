@@ -61,7 +61,8 @@ def is_winoground(directory: Path) -> bool:
     """Whether ``directory`` has Winoground's layout, be it complete or not."""
     folders = (directory, directory / "data")
     named = any((folder / name).exists() for folder in folders for name in (EXAMPLES, "images/ex_0_img_0.png"))
-    return named or any(set(CAPTIONS) <= set(_columns(path)) for path in _parquet_files(directory))
+    columns_of_files = [_columns(path) for path in _parquet_files(directory)]
+    return named or any(not columns or set(CAPTIONS) <= set(columns) for columns in columns_of_files)
 
 
 def read_winoground(directory: Path) -> TwinSet:
@@ -92,7 +93,7 @@ def read_mmvp(directory: Path) -> TwinSet:
     if not path.is_file():
         raise UserError(f"{path} is missing: copy it from {MMVP}")
     reader = csv.DictReader(io.StringIO(_text(path, MMVP), newline=""))
-    questions = list(reader)
+    questions = [row for row in reader if any(row.get(column) for column in QUESTION_COLUMNS)]  # tables end in ,,
     missing = [column for column in QUESTION_COLUMNS if column not in (reader.fieldnames or ())]
     if missing:
         raise UserError(f"{path} has no column '{missing[0]}': copy it from {MMVP} (the file of MMVP/MMVP is another)")
@@ -180,6 +181,8 @@ def _parquet_examples(directory: Path) -> tuple[list[dict[str, Any]], list[Store
     rows: list[dict[str, Any]] = []
     pictures: list[StoredFile] = []
     for path in _parquet_files(directory):
+        if not _columns(path):
+            raise UserError(f"{path} is not a whole Parquet file: copy it again from {WINOGROUND}")
         missing = [name for name in (*CAPTIONS, *PICTURES) if name not in _columns(path)]
         if missing:
             raise UserError(f"{path} has no column '{missing[0]}': copy it again from {WINOGROUND}")
@@ -207,10 +210,11 @@ def _parquet_files(directory: Path) -> list[Path]:
 
 
 def _columns(path: Path) -> list[str]:
+    """No names where the file is damaged."""
     try:
         return list(pq.read_schema(path).names)
     except (pa.ArrowInvalid, OSError):
-        return []  # not a whole Parquet file: its columns are missing, and that is said
+        return []
 
 
 def _text(path: Path, source: str) -> str:

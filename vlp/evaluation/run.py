@@ -23,10 +23,13 @@ from vlp.types import UserError
 
 TASKS = "vlp.evaluation.tasks"
 LAYOUTS = (
-    "test/nshards.txt with dataset_type.txt or classnames.txt (CLIP_benchmark's webdataset layout), SugarCrepe's JSON "
-    "files with images/ or val2017/, ARO's visual_genome_relation.json, visual_genome_attribution.json, "
-    "coco_karpathy_test.json or flickr30k_test.json, Winoground's examples.jsonl or test-*.parquet, MMVP-VLM's "
-    "Questions.csv, or ECCV Caption's captions_val2014.json"
+    "test/nshards.txt with dataset_type.txt or classnames.txt (CLIP_benchmark's webdataset layout), SugarCrepe's "
+    "add_att.json ... (data/ of github.com/RAIVNLab/sugar-crepe), ARO's visual_genome_relation.json, "
+    "visual_genome_attribution.json, coco_karpathy_test.json or flickr30k_test.json (downloaded by the reader of "
+    "github.com/mertyg/vision-language-models-are-bows), Winoground's examples.jsonl or test-*.parquet (the gated "
+    "Hugging Face data set facebook/winoground), MMVP-VLM's Questions.csv (the Hugging Face data set MMVP/MMVP_VLM), "
+    "or, for ECCV Caption, captions_val2014.json (COCO's annotations_trainval2014.zip) or dataset_coco.json "
+    "(Karpathy's)"
 )
 
 
@@ -97,9 +100,10 @@ def find_task(directory: str | Path) -> Task:
         files = [str(file) for file in sorted(directory.glob("*.json")) if any(task.detects(file) for task in known)]
         hint = f"name the file of one ({' or '.join(files)}), or " if files else ""
         raise UserError(f"{directory} holds several evaluation sets: {hint}give each a directory of its own")
-    inner = [str(path) for path in sorted(directory.iterdir()) if path.is_dir()] if directory.is_dir() else []
+    folders = sorted(path for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else []
+    inner = [str(path) for path in folders if any(task.detects(path) for task in known)]
     hint = f"; name the sets inside it instead ({', '.join(inner[:5])})" if inner else ""
-    raise UserError(f"{directory} has no known layout{hint}: it must hold {LAYOUTS}")
+    raise UserError(f"{directory} has no known layout{hint}: it must hold, under these names, {LAYOUTS}")
 
 
 def open_tasks(options: EvaluateOptions) -> list[Task]:

@@ -158,3 +158,10 @@ def test_damaged_and_other_files_are_named(directory):
     fails(directory, r"questions 7 and 8 of .* stand in a pair but are of two types")
     path.write_text(whole[: whole.rindex(",") + 1] + "\n")
     fails(directory, r"question '8' of .* is cut short")
+
+
+def test_blank_rows_at_the_end_are_no_questions(directory):
+    path = directory / "Questions.csv"
+    expected = find_task(directory).twins
+    path.write_text(path.read_text().rstrip() + "\n,,\n,,\n,,\n")
+    assert find_task(directory).twins == expected

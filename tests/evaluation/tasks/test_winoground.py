@@ -196,3 +196,10 @@ def test_parquet_without_captions_or_bytes_is_named(tmp_path, examples, pictures
         find_task(tmp_path / "parquet").image(0)
     pq.write_table(table.drop_columns("caption_0"), path)
     fails(tmp_path / "parquet", "no known layout")  # any Parquet file could be that
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path):
+    (tmp_path / "test-00000-of-00001.parquet").write_bytes(b"PAR1")
+    fails(
+        tmp_path, r"test-00000-of-00001\.parquet is not a whole Parquet file: copy it again from .*facebook/winoground"
+    )
