@@ -191,12 +191,18 @@ def _kind(content: dict[str, Any]) -> Kind:
 
 
 def _marked(caption: str, text: str) -> Markup:
-    """``text`` with the words that differ from those of ``caption`` in their place marked; case does not count."""
-    theirs = [word.casefold() for word in _WORD.findall(caption)]
-    ours = list(_WORD.finditer(text))
-    matcher = SequenceMatcher(None, theirs, [found.group().casefold() for found in ours], autojunk=False)
-    same = {place for block in matcher.get_matching_blocks() for place in range(block.b, block.b + block.size)}
-    return with_marks(text, (found.span() for place, found in enumerate(ours) if place not in same))
+    """``text`` with the words marked that differ from those of ``caption``; case does not count.
+
+    Of equally many words those that differ in their place, or those of an alignment, whichever are fewer.
+    """
+    found = list(_WORD.finditer(text))
+    theirs, ours = [word.casefold() for word in _WORD.findall(caption)], [one.group().casefold() for one in found]
+    blocks = SequenceMatcher(None, theirs, ours, autojunk=False).get_matching_blocks()
+    other = set(range(len(ours))) - {place for block in blocks for place in range(block.b, block.b + block.size)}
+    if len(theirs) == len(ours):
+        moved = {place for place, words in enumerate(zip(theirs, ours, strict=True)) if words[0] != words[1]}
+        other = min(moved, other, key=len)
+    return with_marks(text, (found[place].span() for place in sorted(other)))
 
 
 def _plain(name: str) -> str:
