@@ -115,6 +115,21 @@ def test_table_shows_chance_and_both_names(sets, encoder):
     assert max(map(len, table.splitlines())) <= 120
 
 
+def test_long_names_leave_room_for_labels(sets, encoder):
+    (sets / "pairs").rename(sets / "visual_genome_attribution")
+    (result,) = evaluate(encoder, [sets / "visual_genome_attribution"], 4, "tiny", "none")
+    long = "text_acc_positional_and_relational_context"
+    for figures in (result.scores.metrics, result.scores.chance):
+        figures[long] = 0.5
+    result.scores.labels[long] = "Positional and Relational"
+    lines = format_table([result]).splitlines()
+    assert sum("Positional and Relational" in line for line in lines) == 1
+    first = next(number for number, line in enumerate(lines) if "text_acc_pos" in line)
+    assert "".join(line.split("│")[3].strip() for line in lines[first : first + 2]) == long
+    assert " 50.00 │" in lines[first]
+    assert max(map(len, lines)) <= 120
+
+
 def test_the_geometry_has_a_table_of_its_own_without_per_cent(sets, encoder):
     names = ("first", "second", "classes", "pairs")
     results = evaluate(encoder, [sets / name for name in names], 4, "tiny", "none")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -177,7 +178,8 @@ def _made(files: Files) -> list[Options]:
 
 def _keep(path: Path, made_of: dict[str, Any], options: Sequence[Options]) -> None:
     items = [dict(zip(OPTIONS, (image, [caption, *shuffled]), strict=True)) for image, caption, shuffled in options]
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    # Processes of several machines may share the directory.
+    partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
     try:
         partial.write_text(json.dumps({**made_of, "items": items}, ensure_ascii=False, indent=0), encoding="utf-8")
         os.replace(partial, path)

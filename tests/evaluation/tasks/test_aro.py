@@ -84,7 +84,7 @@ def test_relations_have_the_mean_of_all_and_the_one_of_the_paper(relations, enco
     }
     assert scores.tie_rate == 1 / 5
     assert scores.labels["text_acc_macro_official"] == (
-        "mean of 2 relations (macro of the paper, 1 symmetric ones left out)"
+        "mean of the paper's relations (macro, 2; symmetric left out: 1)"
     )
     assert [(row.table, row.name, row.number) for row in scores.categories] == [
         ("relation", "on", 3),
@@ -102,14 +102,14 @@ def test_attributes_with_few_items_are_left_out_of_the_mean_of_the_paper(write, 
     assert scores.metrics == pytest.approx(
         {"text_acc": 24 / 49, "text_acc_macro": 12 / 25, "text_acc_macro_official": 24 / 25}
     )
-    assert scores.labels["text_acc_macro_official"].endswith("1 with fewer than 25 items left out)")
+    assert scores.labels["text_acc_macro_official"].endswith("(macro, 1; fewer than 25 items, left out: 1)")
     assert [(row.name, row.number) for row in scores.categories] == [("old_wet", 25), ("wet_old", 24)]
 
 
 def test_where_all_categories_are_left_out_the_table_says_so(write, encoder):
     directory = write(ATTRIBUTION, [item(0, RED, GREEN, attributes=["old", "wet"])])
     (result,) = evaluate(encoder, [directory], 2, "tiny", "none")
-    assert result.scores.labels["text_acc_macro"] == "mean of all 1 pairs of attributes (macro), none has 25 items"
+    assert result.scores.labels["text_acc_macro"] == "mean of the only pair of attributes (macro), none has 25 items"
     content = result.to_json()
     assert content["metrics"]["text_acc_macro_official"] is None
     assert content["intervals"] == {}

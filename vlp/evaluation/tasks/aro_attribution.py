@@ -39,9 +39,10 @@ class Task(ChoiceTask):
     def means(self) -> dict[str, Mean]:
         numbers = Counter(choice.category for choice in self.choices)
         kept = tuple(pair for pair, number in numbers.items() if number >= FEWEST)
-        label = f"mean of all {len(numbers)} pairs of attributes (macro)"
-        left_out = f"{len(numbers) - len(kept)} with fewer than {FEWEST} items left out"
+        number = "the only pair" if len(numbers) == 1 else f"all {len(numbers)} pairs"
+        label = f"mean of {number} of attributes (macro)"
+        left_out = f"fewer than {FEWEST} items, left out: {len(numbers) - len(kept)}"
         return {
             "macro": Mean(label if kept else f"{label}, none has {FEWEST} items", tuple(numbers)),
-            "macro_official": Mean(f"mean of {len(kept)} pairs (macro of the paper, {left_out})", kept),
+            "macro_official": Mean(f"mean of the paper's pairs (macro, {len(kept)}; {left_out})", kept),
         }

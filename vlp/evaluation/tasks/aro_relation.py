@@ -59,9 +59,10 @@ class Task(ChoiceTask):
     def means(self) -> dict[str, Mean]:
         relations = tuple(sorted({choice.category for choice in self.choices}))
         kept = tuple(relation for relation in relations if relation not in SYMMETRIC)
-        label = f"mean of all {len(relations)} relations (macro)"
-        left_out = f"{len(relations) - len(kept)} symmetric ones left out"
+        number = "the only relation" if len(relations) == 1 else f"all {len(relations)} relations"
+        label = f"mean of {number} (macro)"
+        left_out = f"symmetric left out: {len(relations) - len(kept)}"
         return {
             "macro": Mean(label if kept else f"{label}, symmetric ones only", relations),
-            "macro_official": Mean(f"mean of {len(kept)} relations (macro of the paper, {left_out})", kept),
+            "macro_official": Mean(f"mean of the paper's relations (macro, {len(kept)}; {left_out})", kept),
         }
