@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=d["num_eval"],
         metavar="N",
-        help="items an evaluation set: pictures, pairs or twins (%(default)s)",
+        help="items an evaluation set: pictures, pairs or twins; an even number (%(default)s)",
     )
     add(
         "--seed",
@@ -161,12 +161,18 @@ def write_scenes(options: ScenesOptions, progress: Callable[[int, int], None] | 
     ``progress(done, total)`` is called for every picture. ``scenes.json`` comes last, when all is there.
 
     Raises:
-        UserError: the directory is not empty, or the options leave too few scenes.
+        UserError: the directory is not empty, the options leave too few scenes, or the number of items is odd.
     """
     import vlp
     from data_tools._scenes_evaluation import Evaluation
     from vlp.data.write import new_directory
+    from vlp.types import UserError
 
+    if options.num_eval % 2:  # half a twin would tell a scorer that never looks at the picture more than chance
+        raise UserError(
+            f"--num-eval {options.num_eval} is odd, but pairs come in twins, in which each caption is once the true "
+            f"one: give {options.num_eval + 1}"
+        )
     world = options.world()
     random = generator(options.seed, "scene", 0)
     world.training_scene(random)  # refuses before anything is written

@@ -16,6 +16,7 @@ from data_tools._scenes_grammar import parse
 from data_tools._scenes_options import ScenesOptions, parse_hold_out
 from data_tools._scenes_twins import shuffle_words
 from data_tools._scenes_world import OPPOSITE, holds
+from vlp.types import UserError
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +108,9 @@ def test_a_shuffle_that_makes_a_sentence_is_shuffled_again():
     """One of the six orders of these words is the caption itself."""
     found = {shuffle_words("a red circle", "A", Random(seed)) for seed in range(200)}
     assert found == {"a circle red", "red a circle", "red circle a", "circle a red", "circle red a"}
+
+
+def test_an_odd_number_of_items_is_refused_as_half_a_twin_remains(tmp_path):
+    with pytest.raises(UserError, match=r"--num-eval 7 is odd, .*: give 8"):
+        scenes.write_scenes(ScenesOptions(tmp_path / "odd", num_train=10, num_eval=7))
+    assert not (tmp_path / "odd").exists()
