@@ -183,7 +183,8 @@ RELATIONS: dict[str, tuple[str, ...]] = {
 
 SET_PHRASES = word_set(
     "day night morning evening afternoon noon background foreground distance middle center centre air front side top "
-    "bottom back corner edge end way time weekend sunset sunrise dusk dawn rest variety"
+    "bottom back corner edge end way time weekend sunset sunrise dusk dawn rest variety "
+    "silhouette position pose formation motion progress bloom flight pieces direction directions"
 )
 """Nouns after prepositions for which no others stand: "on a sunny day", "in the background"."""
 LOOSE_PLACES = SET_PHRASES | word_set(
@@ -191,7 +192,7 @@ LOOSE_PLACES = SET_PHRASES | word_set(
     "vest boots shoes gloves scarf tie costume outfit glasses sunglasses robe apron bikini swimsuit wetsuit gown "
     "blouse tuxedo hood mask crown kimono sari turban veil overalls pajamas pyjamas clothes clothing attire gear "
     "fire tv television phone cellphone computer internet display sale vacation trip tour duty foot hand mouth sky sun "
-    "rain snow wind dark shade world city country line row rows circle motion progress bloom flight style half pieces "
-    "love mirror picture photo image hands arms color colour formation position pose"
+    "rain snow wind dark shade world city country line row rows circle style half system "
+    "love mirror picture photo image hands arms color colour"
 )
 """Nouns before which "in" and "on" tell no place that can be turned."""

@@ -34,6 +34,8 @@ _PREPOSITIONS = word_set(
     "at by for from to of during through across along around against between among toward towards off up down "
     "after before as"
 )
+_ADVERBS = word_set("up down together apart")
+_NO_PARTICIPLES = word_set("string spring ceiling building painting wedding evening morning clothing pudding railing")
 _LONGEST = 300
 """Words of a caption that are compared; longer ones are no captions."""
 
@@ -48,7 +50,7 @@ def same_meaning(caption: str, text: str) -> str:
     if len(theirs) == len(ours) and all(map(_follows, theirs, ours)):
         changed = [f"{ours} for {one}" for one, ours in zip(theirs, ours, strict=True) if one != ours]
         return ", ".join(changed).translate(_PLAIN) or "the same words"
-    found = _turned(theirs, ours) or _moved(theirs, ours) or _passive(theirs, ours)
+    found = _turned(theirs, ours) or _moved(theirs, ours) or _said_after(theirs, ours) or _passive(theirs, ours)
     return (found or _relisted(_row(caption, commas=True), _row(text, commas=True))).translate(_PLAIN)
 
 
@@ -96,6 +98,8 @@ def _row(text: str, commas: bool = False) -> Row:
             row.append(f"<{RELATIONS[' '.join(phrase)][0]}>")
         elif words[place] in _COMMAS:
             row.append("<and>")
+        elif words[place] == "hair" and row[-1:] == ["orange"]:
+            row[-1:] = ["red", "hair"]
         elif words[place] not in _EMPTY:
             row.append(_JOINED.get(words[place], words[place]))
         place += len(phrase or "1")
@@ -157,6 +161,22 @@ def _moved(theirs: Row, ours: Row) -> str:
             if first == place - 1 and last == place + 1 and all(map(_is_attribute, theirs[first:last])):
                 return " ".join(theirs[first:last])
     return ""
+
+
+def _said_after(theirs: Row, ours: Row) -> str:
+    """An adverb or a participle stands behind its thing instead of before it: "pushing hand" and "hand pushing"."""
+    if len(theirs) != len(ours) or sorted(theirs) != sorted(ours):
+        return ""
+    differ = [place for place, (one, two) in enumerate(zip(theirs, ours, strict=True)) if one != two]
+    moved = theirs[differ[0] : differ[-1] + 1]
+    adverbs = [word for word in moved if word in _ADVERBS or word.endswith(("ward", "wards", "ly"))]
+    verbs = [word for word in moved if word not in adverbs and _is_participle(word)]
+    one_thing = len(moved) == len(adverbs) + len(verbs) + 1 and len(adverbs) < 2 and len(verbs) < 2
+    return " ".join(adverbs + verbs) if one_thing else ""
+
+
+def _is_participle(word: str) -> bool:
+    return len(word) > 5 and word.endswith(("ing", "ed")) and word not in _NO_PARTICIPLES
 
 
 def _is_place(word: str) -> bool:

@@ -12,6 +12,7 @@ from data_tools._negatives import categories
 from data_tools._negatives.alike import LIVING, alike
 from data_tools._negatives.edit import Change
 from data_tools._negatives.inflect import form
+from data_tools._negatives.names import is_place_name
 from data_tools._negatives.parse import NounPhrase, Parsed
 
 Changes = tuple[Change, ...]
@@ -34,22 +35,35 @@ _SET = frozenset(
     for pair in word_set(
         "hot_dog hot_dogs hot_air high_chair high_school high_rise fast_food soft_drink soft_drinks hard_hat hard_hats "
         "big_ben new_york new_zealand new_year open_air little_league light_house dry_erase full_moon new_moon "
-        "spring_onion spring_onions spring_roll spring_rolls paper_towel paper_towels glass_of"
+        "spring_onion spring_onions spring_roll spring_rolls paper_towel paper_towels glass_of "
+        "orange_juice orange_slice orange_slices orange_tree orange_trees orange_peel red_hair red_haired"
     )
 )
 """Pairs of words with a meaning of their own."""
+_HAIR = word_set("hair haired beard beards moustache mustache")
+_SAME_HAIR = [word_set("brown black"), word_set("white grey gray silver"), word_set("blond blonde yellow orange brown")]
+"""Colours that one and another would give the same hair."""
+_INSIDE = word_set("in on into onto inside within outside")
 
 
 def colours(parsed: Parsed, said: Said) -> Iterator[Changes]:
-    """Another colour, which no caption of the picture names."""
+    """Another colour of a thing, which no caption of the picture names. "An orange" is a fruit."""
     words = parsed.words
     known = {family for word in said for family in COLOURS.get(word, ())}
     for place, word in enumerate(words):
         of_photo = any(later.text in _PHOTOS for later in words[place + 1 : place + 4])  # "a black and white photo"
-        if word.kind != "colour" or word.text not in COLOURS or word.bound or of_photo:
+        if (
+            word.kind != "colour"
+            or word.text not in COLOURS
+            or word.bound
+            or of_photo
+            or not _is_said_of(parsed, place)
+        ):
             continue
+        of_hair = not _HAIR.isdisjoint(other.text for other in words[place + 1 : place + 2])
+        unclear = {other for row in _SAME_HAIR if of_hair and word.text in row for other in row}
         for colour, weight in categories.COLOURS.items():
-            if known.isdisjoint(COLOURS[colour]):
+            if known.isdisjoint(COLOURS[colour]) and colour not in unclear:
                 yield from [(Change(place, place + 1, (colour,)),)] * weight
 
 
@@ -121,7 +135,7 @@ def relations(parsed: Parsed, said: Said) -> Iterator[Changes]:
         text = " ".join(other.text for other in words[place:stop])
         participle = place > 0 and words[place - 1].tag == "VBN"  # "covered with snow"
         if text in categories.RELATIONS and stop in nouns and not participle:
-            loose = text in ("in", "on") and _is_loose(parsed, nouns[stop])
+            loose = text in _INSIDE and _is_loose(parsed, nouns[stop])
             for other in () if loose else categories.RELATIONS[text]:
                 yield (Change(place, stop, tuple(other.split())),)
 
@@ -171,6 +185,18 @@ def _adjectives(parsed: Parsed, table: Mapping[str, tuple[str, ...]]) -> Iterato
             yield place, others
 
 
+def _is_said_of(parsed: Parsed, place: int) -> bool:
+    """Whether a colour stands before a noun or after "is"."""
+    words, after = parsed.words, _text(parsed, place + 1)
+    if (words[place].text, after) in _SET:
+        return False
+    if place > 1 and words[place - 1].text in ("and", ",") and words[place - 2].kind == "colour":
+        return _is_said_of(parsed, place - 2) or any(place in phrase.adjectives for phrase in parsed.nouns)
+    before_filler = place + 1 < len(words) and words[place + 1].kind == "filler" and words[place + 1].part == "NOUN"
+    said_of = before_filler or any(place in phrase.adjectives for phrase in parsed.nouns)
+    return said_of or (place > 0 and words[place - 1].lemma == "be")
+
+
 def _others(parsed: Parsed, place: int, table: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     pair = _text(parsed, place), _text(parsed, place + 1)
     return () if pair in _SET else table.get(pair[0], ())
@@ -206,4 +232,5 @@ def _may_turn(parsed: Parsed, place: int) -> bool:
 def _is_loose(parsed: Parsed, phrase: NounPhrase) -> bool:
     """Whether "in" or "on" a thing tells no place: "in a red hat", "on television", "in American English"."""
     noun = parsed.words[phrase.stop - 1]
-    return not phrase.article or not {noun.text, noun.lemma}.isdisjoint(categories.LOOSE_PLACES)
+    known = not {noun.text, noun.lemma}.isdisjoint(categories.LOOSE_PLACES)
+    return not phrase.article or known or is_place_name(parsed.words, phrase)

@@ -10,6 +10,7 @@ from data_tools._negatives.alike import alike
 from data_tools._negatives.categories import SET_PHRASES
 from data_tools._negatives.edit import Change, exchange, is_name
 from data_tools._negatives.inflect import inflected
+from data_tools._negatives.names import is_place_name
 from data_tools._negatives.parse import NounPhrase, Parsed, Word
 
 Changes = tuple[Change, ...]
@@ -27,7 +28,9 @@ _SINGLE, _OPEN = (
 )
 _APART = word_set(", and or but ; . : ! ? that which who while as like than of ( ) - /")
 """What makes two neighbours no ends of a relation."""
-_PARTS = word_set(". ; : ! ? ( ) — – / …")
+_PARTS = word_set('. ; : ! ? ( ) — – - / … "')
+_OF_BODY = word_set("hand hands head heads eye eyes mouth arm arms leg legs foot feet face faces nose finger fingers")
+"""Belong to who stands before them where they have no article: "a man raising hand"."""
 _EQUAL = word_set("is are was were be being called named known as")
 _BOTH_WAYS = word_set("with near beside alongside next to close adjacent far away from")
 _FINITE = frozenset({"VBZ", "VBP", "VB"})
@@ -39,26 +42,30 @@ _MANNERS = word_set("fast slow high low up down together apart indoors outdoors 
 def relations(parsed: Parsed) -> Iterator[Changes]:
     """The two ends of a preposition or a verb: "a cat on a mat" -> "a mat on a cat"."""
     neighbours = set(pairwise(parsed.nouns))
-    for one, two in _pairs(parsed):
+    for one, two in _ends(parsed):
         if (one, two) in neighbours and _relate(parsed, one, two) and _may_change(parsed, one, two):
             yield exchange((one.start, one.stop), (two.start, two.stop))
 
 
 def noun_phrases(parsed: Parsed) -> Iterator[Changes]:
     """Whole phrases with their articles and adjectives."""
-    for one, two in _pairs(parsed):
+    for one, two in _ends(parsed):
         if _may_change(parsed, one, two) and not _listed(parsed.words, one, two):
             yield exchange((one.start, one.stop), (two.start, two.stop))
 
 
 def nouns(parsed: Parsed) -> Iterator[Changes]:
-    """Nouns alone: each takes the number, the article and the adjectives of the other."""
+    """Nouns alone: each takes the number, the article and the adjectives of the other.
+
+    Without articles a noun with adjectives is mostly the name of one thing: "a wheelchair in a manual man".
+    """
     words = parsed.words
     telegraphic = not any(word.part == "DET" for word in words)
-    for one, two in _pairs(parsed):
-        fit = (telegraphic and _is_mass(words, one) == _is_mass(words, two)) or (
-            _fits(words, one, two) and _fits(words, two, one)
-        )
+    for one, two in _ends(parsed):
+        if telegraphic:
+            fit = _is_mass(words, one) == _is_mass(words, two) and not (one.adjectives or two.adjectives)
+        else:
+            fit = _fits(words, one, two) and _fits(words, two, one)
         if not fit or _same_noun(words, one, two) or _set_phrase(words, one) or _set_phrase(words, two):
             continue
         first, second = _in_number_of(words, one, two), _in_number_of(words, two, one)
@@ -123,7 +130,18 @@ def _pairs(parsed: Parsed) -> Iterator[tuple[NounPhrase, NounPhrase]]:
     """Those of one sentence that name different things: not "a lamb (a young sheep)", "the moth is an insect"."""
     for one, two in combinations(parsed.nouns, 2):
         between = set(_texts(parsed.words, one.stop, two.start))
-        if between.isdisjoint(_PARTS) and not between <= _EQUAL:
+        listed = "," in between and ":" in _texts(parsed.words, 0, one.start)  # "kiss: man, medium skin tone"
+        if between.isdisjoint(_PARTS) and not between <= _EQUAL and not listed:
+            yield one, two
+
+
+def _ends(parsed: Parsed) -> Iterator[tuple[NounPhrase, NounPhrase]]:
+    """Those of which each is a thing that can stand in the place of the other; not what something is for."""
+    words = parsed.words
+    for one, two in _pairs(parsed):
+        purpose = "for" in _texts(words, one.stop, two.start)
+        own = any(not phrase.article and words[phrase.stop - 1].text in _OF_BODY for phrase in (one, two))
+        if not (purpose or own or is_place_name(words, one) or is_place_name(words, two)):
             yield one, two
 
 

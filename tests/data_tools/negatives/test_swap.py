@@ -75,6 +75,26 @@ def changed(caption: str, *kinds: str, others: Sequence[str] = (), per_kind: int
         ("swap noun phrases", "a lamb (a young sheep)", []),
         ("swap noun phrases", "A mouse. It likes cheese.", []),
         ("swap noun phrases", "a moth is an insect", []),
+        ("swap nouns", "kiss: man, man, light skin tone, medium-dark skin tone", []),
+        ("swap nouns", "person: light skin tone, curly hair", []),
+        ("swap adjectives", "person: light skin tone, curly hair", []),
+        ("swap nouns", "man in manual wheelchair", []),
+        ("swap relation", "man in manual wheelchair", ["manual wheelchair in man"]),
+        ("swap nouns", "dog above cats", ["cat above dogs"]),
+        ("swap nouns", 'a "Fuji" apple', []),
+        ("swap relation", "man raising hand", []),
+        ("swap relation", "woman in lotus position", []),
+        ("swap relation", "A rake for a leaf.", []),
+        ("swap relation", "A bus behind a tram in Lisbon.", ["A tram behind a bus in Lisbon."]),
+        ("swap relation", "The sign for the letter B in American Sign Language.", []),
+        ("swap noun phrases", "The sign for the letter B in American Sign Language.", []),
+        ("swap relation", "A pie is a food in the UK.", []),
+        ("replace relation", "A treat in the United States.", []),
+        (
+            "replace relation",
+            "A treat in the bowl.",
+            [f"A treat {at} the bowl." for at in ("behind", "in front of", "outside")],
+        ),
         ("replace size", "a big dog", ["a small dog"]),
         ("replace size", "a short man", ["a tall man"]),
         ("replace size", "a short road", ["a long road"]),
@@ -117,6 +137,23 @@ def test_another_colour_is_none_that_the_picture_has():
         for new in ("black", "green", "brown", "yellow", "orange", "pink", "purple", "grey")
         for first, second in ((new, "blue"), ("red", new))
     )
+
+
+@pytest.mark.parametrize(
+    "caption",
+    ["An orange.", "a peeled orange on a table", "a glass of orange juice", "red hair", "a woman with red hair"],
+)
+def test_what_is_no_colour_or_a_matter_of_taste_stays(caption):
+    assert changed(caption, "replace colour") == []
+
+
+def test_colours_are_changed_before_nouns_and_after_is():
+    assert "the car is blue" in changed("the car is red", "replace colour")
+    assert "the flag is red and blue" in changed("the flag is red and white", "replace colour")
+    assert "a blue thing" in changed("an orange thing", "replace colour")
+    hair = changed("a man with brown hair", "replace colour")
+    assert "a man with white hair" in hair
+    assert "a man with black hair" not in hair
 
 
 def test_frequent_colours_are_drawn_more_often():
