@@ -184,7 +184,7 @@ RELATIONS: dict[str, tuple[str, ...]] = {
 SET_PHRASES = word_set(
     "day night morning evening afternoon noon background foreground distance middle center centre air front side top "
     "bottom back corner edge end way time weekend sunset sunrise dusk dawn rest variety "
-    "silhouette position pose formation motion progress bloom flight pieces direction directions"
+    "silhouette position pose formation motion progress bloom flight pieces direction directions massage haircut"
 )
 """Nouns after prepositions for which no others stand: "on a sunny day", "in the background"."""
 LOOSE_PLACES = SET_PHRASES | word_set(

@@ -63,7 +63,8 @@ def nouns(parsed: Parsed) -> Iterator[Changes]:
     telegraphic = not any(word.part == "DET" for word in words)
     for one, two in _ends(parsed):
         if telegraphic:
-            fit = _is_mass(words, one) == _is_mass(words, two) and not (one.adjectives or two.adjectives)
+            alike_counted = one.plural == two.plural and _is_mass(words, one) == _is_mass(words, two)
+            fit = alike_counted and not (one.adjectives or two.adjectives)
         else:
             fit = _fits(words, one, two) and _fits(words, two, one)
         if not fit or _same_noun(words, one, two) or _set_phrase(words, one) or _set_phrase(words, two):
@@ -180,7 +181,9 @@ def _texts(words: Sequence[Word], start: int, stop: int) -> list[str]:
 
 
 def _set_phrase(words: Sequence[Word], phrase: NounPhrase) -> bool:
-    return words[phrase.stop - 1].text in SET_PHRASES
+    return not SET_PHRASES.isdisjoint(
+        _texts(words, phrase.stop - 1, phrase.stop + 1)
+    )  # also "lotus" of "lotus position"
 
 
 def _same_noun(words: Sequence[Word], one: NounPhrase, two: NounPhrase) -> bool:
