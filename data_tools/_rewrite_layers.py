@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import vlp
+from data_tools._judged_texts import kept_verdicts, write_texts
 from data_tools._language_models import completions
 from data_tools._language_models.base import Completion
 from data_tools._language_models.shards import Job, captions_of_shard
 from data_tools._rewrite_figures import RewriteFigures, Rewritten, count
 from data_tools._rewrite_gate import GateOptions, Verdict, judge
 from vlp.data.layer_files import keys_digest, layer_path
-from vlp.data.layers import LayerReader, LayerWriter
-from vlp.data.shards import LOCAL, Shard
+from vlp.data.shards import Shard
 
 REFUSED = "refused"
 UNWRITTEN = "the engine would not write it"
@@ -63,7 +63,8 @@ def _gate_itself() -> dict[str, Any]:
 
 def rules_digest(folder: Path) -> str:
     """SHA-256 of the files of the gate that lie in ``folder``, first 16 digits."""
-    files = sorted(file for end in ("py", "txt") for file in folder.glob(f"_rewrite_*.{end}"))
+    named = (f"{name}.{end}" for name in ("_rewrite_*", "_english/*") for end in ("py", "txt"))
+    files = sorted(file for pattern in named for file in folder.glob(pattern))
     content = b"\0".join(file.read_bytes() for file in files if file.stem not in _NOT_RULES)
     return hashlib.sha256(content).hexdigest()[:16]
 
@@ -107,27 +108,13 @@ def _write(shard: Shard, samples: Sequence[Rewritten], job: Job, made_by: dict[s
             "reasons": [[verdict.reason for verdict in own] for own in rejected],
         }
     for name, columns in layers.items():
-        writer = LayerWriter(job.root, name, made_by, dict.fromkeys(columns, "texts"))
-        if not (writer.has(shard) and _holds(job.root, name, shard, rows, columns)):
-            writer.write(shard, [shard.key(row) for row in rows], columns)
-
-
-def _holds(
-    root: str | None, name: str, shard: Shard, rows: Sequence[int], columns: Mapping[str, Sequence[list[str]]]
-) -> bool:
-    """Whether the layer says just this: captions and texts may change under the same keys and options."""
-    there = LayerReader(root, name, dict.fromkeys(columns, "texts")).columns_of(shard)
-    for column, values in columns.items():
-        wanted = dict(zip(rows, values, strict=True))
-        if any(there[column][row] != wanted.get(row) for row in range(len(shard))):
-            return False
-    return True
+        write_texts(job.root, name, made_by, shard, rows, columns)
 
 
 def _kept_verdicts(
     path: Path, shard: Shard, captions: Sequence[str], written: Written, gate: GateOptions, made_by: dict[str, Any]
 ) -> list[Sequence[Verdict]]:
-    """The verdicts of each sample, from the file ``path`` if it was written for them: to judge takes longest by far.
+    """The verdicts of each sample, from the file ``path`` if it was written for them.
 
     The file has an entry a different caption, or one a sample where its picture has a say.
     """
@@ -136,25 +123,17 @@ def _kept_verdicts(
     places = range(len(rows)) if gate.clip_model else [place[captions[row]] for row in rows]
     told = [_FORMAT, made_by, keys_digest(shard), captions, [[asdict(one) for one in own] for own in written.values()]]
     wanted = hashlib.sha256(json.dumps(told).encode()).hexdigest()
-    found = _load(path, wanted)
-    if found is None:
-        found = _judged(shard, rows, captions, written, gate)
-        record = {"made_for": wanted, "verdicts": [[(v.text, v.reason, v.detail) for v in own] for own in found]}
-        LOCAL.write(str(path), json.dumps(record, ensure_ascii=False).encode())
+    found = kept_verdicts(
+        str(path),
+        wanted,
+        Verdict,
+        lambda verdict: (verdict.text, verdict.reason, verdict.detail),
+        lambda: _judged(shard, rows, captions, written, gate),
+    )
     verdicts: list[Sequence[Verdict]] = [()] * len(captions)
     for row, at in zip(rows, places, strict=True):
         verdicts[row] = found[at]
     return verdicts
-
-
-def _load(path: Path, wanted: str) -> list[list[Verdict]] | None:
-    try:
-        kept = json.loads(path.read_bytes())
-        if kept["made_for"] == wanted:
-            return [[Verdict(*fields) for fields in own] for own in kept["verdicts"]]
-    except (OSError, ValueError, TypeError, KeyError):
-        pass  # not there yet, or of another version
-    return None
 
 
 def _judged(

@@ -15,13 +15,13 @@ from typing import Any
 
 import vlp
 from data_tools._english.same_form import same_form
+from data_tools._judged_texts import kept_verdicts, write_texts
 from data_tools._language_models.survey import LeftOut
 from data_tools._negatives.base import Generator, Place, Unanswered
 from data_tools._negatives.captions import ShardCaptions, read_captions
 from data_tools._negatives.figures import Judged, NegativeFigures, count
 from data_tools._negatives.judge import Verdict
 from vlp.data.layer_files import keys_digest, layer_path, layers_root
-from vlp.data.layers import LayerReader, LayerWriter
 from vlp.data.shards import LOCAL, Shard, stem
 
 TOOL = "vlp data negatives"
@@ -118,25 +118,11 @@ def _write(shard: Shard, samples: Sequence[Sequence[Judged]], work: Work, made_b
             "reasons": _each(rejected, "reason"),
         }
     for name, columns in layers.items():
-        writer = LayerWriter(work.place.root, name, made_by, dict.fromkeys(columns, "texts"))
-        if not (writer.has(shard) and _holds(work.place.root, name, shard, rows, columns)):
-            writer.write(shard, [shard.key(row) for row in rows], columns)
+        write_texts(work.place.root, name, made_by, shard, rows, columns)
 
 
 def _each(verdicts: Sequence[Sequence[Verdict]], field: str) -> list[list[str]]:
     return [[getattr(verdict, field) for verdict in own] for own in verdicts]
-
-
-def _holds(
-    root: str | None, name: str, shard: Shard, rows: Sequence[int], columns: Mapping[str, Sequence[list[str]]]
-) -> bool:
-    """Whether the layer says just this: captions may change under the same keys and options."""
-    there = LayerReader(root, name, dict.fromkeys(columns, "texts")).columns_of(shard)
-    for column, values in columns.items():
-        wanted = dict(zip(rows, values, strict=True))
-        if any(there[column][row] != wanted.get(row) for row in range(len(shard))):
-            return False
-    return True
 
 
 def _kept_verdicts(found: ShardCaptions, work: Work, made_by: Mapping[str, Any]) -> list[list[Verdict]]:
@@ -146,22 +132,13 @@ def _kept_verdicts(found: ShardCaptions, work: Work, made_by: Mapping[str, Any])
     told += [[asdict(item) for item in sample] for sample in found.samples]
     wanted = hashlib.sha256(json.dumps(told).encode()).hexdigest()
     file = f"{layers_root(path, place.root)}/{place.name}/.verdicts/{stem(path)}.json"
-    kept = _load(file, wanted)
-    if kept is None:
-        kept = _judged(found, work)
-        fields = [[(one.text, one.kind, one.reason, one.detail) for one in own] for own in kept]
-        LOCAL.write(file, json.dumps({"made_for": wanted, "verdicts": fields}, ensure_ascii=False).encode())
-    return kept
-
-
-def _load(file: str, wanted: str) -> list[list[Verdict]] | None:
-    try:
-        kept = json.loads(LOCAL.read_all(file))
-        if kept["made_for"] == wanted:
-            return [[Verdict(*fields) for fields in own] for own in kept["verdicts"]]
-    except (OSError, ValueError, TypeError, KeyError):
-        pass  # not there yet, or of another version
-    return None
+    return kept_verdicts(
+        file,
+        wanted,
+        Verdict,
+        lambda verdict: (verdict.text, verdict.kind, verdict.reason, verdict.detail),
+        lambda: _judged(found, work),
+    )
 
 
 def _judged(found: ShardCaptions, work: Work) -> list[list[Verdict]]:
