@@ -104,8 +104,9 @@ class NeighboursReport:
         if self.recall is not None:
             print(f"recall {self.recall:.1%} of the true neighbours, on samples compared with all pictures")
             if self.recall < LEAST_RECALL:
-                probes = self.options.probes
-                print(f"WARNING: that is below {LEAST_RECALL:.0%}: search more lists, with --probes above {probes}")
+                cure = f"search more lists, with --probes above {self.options.probes}"
+                finer = ", or keep finer codes, with --index ivf" if self.options.kind == "ivfpq" else ""
+                print(f"WARNING: that is below {LEAST_RECALL:.0%}: {cure}{finer}")
         if counts.usable and (share := counts.without / counts.usable) > LOUD_SHARE:
             print(f"WARNING: {share:.0%} of the samples have no neighbour: look at the reasons, and at --report FILE")
         if (duplicates := counts.passed_over["near duplicate"]) > LOUD_SHARE * counts.usable:
@@ -113,6 +114,8 @@ class NeighboursReport:
                 f"WARNING: {duplicates:,} candidates were passed over as near duplicates: look at them with "
                 f"--report FILE, and raise --duplicate-above {job.duplicate_above:g} if they are none"
             )
+        if counts.neighbours:
+            print(f"train with data.neighbours: layer.{job.name}")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -36,9 +36,10 @@ def embed_shard(path: str, job: Job) -> Embedded:
     """Leave features and facts of a shard in the folder of the embeddings, unless they lie there.
 
     Raises:
-        UserError: MODEL has changed since the run began, or its features are not finite.
+        UserError: MODEL has changed since the run began, its features are not finite, or a key is no text.
     """
     shard, skipped = open_shard(path)
+    _check_keys(shard)
     pictures, captions = _done(shard, job)
     if pictures is None:
         features_ND, pictures, captions = embed_first(shard, len(shard), job)
@@ -53,6 +54,15 @@ def embed_shard(path: str, job: Job) -> Embedded:
     usable = facts.usable(pictures, captions)
     signature = np.packbits(usable).tobytes() + pictures.signature.tobytes() + captions.signature.tobytes()
     return Embedded(len(shard), int(usable.sum()), hash64(signature), (*skipped, *_defects(shard, pictures, captions)))
+
+
+def _check_keys(shard: Shard) -> None:
+    """Neighbours are named by text."""
+    try:
+        b"".join(shard.keys.tolist()).decode("utf-8")
+    except UnicodeDecodeError as error:
+        bad = next(key for key in shard.keys.tolist() if key.decode("utf-8", "ignore").encode() != key)
+        raise UserError(f"{shard.path}: the key {bad!r} is not UTF-8, so no layer can name it: rename it") from error
 
 
 def _done(shard: Shard, job: Job) -> tuple[Pictures | None, Captions | None]:

@@ -135,10 +135,16 @@ def _train(folder: Path, kind: str) -> Any:
     drawn = np.sort(np.random.default_rng(0).choice(usable, min(wanted, len(usable)), replace=False))
     features_ND = corpus.features(drawn)
     faiss.omp_set_num_threads(_ALL_THREADS)
-    index = faiss.index_factory(
-        features_ND.shape[1], factory(kind, len(usable), features_ND.shape[1]), faiss.METRIC_INNER_PRODUCT
-    )
+    index = untrained(kind, len(usable), features_ND.shape[1])
     index.train(features_ND)
+    return index
+
+
+def untrained(kind: str, num_pictures: int, dim: int) -> Any:
+    """The empty index for so many pictures."""
+    index: Any = faiss.index_factory(dim, factory(kind, num_pictures, dim), faiss.METRIC_INNER_PRODUCT)
+    if kind == "ivfpq":
+        index.do_polysemous_training = False  # for filters that are not used here; it takes minutes
     return index
 
 

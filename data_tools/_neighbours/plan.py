@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_tools._neighbours.embed import embed_first
-from data_tools._neighbours.index import KINDS, POINTS_A_LIST, IndexOptions, factory, num_lists
+from data_tools._neighbours.index import KINDS, POINTS_A_LIST, IndexOptions, factory, num_lists, untrained
 from data_tools._neighbours.job import Job
 from data_tools._neighbours.searchers import faiss
 from vlp.data.index import open_shard
@@ -19,7 +19,6 @@ MEASURED_PICTURES = 128
 _FACTS = 88  # bytes a picture beside the features, with one caption and a key of nine characters; twice, see `corpus`
 _ID = 8  # bytes a picture in an index of faiss
 _CENTROID_ROUNDS = 10  # faiss's k-means for the lists
-_GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -78,25 +77,33 @@ class Plan:
 
     def lines(self, processes: int, num_shards: int) -> list[str]:
         """For a terminal."""
-        kind, gib = self.options.kind, lambda size: f"{size / _GIB:,.1f} GiB"
         found = [
             f"pictures  {self.num_pictures:,} in {num_shards:,} shards, {self.dim} dimensions",
-            f"on disk   {gib(self.features_bytes)} of features ({2 * self.dim:,} bytes a picture), "
-            f"{gib(self.facts_bytes)} of what tells duplicates and equal captions",
+            f"on disk   {_size(self.features_bytes)} of features ({2 * self.dim:,} bytes a picture), "
+            f"{_size(self.facts_bytes)} of what tells duplicates and equal captions",
         ]
         if self.lists:
+            whole, each = _size(self.index_bytes), _size(self.centroid_bytes)
             found += [
-                f"index     {kind}: {self.lists:,} lists, {self.code_bytes + _ID} bytes a picture, "
-                f"{gib(self.index_bytes)}; {self.options.probes} lists are searched at first",
-                f"memory    {gib(self.building_bytes)} at most while it is made, {gib(self.index_bytes)} of it shared "
-                f"by all processes that search, and {gib(self.centroid_bytes)} in each",
-                f"reading   {self.candidates} features a picture here and there: fast if "
-                f"{gib(self.features_bytes)} fit in memory too, else the disk sets the pace",
+                f"index     {self.options.kind}: {self.lists:,} lists, {self.code_bytes + _ID} bytes a picture, "
+                f"{whole}; {self.options.probes} lists are searched at first",
+                f"memory    {_size(self.building_bytes)} at most while the index is made, by one process; then {whole} "
+                f"that all processes share, and {each} each",
+                f"reading   {self.candidates} features a picture here and there: fast if their "
+                f"{_size(self.features_bytes)} fit in memory too, else the disk sets the pace",
             ]
         else:
             found.append("index     exact: all pairs are compared; memory holds a shard a process")
         hours = ", ".join(f"{name} {_spelled(one / processes)}" for name, one in self.hours.items())
         return [*found, f"time      {hours}; with {processes} {'process' if processes == 1 else 'processes'}"]
+
+
+def _size(number: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:,.1f} {unit}"
+        number /= 1024
+    return f"{number:,.1f} TiB"
 
 
 def _spelled(hours: float) -> str:
@@ -137,8 +144,13 @@ def measure(paths: Sequence[str], job: Job, kind: str) -> Rates:
     number = min(len(shard), MEASURED_PICTURES)
     embed_first(shard, 1, job)  # loads the model
     pictures = number / _seconds(lambda: embed_first(shard, number, job))
+    return Rates(pictures, *_search_rates(job.dim, kind))
+
+
+def _search_rates(dim: int, kind: str) -> tuple[float, float, float]:
+    """(flops, codes, candidates) of `Rates`, on random vectors."""
     random = np.random.default_rng(0)
-    points = random.standard_normal((10_240, job.dim), dtype=np.float32)
+    points = random.standard_normal((10_240, dim), dtype=np.float32)
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     faiss.omp_set_num_threads(1)
     exact = _seconds(lambda: faiss.knn(points[:1024], points, 16, metric=faiss.METRIC_INNER_PRODUCT))
@@ -146,14 +158,12 @@ def measure(paths: Sequence[str], job: Job, kind: str) -> Rates:
     compared = _seconds(lambda: np.einsum("d,nd->n", points[0], stored[places].astype(np.float32)))
     codes = 1.0
     if kind != "exact":
-        index: Any = faiss.index_factory(job.dim, factory(kind, len(points), job.dim), faiss.METRIC_INNER_PRODUCT)
-        if kind == "ivfpq":
-            index.pq.cp.niter = 1  # the speed does not depend on how good the codes are
+        index = untrained(kind, len(points), dim)
         index.train(points)
         index.add(points)
         index.nprobe = index.nlist
         codes = 64 * len(points) / _seconds(lambda: index.search(points[:64], 64))
-    return Rates(pictures, 2.0 * 1024 * len(points) * job.dim / exact, codes, len(places) / compared)
+    return 2.0 * 1024 * len(points) * dim / exact, codes, len(places) / compared
 
 
 def _seconds(work: Any) -> float:

@@ -210,6 +210,7 @@ def test_more_candidates_are_asked_for_until_there_are_enough(tmp_path: Path, ru
     said = run(shards, "--number", "2")
     assert sets(shards)[:90] == [{90, 91}] * 90
     assert "92 of 92 samples have neighbours, 184 in all; 0 have fewer than 2" in said
+    assert "train with data.neighbours: layer.neighbours" in said
 
 
 def test_samples_without_a_neighbour_stay_in_the_layer_and_are_named(tmp_path: Path, run: Callable[..., str]) -> None:
@@ -219,6 +220,7 @@ def test_samples_without_a_neighbour_stay_in_the_layer_and_are_named(tmp_path: P
     assert [(row["neighbours"], row["similarity"]) for row in rows(shards).values()] == [([], None)] * 3
     assert "without a neighbour 3: 00000: 000000000, 00000: 000000001, 00000: 000000002" in said
     assert "WARNING: 100% of the samples have no neighbour" in said
+    assert "train with" not in said
 
 
 def test_samples_that_cannot_be_used_have_no_neighbours_and_are_none(tmp_path: Path, run: Callable[..., str]) -> None:
@@ -229,6 +231,17 @@ def test_samples_that_cannot_be_used_have_no_neighbours_and_are_none(tmp_path: P
     assert f"left out 1, undecodable picture: {shards}/00000.tar: 000000001" in said
     assert f"left out 1, empty caption: {shards}/00000.tar: 000000002" in said
     assert "3 of 5 samples have neighbours" in said
+
+
+def test_shards_that_are_missing_or_hold_nothing_are_counted(tmp_path: Path, run: Callable[..., str]) -> None:
+    shards = write(tmp_path / "s", [(png(seed), f"{seed}") for seed in range(4)], 2)
+    (shards / "00000.tar").rename(shards / "00002.tar")
+    with TarFile(shards / "00003.tar") as tar:
+        tar.write("x", {"png": b"broken", "txt": b"x"})
+    said = run([str(shards / "{00000..00003}.tar")])
+    assert f"left out 1, missing shard: {shards}/00000.tar" in said
+    assert "4 of 5 samples have neighbours" in said
+    assert sets(shards) == [{1, 2, 3}, {0, 2, 3}, {0, 1, 3}, {0, 1, 2}, set()]
 
 
 def test_similarity_is_that_of_the_nearest(tmp_path: Path, run: Callable[..., str], model: str) -> None:
@@ -424,6 +437,16 @@ def test_shards_without_a_usable_sample_are_refused(tmp_path: Path, refused: Cal
     assert "no sample with a picture and a caption in 1 shards (undecodable picture: " in refused(shards)
 
 
+def test_keys_that_are_no_text_are_refused_before_anything_is_embedded(
+    tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    shards = write(tmp_path / "s", [(png(1), "a")])
+    with TarFile(shards / "00001.tar") as tar:
+        tar.write(b"\xff1".decode("utf-8", "surrogateescape"), {"png": png(2), "txt": b"b"})
+    said = refused(shards, "--workers", "1")
+    assert f"{shards}/00001.tar: the key b'\\xff1' is not UTF-8, so no layer can name it" in said
+
+
 # ----------------------------------------------------------------------------- what people look at
 
 
@@ -470,7 +493,7 @@ def test_the_plan_of_a_hundred_million_pictures() -> None:
     assert found.hours["indexing"] == pytest.approx(1e8 * assigning / 3600)
     scanning, comparing = 32 * 1e8 / 32_768 / 2e7, 128 / 1e5
     assert found.hours["searching"] == pytest.approx(1e8 * (assigning + scanning + comparing) / 3600)
-    assert any("9.8 GiB" in line and "32,768 lists" in line for line in found.lines(64, 10_000))
+    assert any("32,768 lists, 104 bytes a picture, 9.8 GiB" in line for line in found.lines(64, 10_000))
     exact = plan(100_000, 512, IndexOptions("exact", 0), 3, rates)
     assert exact.hours["searching"] == pytest.approx(2 * 1e10 * 512 / 1e11 / 3600)
     assert exact.index_bytes == 0
