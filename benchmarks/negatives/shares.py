@@ -60,7 +60,7 @@ def outcomes(found: list[Sheet]) -> str:
         ["**captions with a change**", *map(with_a_change, found)],
         ["changes", *(f"{sheet['texts']:,}" for sheet in found)],
         ["**accepted**", *(f"**{sheet['accepted'] / max(1, sheet['texts']):.1%}**" for sheet in found)],
-        *([f"`{rule}`", *(f"{own.get(rule, 0) / max(1, own.total()):.1%}" for own in texts)] for rule in rules),
+        *([f"`{rule}`", *(f"{own[rule] / own.total():.1%}" if own[rule] else "" for own in texts)] for rule in rules),
     ]
     return table(["", *(", ".join(titles(sheet)) for sheet in found)], rows)
 
