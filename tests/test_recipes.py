@@ -28,7 +28,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         cli.main(["data", "scenes", "data/smoke", "--num-train", "256", "--num-eval", "32"])
         cli.main(["data", "filter", "data/smoke/train", "--workers", "1"])
         _write_rewrites("data/smoke/train")
+        cli.main(["data", "negatives", "data/smoke/train", "--generator", "scenes", "--workers", "1"])
         cli.main(["train", "quickstart", "profile=smoke", "run_dir=data/smoke/teacher", "train.steps=1"])
+        neighbours = ["data", "neighbours", "data/smoke/train", "--model", "data/smoke/teacher", "--workers", "1"]
+        cli.main(neighbours)
         AcceleratorState._reset_state(reset_partial_state=True)
         yield home
 
