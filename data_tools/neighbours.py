@@ -124,9 +124,13 @@ def run(arguments: argparse.Namespace) -> None:
 
     check_output("--json", arguments.json)
     check_output("--report", arguments.report)
-    for wanted in ("dry_run", "part"):
-        if getattr(arguments, wanted) and (arguments.json or arguments.report):
-            raise UserError(f"--json and --report have no effect with --{wanted.replace('_', '-')}: leave them away")
+    for wanted, idle in (
+        ("dry_run", ("part", "ray", "json", "report")),
+        ("part", ("index", "probes", "json", "report")),
+    ):
+        given = [f"--{name}" for name in idle if getattr(arguments, name) is not None]
+        if getattr(arguments, wanted) and given:
+            raise UserError(f"{given[0]} has no effect with --{wanted.replace('_', '-')}: leave it away")
     job, paths = _job(arguments), _shards(arguments)
     if arguments.dry_run:
         for line in dry_run(paths, job, arguments.index, arguments.probes, arguments.workers):

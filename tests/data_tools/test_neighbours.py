@@ -390,8 +390,10 @@ def test_parts_embed_and_the_rest_follows(
         (("--name", "my layer"), "'my layer' cannot name a layer"),
         (("--gpus", "1"), "--gpus 1 has no effect without --ray"),
         (("--part", "2/2"), "--part 2/2: parts count from 0"),
-        (("--part", "0/2", "--json", "x.json"), "--json and --report have no effect with --part"),
-        (("--dry-run", "--json", "x.json"), "--json and --report have no effect with --dry-run"),
+        (("--part", "0/2", "--json", "x.json"), "--json has no effect with --part"),
+        (("--part", "0/2", "--probes", "4"), "--probes has no effect with --part"),
+        (("--dry-run", "--report", "x.html"), "--report has no effect with --dry-run"),
+        (("--dry-run", "--part", "0/2"), "--part has no effect with --dry-run"),
         (("--model", "no/such/model"), "no model 'no/such/model'"),
         (("--device", "cuda:99"), "no device 'cuda:99' here"),
     ],
@@ -470,6 +472,15 @@ def test_the_sheet_shows_samples_with_their_neighbours(tmp_path: Path, run: Call
     )
     assert main(["report", str(tmp_path / "n.json"), "--output", str(tmp_path / "again.html")]) in (0, None)
     assert (tmp_path / "again.html").read_text() == page
+
+
+def test_captions_stay_captions_on_the_page(tmp_path: Path, run: Callable[..., str]) -> None:
+    nasty = "</figcaption><script>document.title='ran'</script>"
+    shards = write(tmp_path / "s", [(png(seed), f"{nasty} {seed}") for seed in range(4)])
+    run(shards, "--report", str(tmp_path / "n.html"))
+    page = (tmp_path / "n.html").read_text()
+    assert "<script>" not in page
+    assert page.count("&lt;script&gt;") >= 16
 
 
 def test_a_dry_run_says_what_it_costs_and_writes_nothing(tmp_path: Path, run: Callable[..., str]) -> None:
