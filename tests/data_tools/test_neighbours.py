@@ -20,8 +20,9 @@ from PIL import Image
 pytest.importorskip("faiss")
 
 from data_tools._filter_text import normalise
-from data_tools._neighbours.embed import look_of
+from data_tools._neighbours.embed import embed_shard, look_of
 from data_tools._neighbours.index import IndexOptions
+from data_tools._neighbours.job import Job
 from data_tools._neighbours.model import loaded
 from data_tools._neighbours.plan import Rates, plan
 from data_tools.stats import name_of_data
@@ -34,6 +35,7 @@ from vlp.data.store import Store
 from vlp.data.write import ShardWriter, TarFile, encode_image
 from vlp.encoders import openclip
 from vlp.encoders.options import ModelOptions
+from vlp.types import UserError
 
 CONFIG = {
     "embed_dim": 16,
@@ -219,6 +221,7 @@ def test_samples_without_a_neighbour_stay_in_the_layer_and_are_named(tmp_path: P
     said = run(shards)
     assert [(row["neighbours"], row["similarity"]) for row in rows(shards).values()] == [([], None)] * 3
     assert "without a neighbour 3: 00000: 000000000, 00000: 000000001, 00000: 000000002" in said
+    assert "0 of 3 samples have neighbours, 0 in all; 0 have fewer than 3" in said
     assert "WARNING: 100% of the samples have no neighbour" in said
     assert "train with" not in said
 
@@ -336,6 +339,14 @@ def test_done_work_is_not_done_again(tmp_path: Path, run: Callable[..., str], mo
     assert layer_bytes(shards) == before
 
 
+def test_counts_are_those_of_the_layer_that_is_there(tmp_path: Path, run: Callable[..., str]) -> None:
+    """The run with other options was killed between the layer and the counts."""
+    shards = write(tmp_path / "s", MIXED)
+    run(shards)
+    _killed_at(0, True, lambda: run(shards, "--number", "2"))
+    assert "64 of 64 samples have neighbours, 128 in all" in run(shards, "--number", "2")
+
+
 def test_a_shard_written_anew_changes_the_neighbours_of_all(tmp_path: Path, run: Callable[..., str]) -> None:
     shards = write(tmp_path / "s", [(png(1), "a"), (png(2), "b"), (png(3), "c"), (png(4), "d")], 2)
     run(shards)
@@ -360,6 +371,13 @@ def test_another_model_has_embeddings_of_its_own(tmp_path: Path, run: Callable[.
     moved.symlink_to(model)
     run(shards, "--model", f"local-dir:{moved}")
     assert layer_bytes(shards) == before, "a model is told by its weights"
+
+
+def test_a_model_that_changes_during_the_run_is_refused(tmp_path: Path, model: str) -> None:
+    shards = write(tmp_path / "s", [(png(1), "a")])
+    job = Job(model, weights="of the step before", dim=16)
+    with pytest.raises(UserError, match=r"has changed since this run began: name a checkpoint that stays"):
+        embed_shard(str(shards / "00000.tar"), job)
 
 
 def test_parts_embed_and_the_rest_follows(

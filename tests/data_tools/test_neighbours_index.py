@@ -18,6 +18,7 @@ from data_tools._neighbours.facts import Captions, Embedded, Pictures
 from data_tools._neighbours.index import IndexOptions
 from data_tools._neighbours.job import Job
 from data_tools._neighbours.searchers import Exact
+from vlp.data.samples import BadSample
 from vlp.types import UserError
 
 DIM, ROWS = 16, 11_000
@@ -37,7 +38,10 @@ def job_of(root: Path) -> Job:
 
 
 def embedded(root: Path, features_ND: np.ndarray, said: Sequence[Sequence[int]] | None = None) -> Path:
-    """The corpus of three shards with these features, as if a model had given them; every caption is another one."""
+    """The corpus of three shards with these features, as if a model had given them.
+
+    ``said`` are hashes of captions, by default another one each; a sample without any cannot be used.
+    """
     job, results = job_of(root), []
     captions = said or [[row] for row in range(len(features_ND))]
     parts = np.array_split(np.arange(len(features_ND)), len(PATHS))
@@ -49,8 +53,11 @@ def embedded(root: Path, features_ND: np.ndarray, said: Sequence[Sequence[int]] 
         job.features(path).parent.mkdir(parents=True, exist_ok=True)
         np.save(job.features(path), features_ND[rows])
         facts.save(job.pictures(path), Pictures(signature, keys, rows.astype(np.uint64), looks, *no_defect))
-        facts.save(job.captions_of(path), Captions.of(int(rows[0]), [captions[row] for row in rows]))
-        results.append(Embedded(len(rows), len(rows), int(rows[0]), ()))
+        facts.save(
+            job.captions_of(path),
+            Captions.of(int(rows[0]), [captions[row] or BadSample("empty caption") for row in rows]),
+        )
+        results.append(Embedded(len(rows), sum(bool(captions[row]) for row in rows), int(rows[0]), ()))
     return corpus.join(PATHS, results, job)
 
 
@@ -85,6 +92,24 @@ def test_the_approximate_search_finds_nearly_all_of_them(folder: Path, kind: str
     assert (whole.ntotal, whole.nlist) == (ROWS, 256)
     assert whole.code_size == {"ivf": DIM, "ivfpq": DIM // 8}[kind]
     assert not list(folder.glob(f"{kind}.codes/*")), "what the index was made of is gone"
+
+
+def test_samples_that_cannot_be_used_are_in_no_index(tmp_path: Path) -> None:
+    captions = [[] if row % 40 == 0 else [row] for row in range(ROWS)]
+    folder = embedded(tmp_path, clustered(ROWS), captions)
+    index.build(folder, PATHS, "ivf", workers=1, ray=None)
+    assert faiss.read_index(str(folder / "ivf.whole.faiss")).ntotal == ROWS - len(range(0, ROWS, 40))
+    neighbours = found(folder, IndexOptions("ivf", 32), np.arange(1, ROWS, 80), job_of(tmp_path))
+    assert all(len(own) == 3 and row % 40 for own in neighbours for row in own)
+
+
+def test_further_rounds_search_more_lists(folder: Path) -> None:
+    index.build(folder, PATHS, "ivf", workers=1, ray=None)
+    one_list = index.searcher(folder, IndexOptions("ivf", 1))
+    query_ND = corpus.opened(folder).features(np.arange(5))
+    there = [(one_list.candidates(query_ND, ROWS, effort) >= 0).sum() for effort in range(5)]
+    assert there == sorted(set(there))
+    assert there[4] == 5 * ROWS
 
 
 def test_an_index_goes_on_where_it_was_interrupted(
