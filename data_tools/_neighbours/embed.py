@@ -26,6 +26,7 @@ from vlp.data.digest import hash64
 from vlp.data.index import open_shard
 from vlp.data.samples import IMAGE_EXTENSIONS, BadSample, decode_image
 from vlp.data.shards import LOCAL, Shard
+from vlp.data.store import is_remote
 from vlp.encoders.two_tower import TwoTower
 from vlp.types import Skipped, UserError
 
@@ -165,7 +166,8 @@ def _batches(shard: Shard, number: int, model: TwoTower, job: Job) -> Iterator[l
         except BadSample as bad:
             return row, bad, captions
 
-    with ThreadPoolExecutor(1 if model.device.type == "cpu" else NUM_DECODERS) as pool:
+    here = model.device.type == "cpu" and not is_remote(shard.path)  # then the processes fill the cores
+    with ThreadPoolExecutor(1 if here else NUM_DECODERS) as pool:
         ahead: deque[list[Future[_Read]]] = deque()
         for start in range(0, number, job.batch_size):
             ahead.append([pool.submit(read, row) for row in range(start, min(start + job.batch_size, number))])

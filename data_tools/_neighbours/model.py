@@ -16,7 +16,7 @@ from vlp.encoders import openclip
 from vlp.encoders.two_tower import TwoTower
 
 NUM_DECODERS = 8
-"""Threads that decode for one process, where its model runs on another device than the CPU."""
+"""Threads that read and decode for one process, where its model or its shards are elsewhere."""
 
 
 @lru_cache(maxsize=1)

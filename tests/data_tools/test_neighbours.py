@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -443,6 +444,24 @@ def test_a_model_whose_weights_have_diverged_is_refused(tmp_path: Path, refused:
 def test_shards_that_could_not_be_told_apart_are_refused(tmp_path: Path, refused: Callable[..., str]) -> None:
     one, other = (write(tmp_path / name, [(png(1), "a"), (png(2), "b")]) for name in ("one", "other"))
     assert f"{one}/00000.tar and {other}/00000.tar have the same name" in refused([str(one), str(other)])
+
+
+def test_without_faiss_the_extra_is_named(
+    tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    monkeypatch.delitem(sys.modules, "data_tools._neighbours.searchers")
+    monkeypatch.delattr("data_tools._neighbours.searchers")
+    assert "needs the package faiss-cpu: pip install 'vlp[neighbours]'" in refused(write(tmp_path / "s", MIXED))
+
+
+def test_embeddings_of_remote_shards_need_a_folder_here() -> None:
+    with pytest.raises(
+        UserError, match=r"cannot write the layer to s3://bucket/layers.*: name a local folder with --root"
+    ):
+        Job("m", "0", 16).features("s3://bucket/00000.tar")
+    there = Job("m", "0", 16, root="here").features("s3://bucket/00000.tar")
+    assert there == Path("here/neighbours/.embeddings/0/00000.npy")
 
 
 def test_a_layer_of_another_tool_is_left_alone(tmp_path: Path, refused: Callable[..., str]) -> None:
