@@ -39,10 +39,10 @@ def save(run_dir: Path, step: int, model: TwoTower, optimizer: torch.optim.Optim
 
 
 def test_weights_average_moments_and_counters_come_back(tmp_path, model, tiny_model):
-    optimizer, ema = trained_once(model), EMA(model.clip, 0.5)
+    optimizer, ema = trained_once(model), EMA(model.averaged(), 0.5)
     save(tmp_path / "run", 7, model, optimizer, ema)
     other = build(ModelOptions(config=tiny_model), seed=1)
-    other_optimizer, other_ema = adamw(other, OptimOptions()), EMA(other.clip, 0.5)
+    other_optimizer, other_ema = adamw(other, OptimOptions()), EMA(other.averaged(), 0.5)
     found = latest_checkpoint(tmp_path / "run")
     checkpoint.load(found, EMA_FILE, other_ema.load)
     assert checkpoint.restore(found, other, other_optimizer) == {"step": 7, **COUNTERS}
@@ -104,12 +104,12 @@ def test_counters_that_are_missing_are_named(tmp_path, model):
 
 
 def test_the_average_is_what_the_formula_says_and_is_lent_for_evaluation(model):
-    ema = EMA(model.clip, decay=0.9)
+    ema = EMA(model.averaged(), decay=0.9)
     before = model.clip.visual.proj.detach().clone()
     with torch.no_grad():
         model.clip.visual.proj += 1.0
-    ema.update(model.clip)
+    ema.update(model.averaged())
     after = model.clip.visual.proj.detach().clone()
-    with ema.applied(model.clip):
+    with ema.applied(model.averaged()):
         torch.testing.assert_close(model.clip.visual.proj, 0.9 * before + 0.1 * after)
     assert torch.equal(model.clip.visual.proj, after)

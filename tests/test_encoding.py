@@ -36,7 +36,7 @@ def steps(rank: int, world: int, config: dict[str, Any], micro_batch_size: int) 
     for _ in range(2):
         model.zero_grad()
         loss, embedded = embeddings.backward(
-            encoding.encoders(wrapped),
+            encoding.encoders(wrapped, batch),
             batch,
             lambda e: base.combined_loss(objectives, e),
             None,

@@ -22,6 +22,7 @@ from vlp import distributed, embeddings, resolve, similarity
 from vlp.durations import Span
 from vlp.embeddings import LossOf
 from vlp.encoders import batch_norm
+from vlp.encoders.captioner import CaptionerOptions
 from vlp.encoders.fusion import FusionOptions
 from vlp.encoders.openclip import ModelOptions, build, save_openclip_directory
 from vlp.encoders.two_tower import TwoTower
@@ -125,7 +126,8 @@ def stepped(rank: int, world: int, config: dict[str, Any], entry: dict[str, Any]
     """One step of the trainer on this rank; where there is a momentum twin, the one after another step."""
     objective = base.parse(entry).at(Span(100, GLOBAL_BATCH, 1000), 50)
     fusion = FusionOptions(layers=1, width=16, heads=2) if objective.needs & {"fusion", "masked_text"} else None
-    model = fresh(ModelOptions(config=config, fusion=fusion), objective.initial_logits())
+    head = CaptionerOptions(layers=1, width=16, heads=2, queries=4) if "captions" in objective.needs else None
+    model = fresh(ModelOptions(config=config, fusion=fusion, captioner=head), objective.initial_logits())
     batch_norm.synchronise(model.clip)
     wrapped = DistributedDataParallel(model) if world > 1 else model
     encoding = Encoding(model, [objective], GLOBAL_BATCH)
@@ -133,9 +135,10 @@ def stepped(rank: int, world: int, config: dict[str, Any], entry: dict[str, Any]
 
     def step(seed: int) -> embeddings.Step:
         batch = global_batch(crops([objective]), base.text_views([objective]), seed)
+        here = batch.rows(rank * rows, (rank + 1) * rows)
         return embeddings.backward(
-            encoding.encoders(wrapped, seed),
-            batch.rows(rank * rows, (rank + 1) * rows),
+            encoding.encoders(wrapped, here, seed),
+            here,
             *losses_of(objective),
             micro_batch_size=micro,
             seeds=(seed, distributed.seed_of("test", seed, rank)),
@@ -266,9 +269,10 @@ def trained(rank: int, world: int, config: dict[str, Any], entries: list[dict[st
     for step in range(5):
         objectives = [objective.at(Span(5, GLOBAL_BATCH, 1000), step) for objective in parsed]
         batch = global_batch(crops(parsed), base.text_views(parsed), seed=step)
+        here = batch.rows(rank * rows, (rank + 1) * rows)
         done = embeddings.backward(
-            encoding.encoders(wrapped, step),
-            batch.rows(rank * rows, (rank + 1) * rows),
+            encoding.encoders(wrapped, here, step),
+            here,
             *(partial(base.combined_loss, objectives, couples_batch=couples) for couples in (True, False)),
             micro_batch_size=micro,
             seeds=(step, distributed.seed_of("test", step, rank)),
@@ -346,7 +350,7 @@ def test_cached_gradients_replay_dropout(tiny_model):
     def loss_and_gradient() -> tuple[float, Tensor]:
         model.zero_grad()
         loss, _ = embeddings.backward(
-            Encoding(model, [parsed], GLOBAL_BATCH).encoders(model),
+            Encoding(model, [parsed], GLOBAL_BATCH).encoders(model, batch),
             batch,
             *losses_of(parsed),
             micro_batch_size=4,

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vlp.encoders.openclip import save_openclip_directory
-from vlp.encoders.source import WEIGHTS_FILE, checkpoints
+from vlp.encoders.source import CAPTIONER_FILE, WEIGHTS_FILE, checkpoints
 from vlp.encoders.two_tower import TwoTower
 from vlp.types import UserError
 
@@ -105,6 +105,8 @@ def restore(checkpoint: Path, model: TwoTower, optimizer: torch.optim.Optimizer)
     """
     with _resuming(checkpoint):
         model.clip.load_state_dict(load_file(checkpoint / WEIGHTS_FILE))
+        if model.captioner is not None:
+            model.captioner.load_state_dict(load_file(checkpoint / CAPTIONER_FILE))
         _restore_optimizer(model, optimizer, load_file(checkpoint / OPTIMIZER_FILE))
         state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
         if missing := [name for name in STATE if name not in state]:

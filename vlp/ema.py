@@ -8,30 +8,43 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+Modules = Mapping[str, nn.Module]
+"""Modules by the prefix of their weights' names, which may be empty."""
+
 
 class EMA:
     """``average = decay * average + (1 - decay) * weights`` after each step; buffers are copied."""
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, modules: Modules, decay: float) -> None:
         self.decay = decay
-        self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.average = {name: value.detach().clone() for name, value in _state(modules).items()}
 
-    def update(self, model: nn.Module) -> None:
-        lerp(self.average, model.state_dict(), 1 - self.decay)
+    def update(self, modules: Modules) -> None:
+        lerp(self.average, _state(modules), 1 - self.decay)
 
     def load(self, average: Mapping[str, Tensor]) -> None:
         for name, value in average.items():
             self.average[name].copy_(value)
 
     @contextmanager
-    def applied(self, model: nn.Module) -> Iterator[None]:
-        """Run the body with the averaged weights in ``model``."""
-        weights: dict[str, Tensor] = {n: v.detach().clone() for n, v in model.state_dict().items()}
-        model.load_state_dict(self.average)
+    def applied(self, modules: Modules) -> Iterator[None]:
+        """Run the body with the averaged weights in ``modules``."""
+        weights = {name: value.detach().clone() for name, value in _state(modules).items()}
+        _fill(modules, self.average)
         try:
             yield
         finally:
-            model.load_state_dict(weights)
+            _fill(modules, weights)
+
+
+def _state(modules: Modules) -> dict[str, Tensor]:
+    return {prefix + name: value for prefix, module in modules.items() for name, value in module.state_dict().items()}
+
+
+@torch.no_grad()
+def _fill(modules: Modules, values: Mapping[str, Tensor]) -> None:
+    for name, value in _state(modules).items():
+        value.copy_(values[name])
 
 
 @torch.no_grad()

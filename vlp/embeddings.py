@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vlp import distributed, draws
 from vlp.distributed import Gathering
-from vlp.features import Embeddings, Features, Masked, Queue
+from vlp.features import Captions, Embeddings, Features, Masked, Queue
 from vlp.types import Batch, Loss
 
 Outputs = dict[str, Tensor]
@@ -68,6 +68,7 @@ def embed(
     masked = None
     if "masked_tokens" in outputs:
         masked = Masked(outputs["masked_tokens"].float(), outputs["masked_mask"], outputs["masked_labels"])
+    captions = Captions(outputs["caption_loss"], outputs["caption_nll"]) if "caption_loss" in outputs else None
     hard: dict[str, Tensor] = {}
     if "hard_text" in outputs:
         assert batch.hard_text_KNL is not None
@@ -87,6 +88,7 @@ def embed(
         teacher=Features(**_features(teacher)) if teacher is not None else None,
         fusion=fusion,
         masked=masked,
+        captions=captions,
         picture_N=batch.picture_N,
         caption_VN=draws.identities(batch.text_VNL),
         seed=seed,

@@ -15,13 +15,13 @@ from vlp.embeddings import Encode, Encoders, Outputs
 from vlp.encoders import source, tokens
 from vlp.encoders.masking import Masking
 from vlp.encoders.teacher import Teacher
-from vlp.encoders.two_tower import TwoTower
+from vlp.encoders.two_tower import CaptionCounts, TwoTower
 from vlp.features import Embeddings
 from vlp.momentum import Momentum, check_queue
 from vlp.objectives.base import Objective, hard_texts, image_views, needs, shared_field, text_views
 from vlp.types import Batch, UserError
 
-TOKENS = frozenset({"image_tokens", "text_tokens", "masked_text"})
+TOKENS = frozenset({"image_tokens", "text_tokens", "masked_text", "captions"})
 _OF_TWIN = "momentum."
 
 
@@ -42,6 +42,9 @@ def check(
     wanted = {need.removeprefix(_OF_TWIN) for need in needs(objectives)}
     if "masked_text" in wanted:
         wanted.add("text_tokens")
+    if "captions" in wanted:
+        _check_captions(model)
+        wanted |= {"image_tokens"} if model.captioner is not None else set()
     tokens.check(model, frozenset({"image_tokens", "text_tokens"} & wanted))
     shared_field(objectives, "momentum", "momentum")
     check_queue(shared_field(objectives, "queue", "queue_size") or 0, global_batch_size, num_samples)
@@ -51,6 +54,12 @@ def check(
             source.of_reference(teacher)
     except UserError as error:
         raise UserError(f"objectives: the teacher cannot be had: {error}") from error
+
+
+def _check_captions(model: TwoTower) -> None:
+    if model.caption_path() is None:
+        raise UserError("model: it tells no captions: add model.captioner, such as {layers: 2}, or choose a CoCa")
+    _ = model.special_tokens
 
 
 class Encoding:
@@ -84,17 +93,25 @@ class Encoding:
         self.teacher = Teacher(teacher, model.device) if teacher else None
         share = shared_field(objectives, "masked_text", "share")
         self._masking = Masking(model.tokenizer, share) if share else None
+        self._smoothing = shared_field(objectives, "captions", "label_smoothing")
 
     def encoders(
-        self, wrapped: nn.Module, seed: int = 0, autocast: Callable[[], AbstractContextManager[object]] = nullcontext
+        self,
+        wrapped: nn.Module,
+        batch: Batch,
+        seed: int = 0,
+        autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> Encoders:
         """Those of one step.
 
         Args:
             wrapped: the model as its engine has it.
+            batch: all rows of this process.
             seed: says which words are hidden.
             autocast: context of the engine's precision, in which twin and teacher, which it does not wrap, encode.
         """
+
+        counts = self._caption_counts(batch)
 
         def encode(batch: Batch, wanted: frozenset[str]) -> Outputs:
             images, texts = batch.image_VNCHW[: self._image_views], batch.text_VNL[: self._text_views]
@@ -103,11 +120,12 @@ class Encoding:
                 texts = torch.cat([texts, batch.hard_text_KNL[: self._hard_texts]])
             plain_pass = len(batch) == self._rows
             on_text = self._send if plain_pass and self._texts_are_asked_for else None
+            captions = counts if "captions" in wanted else None
             if "masked_text" not in wanted:
-                return self._apart(wrapped(images, texts, wanted, on_text))
+                return self._apart(wrapped(images, texts, wanted, on_text, None, captions))
             assert self._masking is not None
             masked_NL, labels_NL = self._masking(batch.text_NL, seed)
-            outputs = self._apart(wrapped(images, texts, wanted, on_text, masked_NL))
+            outputs = self._apart(wrapped(images, texts, wanted, on_text, masked_NL, captions))
             # A tower that pools at its first place gives no token of it.
             outputs["masked_labels"] = labels_NL[:, labels_NL.shape[1] - outputs["masked_mask"].shape[1] :]
             return outputs
@@ -128,6 +146,13 @@ class Encoding:
             queue=self.momentum.queue if self.momentum else None,
             text_gathering=self._sent,
         )
+
+    def _caption_counts(self, batch: Batch) -> CaptionCounts | None:
+        if self._smoothing is None:
+            return None
+        length = self._model.special_tokens.told(batch.text_NL).sum() / len(batch)
+        distributed.sum_over_ranks(length)
+        return CaptionCounts(length / distributed.world_size(), self._smoothing)
 
     def _apart(self, outputs: Outputs) -> Outputs:
         """The texts' features, N (V + K) D, as those of captions and those of hard captions."""

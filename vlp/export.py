@@ -75,6 +75,8 @@ def check_parity(model: TwoTower, directory: Path) -> float:
     """
     other, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{directory}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{directory}")
+    if model.openclip_config.get("correct_cls_mask"):
+        other.text.correct_cls_mask = True
     pictures = _pictures()
     ours_NCHW = torch.stack([model.eval_transform(picture) for picture in pictures]).to(model.device)
     theirs_NCHW = torch.stack([preprocess(picture) for picture in pictures])
@@ -139,6 +141,8 @@ def _usage(model: TwoTower) -> str:
         f'model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{{directory}}"{argument})',
         'tokenizer = open_clip.get_tokenizer(f"local-dir:{directory}")',
     ]
+    if model.openclip_config.get("correct_cls_mask"):
+        lines.append("model.text.correct_cls_mask = True  # open_clip has no configuration that says so")
     return "\n".join(lines)
 
 

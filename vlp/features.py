@@ -89,6 +89,13 @@ class Masked(NamedTuple):
     labels_NL: Tensor
 
 
+class Captions(NamedTuple):
+    """What the captioner makes of the captions, in nats an id: the loss, and without smoothed labels and gradient."""
+
+    loss: Tensor
+    nll: Tensor
+
+
 @dataclass(frozen=True)
 class Embeddings(Features):
     """What objectives see: `Features` of the model, and what else they declare to need.
@@ -99,6 +106,7 @@ class Embeddings(Features):
         teacher: features of a frozen model of another width, with its logit scale; without gradient.
         fusion: the tower that reads text tokens with image tokens, `vlp.encoders.fusion`.
         masked: word tokens of the texts with some ids hidden, and what was hidden, for `fusion`.
+        captions: of these rows, as sums that add up to the mean over the ids of the global batch.
         picture_N: equal where two rows show the same picture.
         caption_VN: equal where two captions are the same, of whatever rows and views.
         hard_text_KND: features of captions that are nearly right but false of the picture, L2-normalised.
@@ -112,6 +120,7 @@ class Embeddings(Features):
     teacher: Features | None = None
     fusion: Any = None
     masked: Masked | None = None
+    captions: Captions | None = None
     picture_N: Tensor | None = None
     caption_VN: Tensor | None = None
     hard_text_KND: Tensor | None = None

@@ -21,7 +21,7 @@ def inspect(recipe: Recipe) -> str:
         UserError: what `train` would raise before its first step.
     """
     check_needs(recipe.objectives, recipe.provides())
-    model = outline(recipe.model, recipe.starts(), finds_words="masked_text" in needs(recipe.objectives))
+    model = outline(recipe.model, recipe.starts(), needs(recipe.objectives))
     data = TrainingData(
         recipe.data,
         model.picture_format,

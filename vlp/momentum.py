@@ -53,7 +53,7 @@ class Momentum:
         self.decay = decay
         shared = {id(model.tokenizer): model.tokenizer}  # its vocabulary would take a second to copy
         self._twin = deepcopy(model, shared).requires_grad_(False).eval()
-        self._twin.fusion = None
+        self._twin.captioner = self._twin.fusion = None
         self._wanted = wanted
         width = model.openclip_config["model_cfg"]["embed_dim"]
         self._image_QD, self._text_QD = (torch.zeros(queue_size, width, device=model.device) for _ in range(2))

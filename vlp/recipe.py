@@ -27,6 +27,7 @@ from vlp.types import UserError
 _ALWAYS = frozenset(
     {
         *("image", "text", "image_tokens", "text_tokens", "picture_ids", "caption_ids"),
+        "captions",  # of models that have a captioner, which only the built one tells: `encoding.check`
         *("momentum", "momentum.image_tokens", "momentum.text_tokens", "queue", "teacher"),
     }
 )
@@ -83,6 +84,14 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
         return self
 
     @model_validator(mode="after")
+    def _captioner_has_an_effect(self) -> Recipe:
+        if self.model.captioner is not None and not any("captions" in o.needs for o in self.objectives):
+            raise ValueError(
+                "model.captioner has no effect without an objective that uses it: remove it, or add captioning"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _hard_captions_have_an_effect(self) -> Recipe:
         if self.data.hard_captions and not objectives_base.hard_texts(self.objectives):
             raise ValueError(
@@ -98,8 +107,8 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _objectives_agree_and_their_queue_fits_the_batch(self) -> Recipe:
-        for field in ("momentum", "teacher"):
-            objectives_base.shared_field(self.objectives, field, field)
+        for need, field in (("momentum", "momentum"), ("teacher", "teacher"), ("captions", "label_smoothing")):
+            objectives_base.shared_field(self.objectives, need, field)
         queue_size = objectives_base.shared_field(self.objectives, "queue", "queue_size") or 0
         check_queue(queue_size, self.rows)
         return self

@@ -86,7 +86,7 @@ def _train(recipe: Recipe, accelerator: Accelerator, signals: Signals) -> Outcom
     check_needs(recipe.objectives, recipe.provides())
     tasks = evaluation.open_tasks(recipe.evaluate)
     wanted = needs(recipe.objectives)
-    model = build(recipe.model, recipe.seed, recipe.starts(), finds_words="masked_text" in wanted)
+    model = build(recipe.model, recipe.seed, recipe.starts(), wanted)
     batch_norm.synchronise(model.clip)
     data = TrainingData(
         recipe.data,
@@ -114,7 +114,7 @@ def _train(recipe: Recipe, accelerator: Accelerator, signals: Signals) -> Outcom
         model.set_temperature(value_at(recipe.train.temperature, span, 0, "train.temperature"))
     optimizer = adamw(model, recipe.train)
     encoding = Encoding(model, recipe.objectives, recipe.rows, data.num_samples)
-    ema = EMA(model.clip, recipe.train.ema_decay) if recipe.train.ema_decay else None
+    ema = EMA(model.averaged(), recipe.train.ema_decay) if recipe.train.ema_decay else None
     bad_samples = BadSamples(recipe.data.max_bad_fraction, data.num_samples)
     earlier: list[dict[str, Any]] = []
     first_step = 0
@@ -260,7 +260,7 @@ def _update(run: _Run, batch: Batch, step: int) -> dict[str, Tensor]:
         run.model.set_temperature(value_at(options.temperature, run.span, step, "train.temperature"))
     seed = distributed.seed_of(run.recipe.seed, "step", step)
     loss, embedded = embeddings.backward(
-        run.encoding.encoders(run.wrapped, seed, accelerator.autocast),
+        run.encoding.encoders(run.wrapped, batch, seed, accelerator.autocast),
         batch,
         loss_of(objectives, couples_batch=True),
         loss_of(objectives, couples_batch=False),
@@ -279,7 +279,7 @@ def _update(run: _Run, batch: Batch, step: int) -> dict[str, Tensor]:
         run.model.clamp_logit_scale(options.max_logit_scale)
     run.encoding.after_step(embedded)
     if run.ema is not None:
-        run.ema.update(run.model.clip)
+        run.ema.update(run.model.averaged())
     return {
         "loss": loss.total,
         **loss.parts,
@@ -315,7 +315,7 @@ def _evaluate(run: _Run, tasks: list[Task], step: int) -> list[evaluation.Result
     """Zero-shot evaluation by rank zero, with the averaged weights where there are any; the others wait."""
     results: list[evaluation.Result] = []
     if tasks and run.tracker is not None:
-        with run.ema.applied(run.model.clip) if run.ema else nullcontext():
+        with run.ema.applied(run.model.averaged()) if run.ema else nullcontext():
             name, place = run.recipe.name, str(run.run_dir)
             results = evaluation.run_tasks(run.model, tasks, run.recipe.evaluate.batch_size, name, place, step)
         evaluation.write_results(results, run.run_dir / "evaluation" / "{dataset}.json")

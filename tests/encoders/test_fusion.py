@@ -87,10 +87,10 @@ def test_it_is_counted_on_its_own_also_without_memory(tiny_model):
 
 def test_the_head_for_hidden_words_is_there_only_where_they_are_found(tiny_model):
     options = ModelOptions(config=tiny_model, fusion=OPTIONS)
-    whole, model = build(options, seed=0), build(options, seed=0, finds_words=False)
+    whole, model = build(options, seed=0), build(options, seed=0, needs=frozenset())
     head = sum(p.numel() for p in whole.fusion.words_head.parameters())
     assert head > 49408 * OPTIONS.width
-    counts = [m.parameters_by_tower()["fusion"] for m in (whole, model, outline(options, finds_words=False))]
+    counts = [m.parameters_by_tower()["fusion"] for m in (whole, model, outline(options, needs=frozenset()))]
     assert counts == [counts[0], counts[0] - head, counts[0] - head]
     assert not any("words" in name for name, _ in model.fusion.named_parameters())
     width = tiny_model["embed_dim"]

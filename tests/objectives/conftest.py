@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlp.encoders.fusion import FusionOptions, FusionTower
-from vlp.features import Embeddings, Features, Masked, Queue
+from vlp.features import Captions, Embeddings, Features, Masked, Queue
 from vlp.objectives import base
 
 Inputs = dict[str, Tensor]
@@ -70,6 +70,8 @@ class Maker:
             ids_NL = torch.randint(0, 40, (rows, WORDS), generator=random)
             made["masked.tokens"] = normal(rows, WORDS, WIDTH)
             made |= {"masked.mask": mask_NL, "masked.labels": torch.where(hidden_NL, ids_NL, -100)}
+        if everything or "captions" in needs:
+            made |= {"told.loss": normal(rows), "told.nll": normal(rows)}
         # Row 1 says what row 4 says; row 2 shows what row 5 shows.
         if everything or "caption_ids" in needs:
             made["captions"] = (torch.arange(rows * made["text"].shape[1]) * 977 + 5).view(-1, rows).T.contiguous()
@@ -102,17 +104,20 @@ class Maker:
         kind: type[Embeddings] = Embeddings,
     ) -> Embeddings:
         """As `vlp.embeddings.embed` makes them, but in the precision of the inputs."""
-        queue = masked = None
+        queue = masked = told = None
         if "queue.image" in inputs:
             queue = Queue(F.normalize(inputs["queue.image"], dim=-1), F.normalize(inputs["queue.text"], dim=-1))
         if "masked.tokens" in inputs:
             masked = Masked(inputs["masked.tokens"], inputs["masked.mask"], inputs["masked.labels"])
+        if "told.loss" in inputs:
+            told = Captions(inputs["told.loss"].mean(), inputs["told.nll"].mean())
         return kind(
             **_features(inputs, ""),
             momentum=Features(**_features(inputs, "momentum.")) if "momentum.image" in inputs else None,
             teacher=Features(**_features(inputs, "teacher.")) if "teacher.image" in inputs else None,
             queue=queue,
             masked=masked,
+            captions=told,
             fusion=fusion,
             picture_N=inputs.get("pictures"),
             caption_VN=inputs["captions"].T if "captions" in inputs else None,

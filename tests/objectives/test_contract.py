@@ -31,8 +31,9 @@ PARTS_OF_THE_TRAINER = {"loss", "lr", "grad_norm", "logit_scale", "batch_time", 
 NEEDS = {
     *("image", "text", "image_tokens", "text_tokens", "momentum", "momentum.image_tokens", "momentum.text_tokens"),
     *("queue", "teacher", "picture_ids", "caption_ids", "logit_bias", "fusion", "masked_text", "hard_texts"),
+    "captions",
 }
-FIELD_OF_NEED = {"momentum": "momentum", "queue": "queue_size", "teacher": "teacher"}
+FIELD_OF_NEED = {"momentum": "momentum", "queue": "queue_size", "teacher": "teacher", "captions": "label_smoothing"}
 NEED_OF_INPUT = {
     "image": "image",
     "text": "text",
@@ -52,6 +53,7 @@ NEED_OF_INPUT = {
     "masked.tokens": "masked_text",
     "masked.mask": "masked_text",
     "masked.labels": "masked_text",
+    "told.loss": "captions",
     "pictures": "picture_ids",
     "captions": "caption_ids",
     "hard_text": "hard_texts",
@@ -72,6 +74,7 @@ NEED_OF_ATTRIBUTE = {
     "teacher": "teacher",
     "fusion": "fusion",
     "masked": "masked_text",
+    "captions": "captions",
     "picture_N": "picture_ids",
     "caption_VN": "caption_ids",
     "hard_text_KND": "hard_texts",
@@ -276,10 +279,10 @@ def test_a_rotation_of_the_common_space_changes_nothing(make, objective, evaluat
     random = torch.Generator().manual_seed(4)
     rotations = {
         width: torch.linalg.qr(torch.randn(width, width, generator=random, dtype=torch.float64))[0]
-        for width in {value.shape[-1] for value in inputs.values() if value.is_floating_point() and value.ndim}
+        for width in {value.shape[-1] for value in inputs.values() if value.is_floating_point() and value.ndim > 1}
     }
     other = {
-        name: value @ rotations[value.shape[-1]] if value.is_floating_point() and value.ndim else value
+        name: value @ rotations[value.shape[-1]] if value.is_floating_point() and value.ndim > 1 else value
         for name, value in inputs.items()
     }
     torch.testing.assert_close(evaluate(other).total, evaluate(inputs).total, rtol=1e-10, atol=1e-10)
@@ -419,7 +422,13 @@ def step_of(make: Any, objective: base.Objective, micro_batch_size: int) -> tupl
         chosen = torch.tensor([int(key) for key in batch.keys])
         mine = {name.removeprefix(owner): value for name, value in inputs.items() if name.startswith(owner)}
         named = {name.replace("masked.", "masked_"): value for name, value in mine.items()}
+        told = {
+            f"caption_{name}": inputs[f"told.{name}"][chosen].mean()
+            for name in ("loss", "nll")
+            if "told.loss" in inputs
+        }
         return {
+            **(told if not owner else {}),
             "logit_bias": torch.zeros(()),
             **{
                 n: v[chosen] if v.ndim else v

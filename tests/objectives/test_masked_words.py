@@ -104,9 +104,10 @@ def run(config: dict[str, Any], micro: int, share: float, seed: int = 4, dropout
     image = torch.randint(0, 256, (1, 8, 3, 32, 32), generator=generator, dtype=torch.uint8)
     captions = [f"a {colour} {shape}" for colour in ("red", "blue") for shape in ("circle", "square", "star", "moon")]
     text_NL = model.tokenizer(captions if text is None else text)
+    batch = Batch(image, text_NL[None], ("",) * 8, tuple(captions))
     loss, _ = embeddings.backward(
-        Encoding(model, objectives, 8).encoders(model, seed),
-        Batch(image, text_NL[None], ("",) * 8, tuple(captions)),
+        Encoding(model, objectives, 8).encoders(model, batch, seed),
+        batch,
         lambda embedded: base.combined_loss(objectives[:1], embedded),
         lambda embedded: base.combined_loss(objectives[1:], embedded),
         micro_batch_size=micro,

@@ -206,7 +206,7 @@ def step(rank: int, world: int, config: dict[str, Any], names: list[str], micro:
     for _ in range(2):  # the second step fails where the first left a parameter of DDP without gradient
         model.zero_grad()
         loss, _ = embeddings.backward(
-            Encoding(model, objectives, ROWS).encoders(wrapped, seed=11),
+            Encoding(model, objectives, ROWS).encoders(wrapped, batch(rank, world), seed=11),
             batch(rank, world),
             sum_of([o for o in objectives if o.couples_batch]),
             sum_of([o for o in objectives if not o.couples_batch]),

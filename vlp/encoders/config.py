@@ -35,11 +35,15 @@ def of_source(found: Source) -> dict[str, Any]:
     """The configuration that ``found`` brings, with open_clip's defaults for pictures filled in."""
     assert found.model_cfg is not None
     preprocess_cfg = merge_preprocess_dict(PreprocessCfg(), found.preprocess_cfg)
-    return {"model_cfg": _completed(found.model_cfg), "preprocess_cfg": preprocess_cfg}
+    return {"model_cfg": _completed(found.model_cfg), "preprocess_cfg": preprocess_cfg} | _of_cls(found)
 
 
 def of_options(options: ModelOptions, found: Source | None, starts: Mapping[str, float]) -> dict[str, Any]:
-    """The configuration a recipe asks for. ``found`` is what ``init`` names; for ``starts`` see `build`."""
+    """The configuration a recipe asks for. ``found`` is what ``init`` names; for ``starts`` see `build`.
+
+    ``correct_cls_mask`` is true for a CoCa from scratch: its text's class token sees no padding. open_clip (3.3.0) has
+    that mask, but no configuration that asks for it; weights trained with its other one, a place off, keep that.
+    """
     if options.config is not None:
         model_cfg = _custom(options.config)
     elif found is not None and found.model_cfg is not None and (options.name is None or found.is_tag):
@@ -60,7 +64,14 @@ def of_options(options: ModelOptions, found: Source | None, starts: Mapping[str,
     mode = preprocess_cfg["resize_mode"]
     if options.picture.fill_color is not None and mode != "longest":
         raise UserError(f"model.picture.fill_color has no effect with resize_mode '{mode}': remove it, or set longest")
-    return {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
+    config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
+    if found is None:
+        return config | ({"correct_cls_mask": True} if model_cfg["text_cfg"].get("embed_cls") else {})
+    return config | _of_cls(found)
+
+
+def _of_cls(found: Source) -> dict[str, Any]:
+    return {"correct_cls_mask": True} if found.correct_cls_mask else {}
 
 
 def _completed(model_cfg: dict[str, Any]) -> dict[str, Any]:

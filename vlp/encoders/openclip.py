@@ -14,17 +14,20 @@ import open_clip
 import torch
 from open_clip.factory import load_checkpoint
 from open_clip.model import set_model_preprocess_cfg
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vlp import distributed
-from vlp.encoders import config, hub, source, text_tower
+from vlp.encoders import captioner, config, hub, source, text_tower
+from vlp.encoders.captioner import CaptionerOptions, CaptioningHead
 from vlp.encoders.fusion import FusionTower
 from vlp.encoders.locks import lock
 from vlp.encoders.options import ModelOptions
-from vlp.encoders.source import CONFIG_FILE, WEIGHTS_FILE, Source
+from vlp.encoders.source import CAPTIONER_FILE, CONFIG_FILE, WEIGHTS_FILE, Source
 from vlp.encoders.two_tower import TwoTower
+from vlp.options import explain
 from vlp.types import UserError
 
 __all__ = [
@@ -36,15 +39,17 @@ __all__ = [
     "save_openclip_directory",
 ]
 
+_ALL_PARTS = frozenset({"captions", "masked_text"})
+
 
 def build(
-    options: ModelOptions, seed: int, starts: Mapping[str, float] | None = None, *, finds_words: bool = True
+    options: ModelOptions, seed: int, starts: Mapping[str, float] | None = None, needs: frozenset[str] = _ALL_PARTS
 ) -> TwoTower:
     """The model of a recipe, in training mode; its random values depend on ``seed`` alone.
 
     ``starts`` gives ``logit_scale`` (the logarithm) and ``logit_bias`` to a model that gets them neither from
-    the options nor from its configuration or weights. Without ``finds_words`` the fusion tower has no head for hidden
-    words, which only `masked_words` needs.
+    the options nor from its configuration or weights. ``needs`` are those of the objectives: without ``captions`` there
+    is no captioning head, and CoCa's own is frozen; without ``masked_text`` the fusion tower has no head for words.
 
     Raises:
         UserError: an unknown name or key, weights that cannot be had or do not fit.
@@ -58,9 +63,11 @@ def build(
         _load_weights(model, found)
         _start_logits(model, options)
     _lock(model, options)
-    with torch.random.fork_rng(devices=[]):  # on its own: the towers start the same with it and without
+    with torch.random.fork_rng(devices=[]):  # on their own: the towers start the same with them and without
+        torch.default_generator.manual_seed(distributed.seed_of(seed, "captioner"))
+        _add_captioner(model, options, found, needs)
         torch.default_generator.manual_seed(distributed.seed_of(seed, "fusion"))
-        _add_fusion(model, options, finds_words)
+        _add_fusion(model, options, needs)
     return model.train()
 
 
@@ -72,11 +79,15 @@ def load(reference: str, device: str | torch.device = "cpu") -> TwoTower:
     """
     found = source.of_reference(reference)
     model = _assemble(config.of_source(found), found, pretrained_towers=False)
+    if found.captioner_cfg is not None:
+        _attach(model, _captioner_options(found))
     _load_weights(model, found)
     return model.to(device).eval()
 
 
-def outline(options: ModelOptions, starts: Mapping[str, float] | None = None, *, finds_words: bool = True) -> TwoTower:
+def outline(
+    options: ModelOptions, starts: Mapping[str, float] | None = None, needs: frozenset[str] = _ALL_PARTS
+) -> TwoTower:
     """What `build` would make of the same arguments, on torch's ``meta`` device: all sizes, no memory, no weights.
 
     Raises:
@@ -87,7 +98,8 @@ def outline(options: ModelOptions, starts: Mapping[str, float] | None = None, *,
     model = _assemble(openclip_config, found, pretrained_towers=False, device=torch.device("meta"))
     _lock(model, options)
     with torch.device("meta"):
-        _add_fusion(model, options, finds_words)
+        _add_captioner(model, options, found, needs)
+        _add_fusion(model, options, needs)
     return model.train()
 
 
@@ -114,6 +126,8 @@ def save_openclip_directory(
     (directory / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
     values = model.clip.state_dict() if state_dict is None else state_dict
     save_file(_unshared(values), directory / WEIGHTS_FILE, metadata={"format": "pt"})
+    if model.captioner is not None:  # open_clip reads neither this file nor its part of the configuration
+        save_file(_unshared(model.captioner.state_dict()), directory / CAPTIONER_FILE)
 
 
 def _unshared(values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -145,9 +159,10 @@ def _assemble(
     text_tower.check_vocabulary(tokenizer, clip)
     openclip_config["preprocess_cfg"]["size"] = clip.visual.image_size
     set_model_preprocess_cfg(clip, openclip_config["preprocess_cfg"])
-    for name, parameter in clip.named_parameters():
-        if name.startswith("text_decoder."):  # CoCa's captioning head takes no part in the embeddings
-            parameter.requires_grad_(False)
+    if openclip_config.get("correct_cls_mask"):
+        clip.text.correct_cls_mask = True
+    if captioner.is_coca(clip) and found is None and device is None:
+        captioner.initialise(clip.text_decoder)
     return TwoTower(clip, tokenizer, openclip_config)
 
 
@@ -190,9 +205,12 @@ def _load_weights(model: TwoTower, found: Source) -> None:
     except (RuntimeError, AssertionError, AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{found.weights} does not fit the model: {_short(error)}") from error
     model.weights = "model"
+    if model.captioner is not None:
+        _load_captioner(model.captioner, found)
     if found.ema is not None:
         try:
-            model.clip.load_state_dict(load_file(found.ema))
+            for prefix, module in model.averaged().items():
+                module.load_state_dict(_below(prefix, load_file(found.ema)))
         except (RuntimeError, SafetensorError, OSError) as error:
             raise UserError(f"{found.ema} does not fit the model: {_short(error)}") from error
         model.weights = "ema"
@@ -213,9 +231,56 @@ def _lock(model: TwoTower, options: ModelOptions) -> None:
             lock(model.clip, tower, 0 if wanted is True else wanted)
 
 
-def _add_fusion(model: TwoTower, options: ModelOptions, finds_words: bool) -> None:
+def _add_captioner(model: TwoTower, options: ModelOptions, found: Source | None, needs: frozenset[str]) -> None:
+    """The head that ``options`` ask for, with the weights of ``found`` where they are of the same one; else its own."""
+    coca, tells = captioner.is_coca(model.clip), "captions" in needs
+    if coca and options.captioner is not None:
+        raise UserError("model.captioner has no effect on a CoCa, which tells captions itself: remove it")
+    if coca and not tells:
+        model.clip.text_decoder.requires_grad_(False)
+    stored = None if found is None or found.captioner_cfg is None else _captioner_options(found)
+    wanted = options.captioner or stored
+    if coca or not tells or wanted is None:
+        return
+    head = _attach(model, wanted)
+    if found is not None and wanted == stored and model.device.type != "meta":
+        _load_captioner(head, found)
+
+
+def _attach(model: TwoTower, options: CaptionerOptions) -> CaptioningHead:
+    tower = getattr(model.clip, "text", model.clip)
+    width, length = model.openclip_config["model_cfg"]["embed_dim"], model.tokenizer.context_length  # type: ignore[attr-defined]
+    model.captioner = CaptioningHead(options, width, tower.vocab_size, length)
+    model.openclip_config["captioner_cfg"] = options.model_dump()
+    return model.captioner
+
+
+def _captioner_options(found: Source) -> CaptionerOptions:
+    try:
+        return CaptionerOptions.model_validate(found.captioner_cfg)
+    except ValidationError as error:
+        raise explain(error, CaptionerOptions, f"{found.described}: captioner_cfg") from None
+
+
+def _load_captioner(head: CaptioningHead, found: Source) -> None:
+    assert found.directory is not None
+    path = found.directory / CAPTIONER_FILE
+    try:
+        head.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError, OSError) as error:
+        raise UserError(f"{path} does not fit the captioning head: {_short(error)}") from error
+
+
+def _below(prefix: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of a file that belong to the module at ``prefix``, under its own names."""
+    if not prefix:
+        return {name: value for name, value in values.items() if not name.startswith(TwoTower.HEAD)}
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+
+
+def _add_fusion(model: TwoTower, options: ModelOptions, needs: frozenset[str]) -> None:
     if options.fusion is not None:
-        vocab_size = getattr(model.clip, "text", model.clip).vocab_size if finds_words else None
+        vocab_size = getattr(model.clip, "text", model.clip).vocab_size if "masked_text" in needs else None
         model.fusion = FusionTower(options.fusion, model.openclip_config["model_cfg"]["embed_dim"], vocab_size)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StrictBool, model_validator
 
+from vlp.encoders.captioner import CaptionerOptions
 from vlp.encoders.fusion import FusionOptions
 
 Positive = Annotated[float, Field(gt=0)]
@@ -52,6 +53,9 @@ class ModelOptions(BaseModel, frozen=True, extra="forbid"):
     lock_image: Lock = Field(False, description="true, or the number of last layer groups that stay trainable")
     lock_text: Lock = Field(False, description="true, or the number of last layer groups that stay trainable")
     picture: PictureOptions = PictureOptions()
+    captioner: CaptionerOptions | None = Field(
+        None, description="a head that tells captions, for a model that is no CoCa and brings none: `{layers: 2}`"
+    )
     fusion: FusionOptions | None = Field(
         None, description="a tower that reads texts with pictures, for the objectives that need it: `{layers: 2}`"
     )

@@ -19,6 +19,7 @@ from vlp.types import UserError
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
 EMA_FILE = "ema.safetensors"
+CAPTIONER_FILE = "captioner.safetensors"
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Source:
     """Weights with what belongs to them. ``model_cfg`` is None for a lone weights file.
 
     ``directory`` is where tokenizer files and the text tower's configuration may lie; ``ema`` is an average
-    to use in place of the weights; ``is_tag`` tells open_clip's own weights of a named model.
+    to use in place of the weights; ``is_tag`` tells open_clip's own weights of a named model; ``captioner_cfg``
+    describes a captioning head, whose weights lie in ``directory``; for ``correct_cls_mask`` see `config.of_options`.
     """
 
     described: str
@@ -36,6 +38,8 @@ class Source:
     directory: Path | None = None
     ema: Path | None = None
     is_tag: bool = False
+    captioner_cfg: dict[str, Any] | None = None
+    correct_cls_mask: bool = False
 
 
 def named_config(name: str) -> dict[str, Any]:
@@ -148,6 +152,8 @@ def _of_directory(path: Path) -> Source:
         config.get("preprocess_cfg", {}),
         path,
         ema if ema.is_file() else None,
+        captioner_cfg=config.get("captioner_cfg"),
+        correct_cls_mask=bool(config.get("correct_cls_mask")),
     )
 
 

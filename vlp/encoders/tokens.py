@@ -60,10 +60,7 @@ def text_with_tokens(clip: Any, text_NL: Tensor, marks: Sequence[int]) -> tuple[
     if isinstance(tower, TextTransformer):
         with _returning_tokens(tower):
             pooled_ND, tokens = tower(text_NL)
-        if tower.cls_emb is not None:
-            tokens = tower.ln_final(tokens)
-        eos_id = getattr(tower, "eos_id", None)
-        return pooled_ND, _project(tower, tokens), _words(text_NL, tower.pool_type, eos_id, tower.pad_id, marks)
+        return pooled_ND, project_words(tower, tokens), word_mask(clip, text_NL, marks)
     if not isinstance(tower, CLIP):
         raise UserError(
             f"model: a text tower of the kind {type(tower).__name__} gives no tokens of words: "
@@ -75,7 +72,25 @@ def text_with_tokens(clip: Any, text_NL: Tensor, marks: Sequence[int]) -> tuple[
     states = tower.ln_final(tower.transformer(embedded, attn_mask=tower.attn_mask))
     kind, eos_id = tower.text_pool_type, getattr(tower, "text_eos_id", None)
     pooled = text_global_pool(states, text_NL, kind, eos_token_id=eos_id)
-    return _project(tower, pooled), _project(tower, states), _words(text_NL, kind, eos_id, 0, marks)
+    return _project(tower, pooled), _project(tower, states), word_mask(clip, text_NL, marks)
+
+
+def project_words(tower: TextTransformer, tokens_NLW: Tensor) -> Tensor:
+    """In the common space, NLD, the tokens that a tower of open_clip gives beside its feature."""
+    return _project(tower, tokens_NLW if tower.cls_emb is None else tower.ln_final(tokens_NLW))
+
+
+def project_states(tower: Any, states_NLW: Tensor) -> Tensor:
+    """In the common space, NLD, the states that the transformer of one of open_clip's own text towers ends with."""
+    return _project(tower, tower.ln_final(states_NLW))
+
+
+def word_mask(clip: Any, text_NL: Tensor, marks: Sequence[int]) -> Tensor:
+    """What open_clip's own towers see as words (NL, bool)."""
+    tower = getattr(clip, "text", clip)
+    if isinstance(tower, CLIP):
+        return _words(text_NL, tower.text_pool_type, getattr(tower, "text_eos_id", None), 0, marks)
+    return _words(text_NL, tower.pool_type, getattr(tower, "eos_id", None), tower.pad_id, marks)
 
 
 def marks_of(tokenizer: Any) -> tuple[int, ...]:

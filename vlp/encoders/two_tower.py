@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from vlp.data.transforms import PictureFormat, eval_transform
-from vlp.encoders import pad_free
-from vlp.encoders.tokens import image_with_tokens, marks_of, text_with_tokens
+from vlp.encoders import captioner, pad_free
+from vlp.encoders.captioner import CaptioningHead, CaptionPath
+from vlp.encoders.special_tokens import SpecialTokens, special_tokens
+from vlp.encoders.tokens import image_with_tokens, marks_of, project_states, project_words, text_with_tokens, word_mask
+from vlp.encoders.vocabulary_loss import cross_entropy
+from vlp.types import UserError
+
+
+class CaptionCounts(NamedTuple):
+    """How the ids of captions add up to a loss: the mean of the global batch over all of them.
+
+    ``mean_length`` is the number of ids told of a caption, in the mean over the global batch: with it the mean over any
+    rows of (a caption's sum / ``mean_length``) has that mean as its own mean over micro-batches and processes.
+    """
+
+    mean_length: Tensor
+    smoothing: float
 
 
 class TwoTower(nn.Module):
@@ -20,11 +36,14 @@ class TwoTower(nn.Module):
 
     ``openclip_config`` is ``{"model_cfg", "preprocess_cfg"}`` as open_clip writes it, enough to build the
     same towers again. ``weights`` tells where the values come from: ``random``, ``model`` or ``ema`` (the
-    average of a run). ``fusion`` reads texts together with pictures, for objectives that ask for it; it is no part of
-    what is exported.
+    average of a run). ``captioner`` tells captions where ``clip`` is no CoCa, which does so itself. ``fusion`` reads
+    texts together with pictures, for objectives that ask for it; it is no part of what is exported.
     """
 
+    HEAD = "captioner."  # before the names of the head's weights, where they stand beside those of ``clip``
+
     clip: Any
+    captioner: CaptioningHead | None
     fusion: nn.Module | None
     mean_C11: Tensor
     std_C11: Tensor
@@ -38,6 +57,7 @@ class TwoTower(nn.Module):
     ) -> None:
         super().__init__()
         self.clip = clip
+        self.captioner = None
         self.fusion = None
         self.tokenizer = tokenizer
         self.openclip_config = openclip_config
@@ -95,6 +115,39 @@ class TwoTower(nn.Module):
         """Features ND, those of all positions NLD, and which of them are words (NL)."""
         return text_with_tokens(self.clip, text_NL, marks_of(self.tokenizer))
 
+    @cached_property
+    def special_tokens(self) -> SpecialTokens:
+        """Ids that begin, end and fill up a text."""
+        return special_tokens(self.tokenizer)
+
+    def caption_path(self) -> CaptionPath | None:
+        """How it tells captions; None if it does not.
+
+        Raises:
+            UserError: its text tower, which the captions would be told by, is not causal.
+        """
+        head, clip = self.captioner, self.clip
+        if head is None and not captioner.is_coca(clip):
+            return None
+        tower = getattr(clip, "text", clip)
+        half = tower if head is None or head.own_half is None else head.own_half
+        if not captioner.is_causal(half):
+            raise UserError(
+                f"model: a text tower of the kind {type(tower).__name__} sees the words that a captioner has to tell: "
+                "set model.captioner.text_layers, such as 2, for a causal half of its own"
+            )
+        if head is None:  # open_clip normalises these states only where no class token stands behind them
+            return CaptionPath(half, half.ln_final if half.cls_emb is None else nn.Identity(), clip.text_decoder)
+        if half is tower:
+            return CaptionPath(half, lambda states: head.text(project_states(tower, states)), head.decoder)
+        return CaptionPath(half, lambda states: head.text(half.ln_final(states)), head.decoder)
+
+    def caption_memory(self, image_NCHW: Tensor) -> Tensor:
+        """What `caption_path`'s decoder attends to, NQW, of uint8 pictures."""
+        if self.captioner is None:
+            return self.clip.visual(self.normalise(image_NCHW))[1]
+        return self.captioner.memory(self.encode_image_tokens(image_NCHW)[1])
+
     def forward(
         self,
         image_VNCHW: Tensor,
@@ -102,18 +155,24 @@ class TwoTower(nn.Module):
         wanted: frozenset[str] = frozenset(),
         on_text: Callable[[Tensor], object] | None = None,
         masked_NL: Tensor | None = None,
+        captions: CaptionCounts | None = None,
     ) -> dict[str, Tensor]:
         """What objectives need under its names, rows first.
 
         Always ``image`` and ``text`` (N V D, not of length 1), ``logit_scale`` (the logarithm) and ``logit_bias`` (0
         without one); ``image_tokens`` (N P D) and ``text_tokens`` (N L D) with ``text_mask`` (N L), both of the first
         view, where ``wanted`` names them; ``masked_tokens`` with ``masked_mask``, of the texts ``masked_NL``. Where
-        ``on_text`` is given, it gets ``text`` before the image tower begins: time to send it.
+        ``on_text`` is given, it gets ``text`` before the image tower begins: time to send it. With ``captions``, the
+        scalars ``caption_loss`` and ``caption_nll`` (without smoothing and gradient) of the first captions, in nats.
         """
-        outputs = self._text(text_VNL, "text_tokens" in wanted)
+        telling = captions is not None
+        outputs = self._text(text_VNL, wanted, telling)
         if on_text is not None:
             on_text(outputs["text"])
-        outputs |= self._image(image_VNCHW, "image_tokens" in wanted)
+        outputs |= self._image(image_VNCHW, wanted, telling)
+        if captions is not None:
+            states_NLW, memory_NQW = outputs.pop("caption_states", None), outputs.pop("caption_memory")
+            outputs |= self._caption_loss(text_VNL[0], states_NLW, memory_NQW, captions)
         bias = self.clip.logit_bias
         outputs["logit_scale"] = self.clip.logit_scale
         outputs["logit_bias"] = torch.zeros_like(self.clip.logit_scale) if bias is None else bias
@@ -121,19 +180,59 @@ class TwoTower(nn.Module):
             _, outputs["masked_tokens"], outputs["masked_mask"] = self.encode_text_tokens(masked_NL)
         return outputs
 
-    def _text(self, text_VNL: Tensor, with_tokens: bool) -> dict[str, Tensor]:
-        if not with_tokens:
-            return {"text": _by_view(self.encode_text(text_VNL.flatten(0, 1)), len(text_VNL))}
-        first_ND, tokens_NLD, mask_NL = self.encode_text_tokens(text_VNL[0])
-        views = [first_ND, *(self.encode_text(text_NL) for text_NL in text_VNL[1:])]
-        return {"text": torch.stack(views, dim=1), "text_tokens": tokens_NLD, "text_mask": mask_NL}
+    def _text(self, text_VNL: Tensor, wanted: frozenset[str], telling: bool) -> dict[str, Tensor]:
+        """The first view goes through its tower once, whatever is wanted of it: its tokens, what a captioner reads."""
+        with_tokens, head = "text_tokens" in wanted, self.captioner
+        with_states = telling and (head is None or head.own_half is None)
+        if not with_tokens and not with_states:
+            outputs = {"text": _by_view(self.encode_text(text_VNL.flatten(0, 1)), len(text_VNL))}
+        else:
+            if with_states and head is None:
+                first_ND, states_NLW = self.clip._encode_text(text_VNL[0], normalize=False)
+                tokens_NLD = project_words(self.clip.text, states_NLW)
+                mask_NL = word_mask(self.clip, text_VNL[0], marks_of(self.tokenizer))
+            else:
+                first_ND, tokens_NLD, mask_NL = self.encode_text_tokens(text_VNL[0])
+            views = [first_ND, *(self.encode_text(text_NL) for text_NL in text_VNL[1:])]
+            outputs = {"text": torch.stack(views, dim=1)}
+        if with_tokens:
+            outputs |= {"text_tokens": tokens_NLD, "text_mask": mask_NL}
+        if with_states:
+            outputs["caption_states"] = states_NLW if head is None else head.text(tokens_NLD)
+        return outputs
 
-    def _image(self, image_VNCHW: Tensor, with_tokens: bool) -> dict[str, Tensor]:
-        if not with_tokens:
+    def _image(self, image_VNCHW: Tensor, wanted: frozenset[str], telling: bool) -> dict[str, Tensor]:
+        with_tokens, head = "image_tokens" in wanted, self.captioner
+        if not with_tokens and not telling:
             return {"image": _by_view(self.encode_image(image_VNCHW.flatten(0, 1)), len(image_VNCHW))}
-        first_ND, tokens_NPD = self.encode_image_tokens(image_VNCHW[0])
+        if telling and head is None:
+            visual = self.clip.visual
+            first_ND, memory_NQW = visual(self.normalise(image_VNCHW[0]))
+            tokens_NPD = memory_NQW @ visual.proj
+        else:
+            first_ND, tokens_NPD = self.encode_image_tokens(image_VNCHW[0])
         views = [first_ND, *(self.encode_image(image_NCHW) for image_NCHW in image_VNCHW[1:])]
-        return {"image": torch.stack(views, dim=1), "image_tokens": tokens_NPD}
+        outputs = {"image": torch.stack(views, dim=1)}
+        if with_tokens:
+            outputs["image_tokens"] = tokens_NPD
+        if telling:
+            outputs["caption_memory"] = memory_NQW if head is None else head.memory(tokens_NPD)
+        return outputs
+
+    def _caption_loss(
+        self, text_NL: Tensor, states_NLW: Tensor | None, memory_NQW: Tensor, counts: CaptionCounts
+    ) -> dict[str, Tensor]:
+        """``states_NLW``: of the text tower, as the decoder reads them; None where a half of its own gives them."""
+        path, told_NL = self.caption_path(), self.special_tokens.told(text_NL)
+        assert path is not None
+        longest = int(told_NL.sum(1).max())  # padding behind it has no part in what stands before it
+        told_NL, said_NL = told_NL[:, :longest], text_NL[:, :longest]
+        read_NLW = path.to_decoder(path.half_states(said_NL)) if states_NLW is None else states_NLW[:, :longest]
+        states_NLW = captioner.decode(path.decoder, memory_NQW, read_NLW)
+        labels_M = text_NL[:, 1 : longest + 1][told_NL]
+        sums = cross_entropy(states_NLW[told_NL], path.head_WV, labels_M, counts.smoothing)
+        loss, nll = (total / (len(text_NL) * counts.mean_length) for total in sums)
+        return {"caption_loss": loss, "caption_nll": nll}
 
     def train(self, mode: bool = True) -> TwoTower:
         """As ``nn.Module.train``, but locked parts stay in evaluation mode: no dropout, fixed statistics."""
@@ -147,6 +246,8 @@ class TwoTower(nn.Module):
     def use_gradient_checkpointing(self) -> None:
         """Recompute activations in the backward pass: less memory, about a third more compute."""
         self.clip.set_grad_checkpointing(True)
+        if self.captioner is not None:
+            self.captioner.decoder.set_grad_checkpointing(True)
 
     @torch.no_grad()
     def set_temperature(self, temperature: float) -> None:
@@ -158,12 +259,18 @@ class TwoTower(nn.Module):
         """Keep the multiplier between 1 and ``maximum``, in place; for after an optimiser step."""
         self.clip.logit_scale.clamp_(0.0, math.log(maximum))
 
+    def averaged(self) -> dict[str, nn.Module]:
+        """What evaluation uses, and a run may average: modules by the prefix of their weights' names."""
+        return {"": self.clip} | ({self.HEAD: self.captioner} if self.captioner is not None else {})
+
     def parameters_by_tower(self, trainable_only: bool = False) -> dict[str, int]:
-        """Number of parameters: ``image``, ``text``, ``other`` (logit scale and bias, captioning head), ``fusion``."""
+        """Number of parameters: ``image``, ``text``, ``captioner``, ``other`` (logit scale and bias), ``fusion``."""
         count = {"image": 0, "text": 0, "other": 0}
         for name, parameter in self.clip.named_parameters():
             if parameter.requires_grad or not trainable_only:
-                count[_tower(name)] += parameter.numel()
+                count[_tower(name)] = count.get(_tower(name), 0) + parameter.numel()
+        if self.captioner is not None:
+            count["captioner"] = sum(p.numel() for p in self.captioner.parameters())
         if self.fusion is not None:
             count["fusion"] = sum(p.numel() for p in self.fusion.parameters())
         return count
@@ -178,4 +285,6 @@ def _tower(parameter: str) -> str:
     first = parameter.split(".")[0]
     if first == "visual":
         return "image"
-    return "other" if first in ("logit_scale", "logit_bias", "text_decoder") else "text"
+    if first == "text_decoder":
+        return "captioner"
+    return "other" if first in ("logit_scale", "logit_bias") else "text"

@@ -56,7 +56,8 @@ class Objective(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=False
         ``momentum.image_tokens``, ``momentum.text_tokens``: the same of the twin, with the field ``momentum``, its
         decay. ``queue``: the twin's earlier features, with the field ``queue_size``. ``teacher``: features of a frozen
         model, with the field ``teacher``. ``picture_ids``, ``caption_ids``: which rows show or say the same.
-        ``logit_bias``, ``fusion``, ``masked_text``: of the model.
+        ``captions``: what its captioner makes of them, with the field ``label_smoothing``. ``logit_bias``, ``fusion``,
+        ``masked_text``: of the model.
         """
 
     @abstractmethod
@@ -109,6 +110,7 @@ def parse(entry: dict[str, Any]) -> Objective:
 _CURES = {
     "logit_bias": "set model.init_logit_bias",
     "hard_texts": "set data.hard_captions, such as [{source: layer.negatives.negatives}] of vlp data negatives",
+    "captions": "add model.captioner, such as {layers: 2}, or choose a CoCa",
     "fusion": "add model.fusion, such as {layers: 2}",
     "masked_text": "add model.fusion, such as {layers: 2}",
 }
