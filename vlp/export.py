@@ -11,9 +11,11 @@ import numpy as np
 import open_clip
 import torch
 from PIL import Image
+from torch import Tensor
 
 from vlp.data.write import new_directory
 from vlp.encoders import source
+from vlp.encoders.captioner import is_coca
 from vlp.encoders.openclip import load, save_openclip_directory
 from vlp.encoders.text_tower import FOLDER
 from vlp.encoders.two_tower import TwoTower
@@ -85,18 +87,31 @@ def check_parity(model: TwoTower, directory: Path) -> float:
         raise RuntimeError(f"{directory}: open_clip makes other pixels of a picture than the model was given")
     if not torch.equal(ours_NL, theirs_NL):
         raise RuntimeError(f"{directory}: open_clip makes other token ids of a text than the model was given")
+    other.eval()
+    ours_NL = ours_NL.to(model.device)
     with torch.no_grad():
-        pairs = [
-            (model.encode_image(ours_NCHW), other.eval().encode_image(theirs_NCHW)),
-            (model.encode_text(ours_NL.to(model.device)), other.encode_text(theirs_NL)),
+        pairs = [  # open_clip's CoCa normalises features where nothing is said, its other models do not
+            (model.encode_image(ours_NCHW), other.encode_image(theirs_NCHW, normalize=False)),
+            (model.encode_text(ours_NL), other.encode_text(theirs_NL, normalize=False)),
             (model.clip.logit_scale, other.logit_scale),
         ]
+        if is_coca(other):
+            pairs.append(_logits(model, ours_NCHW, ours_NL, other(theirs_NCHW, theirs_NL[:3])))
         if model.clip.logit_bias is not None:
             pairs.append((model.clip.logit_bias, other.logit_bias))
         difference = max(float((a.cpu() - b).abs().max()) for a, b in pairs)
     if not difference <= TOLERANCE:
         raise RuntimeError(f"{directory}: features as open_clip loads them differ by {difference:.2g}")
     return difference
+
+
+def _logits(model: TwoTower, image_NCHW: Tensor, text_NL: Tensor, theirs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Of the ids told by both models, (M, vocabulary)."""
+    path, said_NL = model.caption_path(), text_NL[: len(image_NCHW), :-1]
+    assert path is not None
+    ours_NLV = path.states(said_NL, model.caption_memory(image_NCHW)) @ path.head_WV
+    told_NL = model.special_tokens.told(text_NL[: len(image_NCHW)])
+    return ours_NLV[told_NL], theirs["logits"][told_NL.cpu()]
 
 
 def _pictures() -> list[Image.Image]:
