@@ -11,6 +11,7 @@ of them right. It is a set of its own, which no mean over other suites takes in.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from data_tools._scenes_draw import arrange, draw
 from data_tools._scenes_grammar import GRAMMARS, Style, parse, phrase
+from data_tools._scenes_slots import SLOTS_FILE, slots
 from data_tools._scenes_twins import (
     Swap,
     Twins,
@@ -47,6 +49,9 @@ SWAPS: dict[str, Swap] = {"swap_attribute": swap_attribute, "swap_relation": swa
 TWINS: dict[str, Swap] = {"attribute": swap_attribute, "object": swap_objects, "relation": turn_relation}
 """Tag of eval/twins -> how the second scene is made."""
 
+MAX_CAPTIONS = 400
+"""Pictures that a captioner describes, of which each costs as much as the embedding of many."""
+
 Source = Callable[[str, int], Iterator[Scene]]
 """(stream, number of objects) -> distinct scenes."""
 
@@ -65,7 +70,7 @@ class Evaluation:
     number: int
     image_size: int
     num_marks: int
-    counting: bool
+    counting: float
     negation: bool
     tick: Callable[[], None]
 
@@ -78,7 +83,8 @@ class Evaluation:
     def num_pictures(self) -> int:
         """At most so many pictures are drawn: sets of single objects, and of several where there are any."""
         pairs = 0 if self.pair_objects is None else 11 if self.world.hold_out else 6
-        return self.number * (2 + pairs + bool(self.num_marks) + self.counting + self.negation)
+        items = self.number * (2 + pairs + bool(self.num_marks) + bool(self.counting) + self.negation)
+        return items + min(self.number, MAX_CAPTIONS) * (2 if self.world.hold_out else 1)
 
     def write(self) -> dict[str, int]:
         """Write all sets; returns the number of items of each.
@@ -98,6 +104,11 @@ class Evaluation:
                 )
                 counts |= self._swaps("held_out_swaps", self.world.held_out_scenes)
                 counts["held_out_twins"] = self._twins("held_out_twins", self.world.held_out_scenes)
+        counts["captions"] = self._captions("captions", self.world.captioned_scenes("captions", self.counting))
+        if self.world.hold_out:
+            assert self.pair_objects is not None
+            held_out = self.world.held_out_scenes("held_out_captions", self.pair_objects)
+            counts["held_out_captions"] = self._captions("held_out_captions", held_out)
         for factor in ("colour", "shape"):
             counts[factor] = self._classification(factor)
         if self.num_marks:
@@ -136,6 +147,14 @@ class Evaluation:
             for number, scene in enumerate(islice(scenes, self.number))
         )
         return write_retrieval_set(self._folder(name), items)
+
+    def _captions(self, name: str, scenes: Iterable[Scene]) -> int:
+        """A set of retrieval, and what a caption of each picture has to say; smaller where the world has no more."""
+        told = list(islice(scenes, min(self.number, MAX_CAPTIONS)))
+        count = self._retrieval(name, told)
+        text = json.dumps(slots(told, self.grammar, self.world), indent=1)
+        (self._folder(name) / SLOTS_FILE).write_text(text + "\n", encoding="utf-8")
+        return count
 
     def _classification(self, factor: str) -> int:
         values = COLOURS if factor == "colour" else SHAPES

@@ -109,6 +109,16 @@ def read(caption: str, grammar: str) -> tuple[Scene, Style]:
     raise ValueError(f"not a sentence of grammar {grammar}: '{caption}'")
 
 
+def expressions(grammar: str) -> list[str]:
+    """Regular expressions without named groups: one of them matches the whole of a caption if ``parse`` takes it."""
+    patterns = _PATTERNS[grammar]
+    told = []
+    for sentence in patterns.sentences:
+        denied = [pattern.pattern.replace(_SENTENCE, sentence.pattern.pattern) for pattern in patterns.denials]
+        told.append(f"(?:{'|'.join([sentence.pattern.pattern, *denied])})(?:, mark \\d+)?")
+    return [re.sub(r"\?P<\w+>", "?:", one) for one in told]
+
+
 def _thing(words: Grammar, match: re.Match[str], letter: str, count: int = 1) -> Thing:
     found = match.groupdict()
 
@@ -139,7 +149,8 @@ class _Patterns:
     denials: list[re.Pattern[str]]
 
 
-_MARK = re.compile(r"(?P<sentence>.*), mark (?P<mark>\d+)")
+_SENTENCE = "(?P<sentence>.*)"
+_MARK = re.compile(rf"{_SENTENCE}, mark (?P<mark>\d+)")
 
 
 def _patterns(words: Grammar) -> _Patterns:
@@ -168,7 +179,7 @@ def _patterns(words: Grammar) -> _Patterns:
             for place, template in enumerate(words.counted)
         ]
     absent = f"{one_of('x_colour', words.colours.values())} {one_of('x_shape', words.shapes.values())}"
-    denials = [re.compile(template.format(sentence="(?P<sentence>.*)", x=absent)) for template in words.denials]
+    denials = [re.compile(template.format(sentence=_SENTENCE, x=absent)) for template in words.denials]
     return _Patterns(sentences, denials)
 
 

@@ -213,6 +213,25 @@ class World:
 
         return _distinct(drawn, self.seed, stream)
 
+    def captioned_scenes(self, stream: str, counting: float) -> Iterator[Scene]:
+        """Distinct scenes of as many objects as training shows, a share ``counting`` of them counted ones.
+
+        Training has shown none but the single objects that nobody counts. All factors are equally frequent.
+        """
+
+        def drawn(random: Random) -> Scene | None:
+            if random.random() < counting:
+                return self.evaluation_count(random)
+            scene = self.draw(random)
+            for _ in range(MAX_DRAWS):
+                is_new = len(scene.objects) == 1 or self.is_reserved(scene)
+                if is_new and not self.is_held_out(scene):
+                    return scene
+                scene = self.draw(random, num_objects=(len(scene.objects),))
+            return None
+
+        return _distinct(drawn, self.seed, stream)
+
     def held_out_scenes(self, stream: str, num_objects: int) -> Iterator[Scene]:
         """Distinct scenes that fulfil one of the hold-outs."""
 

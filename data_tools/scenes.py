@@ -18,7 +18,8 @@ OUT_HELP = (
     "new directory: OUT/train, OUT/scenes.json and OUT/eval/*: retrieval, colour, shape; swaps (true against swapped "
     "caption: by chance 50%%, and also for who reads the captions only); twins (Winoground: by chance text and image "
     "25%%, group 17%%, from the captions only 0%%); order (true caption against its words shuffled: by chance 50%%, "
-    "from the captions only 100%%)"
+    "from the captions only 100%%); captions (as retrieval, or for captioners: vlp eval MODEL --on "
+    "captioning:OUT/eval/captions)"
 )
 
 
@@ -192,7 +193,7 @@ def write_scenes(options: ScenesOptions, progress: Callable[[int, int], None] | 
         if progress is not None:
             progress(done, total)
 
-    sizes = (options.num_eval, options.image_size, options.shortcut, options.counting > 0, options.negation > 0)
+    sizes = (options.num_eval, options.image_size, options.shortcut, options.counting, options.negation > 0)
     evaluations = [
         Evaluation(world, out / "eval", grammar, suffix, *sizes, tick) for suffix, grammar in phrasings.items()
     ]

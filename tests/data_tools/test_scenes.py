@@ -457,9 +457,9 @@ def test_a_style_gap_comes_with_its_control(crowded):
     assert names == {name.split("/")[0] for name in summary["eval"]}
     bases = {name.removesuffix("_grammar_A") for name in names}
     pairs = {"retrieval", "swaps", "twins", "held_out", "held_out_swaps", "held_out_twins"}
-    assert bases == pairs | {"order", "colour", "shape", "shortcut"}
+    assert bases == pairs | {"order", "captions", "held_out_captions", "colour", "shape", "shortcut"}
     assert len(names) == 2 * len(bases)
-    for name in ("retrieval", "held_out"):
+    for name in ("retrieval", "held_out", "captions", "held_out_captions"):
         b, a = (members(crowded / f"eval/{name}{suffix}/test/0.tar") for suffix in ("", "_grammar_A"))
         for key in a:
             if key.endswith(".png"):
@@ -478,14 +478,14 @@ def test_rare_held_out_scenes_are_all_found_and_counted(tmp_path):
 
 def test_single_objects_have_no_pairs(tmp_path):
     summary = scenes.write_scenes(ScenesOptions(tmp_path / "x", num_train=10, num_eval=10, objects="1"))
-    assert summary["eval"] == {"colour": 10, "shape": 10}
+    assert summary["eval"] == {"captions": 10, "colour": 10, "shape": 10}
 
 
 def test_progress_reaches_its_total(tmp_path):
     calls: list[tuple[int, int]] = []
     scenes.write_scenes(ScenesOptions(tmp_path / "x", num_train=20, num_eval=10), lambda *c: calls.append(c))
-    assert calls[0] == (1, 100)
-    assert calls[-1] == (100, 100)
+    assert calls[0] == (1, 110)
+    assert calls[-1] == (110, 110)
 
 
 def test_world_is_uniform_and_keeps_an_eighth_for_evaluation():

@@ -359,5 +359,5 @@ def test_command_line(tmp_path, capsys):
     scenes.run(parser.parse_args(arguments.split()))
     assert "eval/counting" in capsys.readouterr().out
     summary = json.loads((tmp_path / "x/scenes.json").read_text())
-    assert summary["eval"] == {"colour": 10, "shape": 10, "counting": 10, "negation": 10}
+    assert summary["eval"] == {"captions": 10, "colour": 10, "shape": 10, "counting": 10, "negation": 10}
     assert (summary["options"]["counting"], summary["options"]["negation"]) == (0.5, 0.5)
