@@ -200,8 +200,8 @@ def _shards(arguments: argparse.Namespace) -> list[str]:
 
 def embed(paths: list[str], job: Job, workers: int | None, ray: str | None, gpus: float | None) -> list[Any]:
     """Pass one: what `embed.embed_shard` tells of each shard."""
+    from data_tools._models import num_processes
     from data_tools._neighbours import embed as pass_one
-    from data_tools._neighbours.model import num_processes
 
     if workers is None and ray is None:
         workers = num_processes(job.device)

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 ROWS = [
     ["vlp", "vlp.types"],
-    ["vlp.resolve", "vlp.options", "vlp.distributed", "vlp.draws", "vlp.durations"],
+    ["vlp.resolve", "vlp.options", "vlp.flags", "vlp.distributed", "vlp.draws", "vlp.durations"],
     ["vlp.data"],
     ["vlp.encoders"],
     ["vlp.features", "vlp.ema"],

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,16 +14,17 @@ from torch import Tensor
 
 from data_tools._filter_fingerprints import UNREADABLE, shard_signature
 from data_tools._filter_text import normalise
+from data_tools._models import num_decoders, one_thread
 from data_tools._neighbours import facts
 from data_tools._neighbours.facts import LOOK, Captions, Embedded, Pictures
 from data_tools._neighbours.job import Job
-from data_tools._neighbours.model import NUM_DECODERS, loaded
+from data_tools._neighbours.model import loaded
+from vlp.data.ahead import batches_ahead
 from vlp.data.captions import SampleTexts
 from vlp.data.digest import hash64
 from vlp.data.index import open_shard
 from vlp.data.samples import IMAGE_EXTENSIONS, BadSample, decode_image
 from vlp.data.shards import LOCAL, Shard
-from vlp.data.store import is_remote
 from vlp.encoders.two_tower import TwoTower
 from vlp.types import Skipped, UserError
 
@@ -117,7 +115,7 @@ def embed_first(shard: Shard, number: int, job: Job) -> tuple[np.ndarray, Pictur
     features_ND = np.zeros((number, job.dim), dtype=np.float16)
     digests, looks = np.zeros(number, dtype=np.uint64), np.zeros((number, 3 * LOOK * LOOK), dtype=np.uint8)
     kinds, captions = [""] * number, list[list[int] | BadSample]()
-    with _one_thread(model):
+    with one_thread(model):
         for batch in _batches(shard, number, model, job):
             rows, pixels = [], []
             for row, picture, own in batch:
@@ -133,19 +131,6 @@ def embed_first(shard: Shard, number: int, job: Job) -> tuple[np.ndarray, Pictur
     signature = np.array(shard_signature(shard, ""), dtype=np.uint64)
     pictures = Pictures(signature, shard.keys[:number], digests, looks, *facts.numbered(kinds))
     return features_ND, pictures, Captions.of(_signature(shard, job), captions)
-
-
-@contextmanager
-def _one_thread(model: TwoTower) -> Iterator[None]:
-    """On the CPU one a process, so that features do not depend on how many processes share the machine."""
-    before = torch.get_num_threads()
-    try:
-        if model.device.type == "cpu":
-            torch.set_num_threads(1)
-        with torch.inference_mode():
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _batches(shard: Shard, number: int, model: TwoTower, job: Job) -> Iterator[list[_Read]]:
@@ -166,15 +151,7 @@ def _batches(shard: Shard, number: int, model: TwoTower, job: Job) -> Iterator[l
         except BadSample as bad:
             return row, bad, captions
 
-    here = model.device.type == "cpu" and not is_remote(shard.path)  # then the processes fill the cores
-    with ThreadPoolExecutor(1 if here else NUM_DECODERS) as pool:
-        ahead: deque[list[Future[_Read]]] = deque()
-        for start in range(0, number, job.batch_size):
-            ahead.append([pool.submit(read, row) for row in range(start, min(start + job.batch_size, number))])
-            if len(ahead) == 2:
-                yield [one.result() for one in ahead.popleft()]
-        while ahead:
-            yield [one.result() for one in ahead.popleft()]
+    return batches_ahead(read, range(number), job.batch_size, num_decoders(model, shard.path))
 
 
 def look_of(image: Image.Image) -> np.ndarray:
