@@ -39,7 +39,7 @@ def digest(config: Any, values: Mapping[str, Tensor]) -> str:
     found = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=8)
     for name, value in sorted(values.items()):
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
