@@ -11,7 +11,7 @@ ROWS = [
     ["vlp.resolve", "vlp.options", "vlp.flags", "vlp.distributed", "vlp.draws", "vlp.durations"],
     ["vlp.data"],
     ["vlp.encoders"],
-    ["vlp.generation"],
+    ["vlp.generation", "vlp.generation_options"],
     ["vlp.features", "vlp.ema"],
     ["vlp.embeddings", "vlp.momentum"],
     ["vlp.similarity"],
