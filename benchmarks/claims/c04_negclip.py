@@ -1,11 +1,6 @@
 """C4: with hard captions a CLIP learns which attribute and which relation belongs to what."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
-from claim import Arm, Claim, Contrast, Finding, Runs
-from intervals import CONTRADICTED, MIN_SEEDS, NOT_SHOWN, SHOWN, spread
+from claim import Arm, AtLeast, Claim, Contrast, Finding
 
 CLIP, RANDOM, NEGCLIP = "CLIP", "random further captions", "NegCLIP"
 SCENES = ("--num-train", "12000", "--num-eval", "400", "--objects", "2")
@@ -21,29 +16,6 @@ def hard(layer: str, scope: str = "all") -> Arm:
     """InfoNCE with one further caption of ``layer`` for each picture."""
     objectives = f"objectives=[{{name: infonce}}, {{name: hard_negatives, scope: {scope}}}]"
     return Arm((*LENGTH, f"data.hard_captions=[{{source: layer.{layer}.negatives}}]", objectives))
-
-
-@dataclass(frozen=True)
-class AtLeast:
-    """The ``figure`` of an arm, in the mean over seeds with its interval, is ``bound`` or more."""
-
-    name: str
-    arm: str
-    figure: str
-    bound: float
-    decisive: bool = True
-
-    def arms(self) -> Sequence[str]:
-        return [self.arm]
-
-    def assess(self, runs: Runs) -> dict[str, Any]:
-        of_arm = runs.get(self.arm, {})
-        values = {seed: run.figures[self.figure] for seed, run in sorted(of_arm.items())}
-        found = spread(list(values.values()))
-        verdict = NOT_SHOWN
-        if found["num"] >= MIN_SEEDS and found["mean"] is not None:
-            verdict = SHOWN if found["low"] >= self.bound else CONTRADICTED if found["high"] < self.bound else NOT_SHOWN
-        return {"values": values, "expected": f"at least {self.bound:g}", "margin": 0.0, **found, "verdict": verdict}
 
 
 def _of_swaps(prefix: str, place: str) -> list[Finding]:

@@ -26,11 +26,15 @@ REWRITES = ("rewrite", "--engine", "scenes", "--number", "5", "--off", *REASONS)
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of a comparison: overrides of the claim's recipe, its data set, and on how many processes it runs."""
+    """One side of a comparison: overrides of the claim's recipe, its data set, and on how many processes it runs.
+
+    ``sets`` are those that it alone is evaluated on.
+    """
 
     overrides: tuple[str, ...] = ()
     data: str = "plain"
     processes: int = 1
+    sets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,29 @@ class SameLosses:
 
 
 @dataclass(frozen=True)
+class AtLeast:
+    """The ``figure`` of an arm, in the mean over seeds with its interval, is ``bound`` or more."""
+
+    name: str
+    arm: str
+    figure: str
+    bound: float
+    decisive: bool = True
+
+    def arms(self) -> Sequence[str]:
+        return [self.arm]
+
+    def assess(self, runs: Runs) -> dict[str, Any]:
+        of_arm = runs.get(self.arm, {})
+        values = {seed: run.figures[self.figure] for seed, run in sorted(of_arm.items())}
+        found = spread(list(values.values()))
+        verdict = NOT_SHOWN
+        if found["num"] >= MIN_SEEDS and found["mean"] is not None:
+            verdict = SHOWN if found["low"] >= self.bound else CONTRADICTED if found["high"] < self.bound else NOT_SHOWN
+        return {"values": values, "expected": f"at least {self.bound:g}", "margin": 0.0, **found, "verdict": verdict}
+
+
+@dataclass(frozen=True)
 class Claim:
     """A promise of a method and how it is tried.
 
@@ -156,7 +183,7 @@ class Claim:
         data: name -> options of ``vlp data scenes``; an arm trains on the one it names.
             Empty: the recipe names data and sets, as seen from the current folder, and says how they are made.
         layers: name -> a tool of ``vlp data`` that writes it for all its data, with options, such as `REWRITES`.
-        sets: evaluation sets, folders under ``eval/`` of the arm's data.
+        sets: evaluation sets, folders under ``eval/`` of the arm's data; ``TASK:FOLDER`` names the task as well.
         arms: name -> arm. All have the seed of a pair: the same initialisation, order of the data and steps.
         findings: what is expected.
         probe: a script of this folder that is run as ``SCRIPT RUN DATA`` after training; it writes RUN/probe.json,

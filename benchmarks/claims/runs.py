@@ -77,9 +77,13 @@ class Job:
         """What the runner and the arm change of the recipe."""
         overrides = [f"seed={self.seed}", f"run_dir={self.run_dir}"]
         if self.claim.data:
-            sets = [str(self.data / "eval" / name) for name in self.claim.sets]
+            sets = [self._set(name) for name in (*self.claim.sets, *self.claim.arms[self.arm].sets)]
             overrides += [f"data.train={self.data / 'train'}", f"evaluate.sets={json.dumps(sets)}"]
         return [*overrides, *self.claim.arms[self.arm].overrides]
+
+    def _set(self, name: str) -> str:
+        task, colon, folder = name.rpartition(":")
+        return f"{task}{colon}{self.data / 'eval' / folder}"
 
     def missing_data(self) -> str | None:
         """The first folder of the recipe's own data and sets that is not there; drawn data are never missing."""
