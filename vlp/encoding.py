@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vlp import distributed
 from vlp.distributed import Gathering
 from vlp.embeddings import Encode, Encoders, Outputs
-from vlp.encoders import source, tokens
+from vlp.encoders import captioner, source, tokens
 from vlp.encoders.masking import Masking
 from vlp.encoders.teacher import Teacher
 from vlp.encoders.two_tower import CaptionCounts, TwoTower
@@ -44,7 +44,6 @@ def check(
         wanted.add("text_tokens")
     if "captions" in wanted:
         _check_captions(model)
-        wanted |= {"image_tokens"} if model.captioner is not None else set()
     tokens.check(model, frozenset({"image_tokens", "text_tokens"} & wanted))
     shared_field(objectives, "momentum", "momentum")
     check_queue(shared_field(objectives, "queue", "queue_size") or 0, global_batch_size, num_samples)
@@ -60,6 +59,10 @@ def _check_captions(model: TwoTower) -> None:
     if model.caption_path() is None:
         raise UserError("model: it tells no captions: add model.captioner, such as {layers: 2}, or choose a CoCa")
     _ = model.special_tokens
+    if model.captioner is None:
+        captioner.check_coca(model)
+    else:
+        tokens.check(model, frozenset({"image_tokens"}))
 
 
 class Encoding:

@@ -21,6 +21,8 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vlp.types import UserError
+
 _HEAD_STD = 0.02  # of the vocabulary's weights: at first all ids are about as likely, a loss of ln V
 
 
@@ -77,6 +79,11 @@ class CaptioningHead(nn.Module):
     def memory(self, image_NPD: Tensor) -> Tensor:
         """What the decoder attends to, NQW, from the tokens of the pictures."""
         return self.image_norm(self.pooler(image_NPD))
+
+    def use_gradient_checkpointing(self) -> None:
+        self.decoder.set_grad_checkpointing(True)
+        if self.own_half is not None:
+            self.own_half.set_grad_checkpointing(True)
 
 
 @dataclass(frozen=True)
@@ -152,5 +159,30 @@ def is_causal(tower: Any) -> bool:
     """Whether no position of a text tower sees a later one, a class token behind all of them apart."""
     if not isinstance(tower, CLIP | TextTransformer) or tower.attn_mask is None:
         return False
+    if tower.attn_mask.is_meta:  # without values; open_clip has no other mask than a causal one
+        return True
     later = torch.ones_like(tower.attn_mask, dtype=torch.bool).triu(1)
     return bool(tower.attn_mask[later].isneginf().all())
+
+
+@torch.no_grad()
+def check_coca(model: Any) -> None:
+    """Refuse, before a run begins, a CoCa whose parts do not fit each other; open_clip builds it all the same.
+
+    Args:
+        model: a `TwoTower` of it, on any device; on ``meta``, too.
+    """
+    picture_NCHW = torch.zeros(1, 3, *model.picture_format.size, dtype=torch.uint8, device=model.device)
+    text_NL = model.tokenizer([""]).to(model.device)
+    training = model.training
+    model.eval()
+    try:
+        model.caption_path().states(text_NL[:, :-1], model.caption_memory(picture_NCHW))
+    except (RuntimeError, AssertionError, IndexError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"model: the parts of this CoCa do not fit each other ({reason}): the text tower, the tokens of pictures "
+            "and multimodal_cfg must have one width, and multimodal_cfg's context_length must be the text tower's"
+        ) from error
+    finally:
+        model.train(training)

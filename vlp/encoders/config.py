@@ -65,9 +65,10 @@ def of_options(options: ModelOptions, found: Source | None, starts: Mapping[str,
     if options.picture.fill_color is not None and mode != "longest":
         raise UserError(f"model.picture.fill_color has no effect with resize_mode '{mode}': remove it, or set longest")
     config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
-    if found is None:
-        return config | ({"correct_cls_mask": True} if model_cfg["text_cfg"].get("embed_cls") else {})
-    return config | _of_cls(found)
+    if found is not None:
+        return config | _of_cls(found)
+    has_cls = model_cfg["text_cfg"].get("embed_cls") and not text_tower.is_transformers(model_cfg)
+    return config | ({"correct_cls_mask": True} if has_cls else {})
 
 
 def _of_cls(found: Source) -> dict[str, Any]:

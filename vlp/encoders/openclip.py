@@ -17,7 +17,7 @@ from open_clip.model import set_model_preprocess_cfg
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlp import distributed
 from vlp.encoders import captioner, config, hub, source, text_tower
@@ -26,6 +26,7 @@ from vlp.encoders.fusion import FusionTower
 from vlp.encoders.locks import lock
 from vlp.encoders.options import ModelOptions
 from vlp.encoders.source import CAPTIONER_FILE, CONFIG_FILE, WEIGHTS_FILE, Source
+from vlp.encoders.special_tokens import padding_id
 from vlp.encoders.two_tower import TwoTower
 from vlp.options import explain
 from vlp.types import UserError
@@ -79,9 +80,9 @@ def load(reference: str, device: str | torch.device = "cpu") -> TwoTower:
     """
     found = source.of_reference(reference)
     model = _assemble(config.of_source(found), found, pretrained_towers=False)
-    if found.captioner_cfg is not None:
-        _attach(model, _captioner_options(found))
     _load_weights(model, found)
+    if found.captioner_cfg is not None:
+        _load_captioner(_attach(model, _captioner_options(found)), found)
     return model.to(device).eval()
 
 
@@ -160,10 +161,20 @@ def _assemble(
     openclip_config["preprocess_cfg"]["size"] = clip.visual.image_size
     set_model_preprocess_cfg(clip, openclip_config["preprocess_cfg"])
     if openclip_config.get("correct_cls_mask"):
+        _check_padding(tokenizer, clip.text)
         clip.text.correct_cls_mask = True
     if captioner.is_coca(clip) and found is None and device is None:
         captioner.initialise(clip.text_decoder)
     return TwoTower(clip, tokenizer, openclip_config)
+
+
+def _check_padding(tokenizer: Any, tower: Any) -> None:
+    """A class token is kept from padding by its id."""
+    if tower.pad_id != padding_id(tokenizer):
+        raise UserError(
+            f"model.config.text_cfg.pad_id is {tower.pad_id}, but the tokenizer fills texts up with "
+            f"{padding_id(tokenizer)}, which the class token must not see: set it"
+        )
 
 
 def _construct(
@@ -183,6 +194,13 @@ def _construct(
     kind = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
     if "multimodal_cfg" in arguments:
         kind = open_clip.CoCa
+    if kind is open_clip.CLIP and text.get("embed_cls"):
+        raise UserError("model.config.text_cfg.embed_cls: a text tower with a class token wants custom_text: true")
+    if isinstance(vision.get("attentional_pool"), str):
+        raise UserError(
+            f"model.config.vision_cfg.attentional_pool: '{vision['attentional_pool']}' is unfinished in open_clip "
+            "3.3.0, which gives features of no use then: write true"
+        )
     place: AbstractContextManager[Any] = device if device is not None else nullcontext()
     try:
         with place:
@@ -192,6 +210,11 @@ def _construct(
     except (OSError, TypeError, ValueError, RuntimeError, AssertionError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(f"model: open_clip cannot build these towers: {reason}") from error
+    if kind is open_clip.CoCa and not all(getattr(t, "output_tokens", False) for t in (clip.visual, clip.text)):
+        raise UserError(
+            "model: open_clip's CoCa reads the tokens of its towers: choose a ViT, and set output_tokens: true in "
+            "vision_cfg and in text_cfg"
+        )
     return clip.float()  # transformers keeps half-precision weights as they are stored; training wants fp32
 
 
@@ -205,15 +228,16 @@ def _load_weights(model: TwoTower, found: Source) -> None:
     except (RuntimeError, AssertionError, AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{found.weights} does not fit the model: {_short(error)}") from error
     model.weights = "model"
-    if model.captioner is not None:
-        _load_captioner(model.captioner, found)
     if found.ema is not None:
-        try:
-            for prefix, module in model.averaged().items():
-                module.load_state_dict(_below(prefix, load_file(found.ema)))
-        except (RuntimeError, SafetensorError, OSError) as error:
-            raise UserError(f"{found.ema} does not fit the model: {_short(error)}") from error
+        _load_average(model.clip, "", found.ema)
         model.weights = "ema"
+
+
+def _load_average(module: nn.Module, prefix: str, path: Path) -> None:
+    try:
+        module.load_state_dict(_below(prefix, load_file(path)))
+    except (RuntimeError, SafetensorError, OSError) as error:
+        raise UserError(f"{path} does not fit the model: {_short(error)}") from error
 
 
 def _start_logits(model: TwoTower, options: ModelOptions) -> None:
@@ -263,12 +287,17 @@ def _captioner_options(found: Source) -> CaptionerOptions:
 
 
 def _load_captioner(head: CaptioningHead, found: Source) -> None:
-    assert found.directory is not None
-    path = found.directory / CAPTIONER_FILE
+    """Its weights, or their average where ``found`` has one."""
+    path = found.captioner
+    assert path is not None
+    if not path.is_file():
+        raise UserError(f"{path} is missing, the weights of the captioning head that {CONFIG_FILE} describes")
     try:
         head.load_state_dict(load_file(path))
     except (RuntimeError, SafetensorError, OSError) as error:
         raise UserError(f"{path} does not fit the captioning head: {_short(error)}") from error
+    if found.ema is not None:
+        _load_average(head, TwoTower.HEAD, found.ema)
 
 
 def _below(prefix: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:

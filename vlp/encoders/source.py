@@ -28,7 +28,7 @@ class Source:
 
     ``directory`` is where tokenizer files and the text tower's configuration may lie; ``ema`` is an average
     to use in place of the weights; ``is_tag`` tells open_clip's own weights of a named model; ``captioner_cfg``
-    describes a captioning head, whose weights lie in ``directory``; for ``correct_cls_mask`` see `config.of_options`.
+    describes a captioning head and ``captioner`` has its weights; for ``correct_cls_mask`` see `config.of_options`.
     """
 
     described: str
@@ -39,6 +39,7 @@ class Source:
     ema: Path | None = None
     is_tag: bool = False
     captioner_cfg: dict[str, Any] | None = None
+    captioner: Path | None = None
     correct_cls_mask: bool = False
 
 
@@ -153,6 +154,7 @@ def _of_directory(path: Path) -> Source:
         path,
         ema if ema.is_file() else None,
         captioner_cfg=config.get("captioner_cfg"),
+        captioner=path / CAPTIONER_FILE,
         correct_cls_mask=bool(config.get("correct_cls_mask")),
     )
 
@@ -174,11 +176,21 @@ def _of_hub(model: str) -> Source:
     try:
         config = _read_config(Path(download_pretrained_from_hf(model, filename=CONFIG_FILE)))
         weights = download_pretrained_from_hf(model)
+        with_captioner = config.get("captioner_cfg") is not None
+        captioner = download_pretrained_from_hf(model, filename=CAPTIONER_FILE) if with_captioner else None
     except UserError:
         raise
     except Exception as error:
         raise UserError(_unreachable(f"hf-hub:{model}", error)) from error
-    return Source(f"hf-hub:{model}", Path(weights), config["model_cfg"], config.get("preprocess_cfg", {}))
+    return Source(
+        f"hf-hub:{model}",
+        Path(weights),
+        config["model_cfg"],
+        config.get("preprocess_cfg", {}),
+        captioner_cfg=config.get("captioner_cfg"),
+        captioner=Path(captioner) if captioner else None,
+        correct_cls_mask=bool(config.get("correct_cls_mask")),
+    )
 
 
 def _read_config(path: Path) -> dict[str, Any]:

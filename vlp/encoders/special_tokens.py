@@ -30,6 +30,11 @@ class SpecialTokens(NamedTuple):
         return places_L < self.lengths(text_NL)[:, None]
 
 
+def padding_id(tokenizer: Any) -> int:
+    """What an open_clip tokenizer fills texts up with; 0 where it has nothing of its own."""
+    return 0 if isinstance(tokenizer, SimpleTokenizer) else int(tokenizer.tokenizer.pad_token_id or 0)
+
+
 def special_tokens(tokenizer: Any) -> SpecialTokens:
     """Those of an open_clip tokenizer.
 
@@ -37,10 +42,9 @@ def special_tokens(tokenizer: Any) -> SpecialTokens:
         UserError: its texts have no start or no end of their own, so that nothing says where to begin or to stop.
     """
     if isinstance(tokenizer, SimpleTokenizer):
-        return SpecialTokens(tokenizer.sot_token_id, tokenizer.eot_token_id, 0)
-    inner = tokenizer.tokenizer
+        return SpecialTokens(tokenizer.sot_token_id, tokenizer.eot_token_id, padding_id(tokenizer))
+    inner, padding = tokenizer.tokenizer, padding_id(tokenizer)
     ids_NL = tokenizer(["a", "dog"])
-    padding = inner.pad_token_id
     starts, ends = ((inner.bos_token_id, inner.cls_token_id), (inner.eos_token_id, inner.sep_token_id))
     last_N = (ids_NL != padding).sum(1) - 1
     found = {
@@ -52,4 +56,4 @@ def special_tokens(tokenizer: Any) -> SpecialTokens:
             raise UserError(
                 f"model: the tokenizer gives texts no {name} token, which captions need: choose another text tower"
             )
-    return SpecialTokens(found["start"], found["end"], int(padding or 0))  # type: ignore[arg-type]
+    return SpecialTokens(found["start"], found["end"], padding)  # type: ignore[arg-type]

@@ -20,31 +20,39 @@ from torch import Tensor, nn
 from vlp.types import UserError
 
 
-def image_with_tokens(visual: nn.Module, pixels_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Pooled features ND and those of the patches NPD (class tokens left out).
+def image_with_tokens(visual: nn.Module, pixels_MCHW: Tensor, rows: int | None = None) -> tuple[Tensor, Tensor]:
+    """Pooled features MD and those of the patches NPD of the first ``rows`` pictures (class tokens left out).
 
     Raises:
         UserError: a kind of tower whose patches cannot be had.
     """
     if isinstance(visual, VisionTransformer):
         with _returning_tokens(visual):
-            pooled_ND, tokens = visual(pixels_NCHW)
-        if visual.final_ln_after_pool and visual.attn_pool is None:
-            tokens = visual.ln_post(tokens)
-        return pooled_ND, tokens if visual.proj is None else tokens @ visual.proj
+            pooled_MD, tokens = visual(pixels_MCHW)
+        return pooled_MD, project_patches(visual, tokens[:rows])
     if isinstance(visual, TimmModel) and not hasattr(visual.head, "pool"):
-        features = visual.trunk.forward_features(pixels_NCHW)
-        pooled_ND = visual.head(visual.trunk.forward_head(features))
+        features = visual.trunk.forward_features(pixels_MCHW)
+        pooled_MD = visual.head(visual.trunk.forward_head(features))
+        features = features[:rows]
         tokens = visual.head(visual.trunk.forward_head(_one_patch_each(visual.trunk, features)))
-        return pooled_ND, tokens.unflatten(0, (len(pixels_NCHW), -1))
+        return pooled_MD, tokens.unflatten(0, (len(features), -1))
     raise UserError(
         f"model: an image tower of the kind {type(visual).__name__} gives no patch tokens: "
         "choose a ViT, or a timm tower without timm_pool"
     )
 
 
-def text_with_tokens(clip: Any, text_NL: Tensor, marks: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Pooled features ND, those of the positions NLD, and which of them are words (NL, bool).
+def project_patches(visual: VisionTransformer, tokens_NPW: Tensor) -> Tensor:
+    """In the common space, NPD, the tokens that a tower of open_clip gives beside its feature."""
+    if visual.final_ln_after_pool and visual.attn_pool is None:
+        tokens_NPW = visual.ln_post(tokens_NPW)
+    return tokens_NPW if visual.proj is None else tokens_NPW @ visual.proj
+
+
+def text_with_tokens(
+    clip: Any, text_ML: Tensor, marks: Sequence[int], rows: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pooled features MD; of the first ``rows`` texts those of the positions NLD, and which are words (NL, bool).
 
     Words are what lies between the start and the end of the text, which have the ids ``marks`` (see `marks_of`).
 
@@ -52,27 +60,28 @@ def text_with_tokens(clip: Any, text_NL: Tensor, marks: Sequence[int]) -> tuple[
         UserError: a kind of tower whose words cannot be had.
     """
     tower = getattr(clip, "text", clip)
+    text_NL = text_ML[:rows]
     if isinstance(tower, HFTextEncoder):
         with _returning_tokens(tower):
-            pooled_ND, tokens = tower(text_NL)
+            pooled_MD, tokens = tower(text_ML)
         words_NL = _unmarked(text_NL, tower.config.pad_token_id, marks)
-        return pooled_ND, tower.proj(tokens), words_NL[:, words_NL.shape[1] - tokens.shape[1] :]
+        return pooled_MD, tower.proj(tokens[:rows]), words_NL[:, words_NL.shape[1] - tokens.shape[1] :]
     if isinstance(tower, TextTransformer):
         with _returning_tokens(tower):
-            pooled_ND, tokens = tower(text_NL)
-        return pooled_ND, project_words(tower, tokens), word_mask(clip, text_NL, marks)
+            pooled_MD, tokens = tower(text_ML)
+        return pooled_MD, project_words(tower, tokens[:rows]), word_mask(clip, text_NL, marks)
     if not isinstance(tower, CLIP):
         raise UserError(
             f"model: a text tower of the kind {type(tower).__name__} gives no tokens of words: "
             "choose a transformer of open_clip or of transformers"
         )
     # The towers of the class CLIP lie bare in the model, and its encode_text gives no tokens.
-    embedded = tower.token_embedding(text_NL).to(tower.transformer.get_cast_dtype())
+    embedded = tower.token_embedding(text_ML).to(tower.transformer.get_cast_dtype())
     embedded = embedded + tower.positional_embedding.to(embedded.dtype)
     states = tower.ln_final(tower.transformer(embedded, attn_mask=tower.attn_mask))
     kind, eos_id = tower.text_pool_type, getattr(tower, "text_eos_id", None)
-    pooled = text_global_pool(states, text_NL, kind, eos_token_id=eos_id)
-    return _project(tower, pooled), _project(tower, states), word_mask(clip, text_NL, marks)
+    pooled = text_global_pool(states, text_ML, kind, eos_token_id=eos_id)
+    return _project(tower, pooled), _project(tower, states[:rows]), word_mask(clip, text_NL, marks)
 
 
 def project_words(tower: TextTransformer, tokens_NLW: Tensor) -> Tensor:

@@ -15,7 +15,15 @@ from vlp.data.transforms import PictureFormat, eval_transform
 from vlp.encoders import captioner, pad_free
 from vlp.encoders.captioner import CaptioningHead, CaptionPath
 from vlp.encoders.special_tokens import SpecialTokens, special_tokens
-from vlp.encoders.tokens import image_with_tokens, marks_of, project_states, project_words, text_with_tokens, word_mask
+from vlp.encoders.tokens import (
+    image_with_tokens,
+    marks_of,
+    project_patches,
+    project_states,
+    project_words,
+    text_with_tokens,
+    word_mask,
+)
 from vlp.encoders.vocabulary_loss import cross_entropy
 from vlp.types import UserError
 
@@ -107,13 +115,13 @@ class TwoTower(nn.Module):
         """Of each text, the number of its first ids on which its feature depends (N)."""
         return pad_free.used_lengths(self.clip, text_NL)
 
-    def encode_image_tokens(self, image_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Features ND and those of the patches NPD, both in the common space and not normalised."""
-        return image_with_tokens(self.clip.visual, self.normalise(image_NCHW))
+    def encode_image_tokens(self, image_MCHW: Tensor, rows: int | None = None) -> tuple[Tensor, Tensor]:
+        """Features MD and, of the first ``rows``, those of the patches NPD; in the common space, not normalised."""
+        return image_with_tokens(self.clip.visual, self.normalise(image_MCHW), rows)
 
-    def encode_text_tokens(self, text_NL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features ND, those of all positions NLD, and which of them are words (NL)."""
-        return text_with_tokens(self.clip, text_NL, marks_of(self.tokenizer))
+    def encode_text_tokens(self, text_ML: Tensor, rows: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Features MD and, of the first ``rows``, those of all positions NLD, and which of them are words (NL)."""
+        return text_with_tokens(self.clip, text_ML, marks_of(self.tokenizer), rows)
 
     @cached_property
     def special_tokens(self) -> SpecialTokens:
@@ -132,9 +140,12 @@ class TwoTower(nn.Module):
         tower = getattr(clip, "text", clip)
         half = tower if head is None or head.own_half is None else head.own_half
         if not captioner.is_causal(half):
+            cure = "set model.captioner.text_layers, such as 2, for a causal half of its own"
+            if head is None:
+                cure = "choose a CoCa with a causal tower of open_clip, such as coca_ViT-B-32"
             raise UserError(
                 f"model: a text tower of the kind {type(tower).__name__} sees the words that a captioner has to tell: "
-                "set model.captioner.text_layers, such as 2, for a causal half of its own"
+                f"{cure}"
             )
         if head is None:  # open_clip normalises these states only where no class token stands behind them
             return CaptionPath(half, half.ln_final if half.cls_emb is None else nn.Identity(), clip.text_decoder)
@@ -180,44 +191,49 @@ class TwoTower(nn.Module):
             _, outputs["masked_tokens"], outputs["masked_mask"] = self.encode_text_tokens(masked_NL)
         return outputs
 
+    # All views go through a tower at once, whatever is wanted of the first besides: so the passes with and without it
+    # draw the same dropout, and cached gradients are those of what was seen.
+
     def _text(self, text_VNL: Tensor, wanted: frozenset[str], telling: bool) -> dict[str, Tensor]:
-        """The first view goes through its tower once, whatever is wanted of it: its tokens, what a captioner reads."""
-        with_tokens, head = "text_tokens" in wanted, self.captioner
-        with_states = telling and (head is None or head.own_half is None)
-        if not with_tokens and not with_states:
-            outputs = {"text": _by_view(self.encode_text(text_VNL.flatten(0, 1)), len(text_VNL))}
+        (views, rows), head = text_VNL.shape[:2], self.captioner
+        text_ML, text_NL = text_VNL.flatten(0, 1), text_VNL[0]
+        with_tokens, with_states = "text_tokens" in wanted, telling and (head is None or head.own_half is None)
+        outputs: dict[str, Tensor] = {}
+        if with_states and head is None:
+            text_MD, states_MLW = self.clip._encode_text(text_ML, normalize=False)
+            outputs["caption_states"] = states_MLW[:rows]
+            if with_tokens:
+                outputs["text_tokens"] = project_words(self.clip.text, states_MLW[:rows])
+                outputs["text_mask"] = word_mask(self.clip, text_NL, marks_of(self.tokenizer))
+        elif with_states or with_tokens:
+            text_MD, tokens_NLD, mask_NL = self.encode_text_tokens(text_ML, rows)
+            if with_tokens:
+                outputs |= {"text_tokens": tokens_NLD, "text_mask": mask_NL}
+            if with_states and head is not None:
+                outputs["caption_states"] = head.text(tokens_NLD)
         else:
-            if with_states and head is None:
-                first_ND, states_NLW = self.clip._encode_text(text_VNL[0], normalize=False)
-                tokens_NLD = project_words(self.clip.text, states_NLW)
-                mask_NL = word_mask(self.clip, text_VNL[0], marks_of(self.tokenizer))
-            else:
-                first_ND, tokens_NLD, mask_NL = self.encode_text_tokens(text_VNL[0])
-            views = [first_ND, *(self.encode_text(text_NL) for text_NL in text_VNL[1:])]
-            outputs = {"text": torch.stack(views, dim=1)}
-        if with_tokens:
-            outputs |= {"text_tokens": tokens_NLD, "text_mask": mask_NL}
-        if with_states:
-            outputs["caption_states"] = states_NLW if head is None else head.text(tokens_NLD)
-        return outputs
+            text_MD = self.encode_text(text_ML)
+        return {"text": _by_view(text_MD, views), **outputs}
 
     def _image(self, image_VNCHW: Tensor, wanted: frozenset[str], telling: bool) -> dict[str, Tensor]:
-        with_tokens, head = "image_tokens" in wanted, self.captioner
-        if not with_tokens and not telling:
-            return {"image": _by_view(self.encode_image(image_VNCHW.flatten(0, 1)), len(image_VNCHW))}
+        (views, rows), head = image_VNCHW.shape[:2], self.captioner
+        image_MCHW, with_tokens = image_VNCHW.flatten(0, 1), "image_tokens" in wanted
+        outputs: dict[str, Tensor] = {}
         if telling and head is None:
             visual = self.clip.visual
-            first_ND, memory_NQW = visual(self.normalise(image_VNCHW[0]))
-            tokens_NPD = memory_NQW @ visual.proj
+            image_MD, memory_MQW = visual(self.normalise(image_MCHW))
+            outputs["caption_memory"] = memory_MQW[:rows]
+            if with_tokens:
+                outputs["image_tokens"] = project_patches(visual, memory_MQW[:rows])
+        elif telling or with_tokens:
+            image_MD, tokens_NPD = self.encode_image_tokens(image_MCHW, rows)
+            if with_tokens:
+                outputs["image_tokens"] = tokens_NPD
+            if telling and head is not None:
+                outputs["caption_memory"] = head.memory(tokens_NPD)
         else:
-            first_ND, tokens_NPD = self.encode_image_tokens(image_VNCHW[0])
-        views = [first_ND, *(self.encode_image(image_NCHW) for image_NCHW in image_VNCHW[1:])]
-        outputs = {"image": torch.stack(views, dim=1)}
-        if with_tokens:
-            outputs["image_tokens"] = tokens_NPD
-        if telling:
-            outputs["caption_memory"] = memory_NQW if head is None else head.memory(tokens_NPD)
-        return outputs
+            image_MD = self.encode_image(image_MCHW)
+        return {"image": _by_view(image_MD, views), **outputs}
 
     def _caption_loss(
         self, text_NL: Tensor, states_NLW: Tensor | None, memory_NQW: Tensor, counts: CaptionCounts
@@ -247,7 +263,7 @@ class TwoTower(nn.Module):
         """Recompute activations in the backward pass: less memory, about a third more compute."""
         self.clip.set_grad_checkpointing(True)
         if self.captioner is not None:
-            self.captioner.decoder.set_grad_checkpointing(True)
+            self.captioner.use_gradient_checkpointing()
 
     @torch.no_grad()
     def set_temperature(self, temperature: float) -> None:
