@@ -6,12 +6,13 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from rich.console import Console
 from rich.table import Table
 
@@ -19,9 +20,11 @@ from vlp import resolve
 from vlp.evaluation import geometry
 from vlp.evaluation.embed import Encoder
 from vlp.evaluation.tasks.base import Scores, Task
+from vlp.evaluation.tasks.captioning import CaptioningOptions
 from vlp.types import UserError
 
 TASKS = "vlp.evaluation.tasks"
+CAPTIONS = ".captions.jsonl"  # in place of the .json of a result: what a captioner said
 LAYOUTS = (
     "test/nshards.txt with dataset_type.txt or classnames.txt (CLIP_benchmark's webdataset layout), SugarCrepe's "
     "add_att.json ... (data/ of github.com/RAIVNLab/sugar-crepe), ARO's visual_genome_relation.json, "
@@ -37,10 +40,21 @@ class EvaluateOptions(BaseModel, frozen=True, extra="forbid"):
     """On what the model is evaluated, and when."""
 
     sets: list[str] = Field(
-        [], description="directories of evaluation sets; where one holds several sets, the JSON file of one"
+        [],
+        description="directories of evaluation sets; where one holds several sets, the JSON file of one; "
+        "`captioning:DIR` asks what a captioner says of the pictures of a set of retrieval",
     )
     every: int | None = Field(None, ge=1, description="steps between evaluations; there is always one at the end")
     batch_size: int = Field(256, ge=1, description="pictures, or texts, embedded at once")
+    captioning: CaptioningOptions | None = Field(
+        None, description="how captions are written, and the MODEL that judges them, for the sets `captioning:DIR`"
+    )
+
+    @model_validator(mode="after")
+    def _captioning_has_an_effect(self) -> EvaluateOptions:
+        if self.captioning is not None and not any(_task_named(entry)[0] == "captioning" for entry in self.sets):
+            raise ValueError("captioning has no effect, as no set asks for captions: write one as captioning:DIR")
+        return self
 
 
 @dataclass(frozen=True)
@@ -74,28 +88,33 @@ class Result:
             ],
             "num_images": scores.num_images,
             "num_texts": scores.num_texts,
-            "tie_rate": scores.tie_rate,
+            **({} if math.isnan(scores.tie_rate) else {"tie_rate": scores.tie_rate}),
             "geometry": _without_nan(scores.geometry),
+            **({"figures": _without_nan(scores.figures)} if scores.figures else {}),
+            **({"notes": scores.notes} if scores.notes else {}),
             **({} if self.step is None else {"step": self.step}),
         }
 
 
-def find_task(directory: str | Path) -> Task:
-    """The task that knows the layout of ``directory``, its set listed and checked.
+def find_task(entry: str | Path, options: EvaluateOptions | None = None) -> Task:
+    """The task that ``entry`` names (``TASK:PATH``), or that knows the layout of its path; its set listed and checked.
 
     Args:
-        directory: also the JSON file of one of several sets that lie in one directory, as ARO's do.
+        entry: the path is a directory, or the JSON file of one of several sets that lie in one, as ARO's do.
+        options: those of a task that has some are taken from them.
 
     Raises:
-        UserError: no such directory, unknown layout, several sets in it, or a set that is not whole.
+        UserError: no such directory or task, unknown layout, several sets in it, or a set that is not whole.
     """
-    directory = Path(directory)
+    name, directory = _task_named(entry)
     if not directory.exists():
-        raise UserError(f"evaluation set {directory} does not exist: check the path")
-    known: list[type[Task]] = [resolve.module(TASKS, name, "evaluation task").Task for name in resolve.names(TASKS)]
+        raise UserError(f"evaluation set {entry} does not exist: check the path")
+    if name is not None:
+        return _opened(_task_class(name), directory, options)
+    known = [_task_class(name) for name in resolve.names(TASKS)]
     found = [task for task in known if task.detects(directory)]
     if len(found) == 1:
-        return found[0](directory)
+        return _opened(found[0], directory, options)
     if found:
         files = [str(file) for file in sorted(directory.glob("*.json")) if any(task.detects(file) for task in known)]
         hint = f"name the file of one ({' or '.join(files)}), or " if files else ""
@@ -106,9 +125,27 @@ def find_task(directory: str | Path) -> Task:
     raise UserError(f"{directory} has no known layout{hint}: it must hold, under these names, {LAYOUTS}")
 
 
+def _task_named(entry: str | Path) -> tuple[str | None, Path]:
+    """The task and the path of ``TASK:PATH``, where there is no such path as the whole."""
+    name, colon, path = str(entry).partition(":")
+    return (
+        (name, Path(path)) if colon and re.fullmatch(r"\w+", name) and not Path(entry).exists() else (None, Path(entry))
+    )
+
+
+def _task_class(name: str) -> type[Task]:
+    return resolve.module(TASKS, name, "evaluation task").Task
+
+
+def _opened(task: type[Task], path: Path, options: EvaluateOptions | None) -> Task:
+    if not task.section:
+        return task(path)
+    return cast(Any, task)(path, getattr(options or EvaluateOptions(), task.section))
+
+
 def open_tasks(options: EvaluateOptions) -> list[Task]:
     """Find and check every set now, so that a run fails at its start and not at its first evaluation."""
-    tasks = [find_task(directory) for directory in options.sets]
+    tasks = [find_task(entry, options) for entry in options.sets]
     names = [task.name for task in tasks]
     for task in tasks:
         if names.count(task.name) > 1:
@@ -153,7 +190,8 @@ def metrics_for_log(results: Sequence[Result]) -> dict[str, float]:
 def write_results(results: Sequence[Result], output: str | Path) -> list[Path]:
     """Write ``output`` as JSON and return the files: one a set where the path has ``{dataset}``, else one.
 
-    One result is an object, as CLIP_benchmark writes it; several in one file are a list.
+    One result is an object, as CLIP_benchmark writes it; several in one file are a list. What a captioner said goes to
+    ``NAME.captions.jsonl`` beside ``NAME.json``, a picture a line.
     """
     objects = [result.to_json() for result in results]
     contents: dict[Path, Any]
@@ -161,18 +199,30 @@ def write_results(results: Sequence[Result], output: str | Path) -> list[Path]:
         contents = {Path(str(output).replace("{dataset}", o["dataset"])): o for o in objects}
     else:
         contents = {Path(output): objects[0] if len(objects) == 1 else objects}
+    records: dict[Path, str] = {}
+    for result in results:
+        path = Path(str(output).replace("{dataset}", result.dataset)).with_suffix(CAPTIONS)
+        lines = ({"dataset": result.dataset, **record} for record in result.scores.records)
+        records[path] = records.get(path, "") + "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     for path, content in contents.items():
         if path.is_dir():
             raise UserError(f"{path} is a directory: name a file, such as {path}/{{dataset}}.json")
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        _write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    for path, text in records.items():
+        if text:
+            _write(path, text)
     return list(contents)
 
 
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
 def format_table(results: Sequence[Result]) -> str:
-    """A table of metrics, intervals and chance levels in per cent; below it the geometry of the embeddings."""
+    """A table of metrics, intervals and chance levels in per cent; below it geometry, other figures and notes."""
     table = Table("set", "metric", "name", "score %", "95 % interval", "chance %", title_justify="left")
     for column in table.columns[:3]:
         column.overflow = "fold"  # never cut a name
@@ -182,23 +232,24 @@ def format_table(results: Sequence[Result]) -> str:
         column.justify = "right"
     for result in results:
         scores = result.scores
-        about = [
-            result.dataset,
-            f"{scores.num_images:,} images, {scores.num_texts:,} texts",
-            f"ties {100 * scores.tie_rate:.2f} %",
-        ]
+        about = [result.dataset, f"{scores.num_images:,} images, {scores.num_texts:,} texts"]
+        about += [] if math.isnan(scores.tie_rate) else [f"ties {100 * scores.tie_rate:.2f} %"]
         shown = [(name, value) for name, value in scores.metrics.items() if not math.isnan(value)]
         for row, (name, value) in enumerate(shown):
             first = about[row] if row < len(about) else ""
             label = scores.labels.get(name, name)
             low, high = scores.intervals.get(name, (math.nan, math.nan))
             interval = "" if math.isnan(low) else f"{100 * low:.1f} to {100 * high:.1f}"
-            table.add_row(first, label, name, f"{100 * value:.1f}", interval, f"{100 * scores.chance[name]:.2f}")
+            chance = "" if math.isnan(scores.chance[name]) else f"{100 * scores.chance[name]:.2f}"
+            table.add_row(first, label, name, f"{100 * value:.1f}", interval, chance)
         for rest in about[len(shown) :]:
             table.add_row(rest)
         table.add_section()
     console = Console(file=io.StringIO(), width=120)
-    console.print(table, *_geometry_tables(results))
+    console.print(table, *_geometry_tables(results), *_figure_tables(results))
+    for result in results:
+        for note in result.scores.notes:
+            console.print(f"{result.dataset}: {note}", markup=False, highlight=False)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -213,6 +264,19 @@ def _geometry_tables(results: Sequence[Result]) -> list[Table]:
             for name in figures:
                 table.add_column(geometry.FIGURES[name].column, justify="right")
         if figures:
+            shown = ("–" if math.isnan(value) else f"{value:.3g}" for value in figures.values())
+            tables[tuple(figures)].add_row(result.dataset, *shown)
+    return list(tables.values())
+
+
+def _figure_tables(results: Sequence[Result]) -> list[Table]:
+    """As `_geometry_tables`, of what is no share of right answers."""
+    tables: dict[tuple[str, ...], Table] = {}
+    for result in results:
+        figures = result.scores.figures
+        if figures:
+            if tuple(figures) not in tables:
+                tables[tuple(figures)] = Table("set", *(name.replace("_", " ") for name in figures))
             shown = ("–" if math.isnan(value) else f"{value:.3g}" for value in figures.values())
             tables[tuple(figures)].add_row(result.dataset, *shown)
     return list(tables.values())

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from PIL import Image
 from torch import Tensor
@@ -35,7 +35,7 @@ class Scores:
     Attributes:
         metrics: under CLIP_benchmark's names; NaN where a metric is not defined.
         chance: for each metric what random answers get.
-        tie_rate: share of queries whose right answer ties with a wrong one (counted as wrong).
+        tie_rate: share of queries whose right answer ties with a wrong one (counted as wrong); NaN where none is asked.
         log: figures of the training log, under their names after ``val/``; what is not defined is left out.
         labels: what tables call a metric whose name alone misleads.
         details: lists with an entry a query (or class), for the report.
@@ -43,6 +43,9 @@ class Scores:
         categories: rows of tables by category, for the JSON and the report.
         geometry: the shape of the embeddings, under the names of `vlp.evaluation.geometry.FIGURES`; NaN where a figure
             is not defined.
+        figures: what is no share of right answers, such as a loss; NaN where a figure is not defined.
+        notes: what has to be known of the figures, such as which were left out, and why.
+        records: an entry a picture, written beside the result as a line of JSON.
     """
 
     metrics: dict[str, float]
@@ -56,6 +59,9 @@ class Scores:
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     categories: list[Category] = field(default_factory=list)
     geometry: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -73,10 +79,12 @@ class SetEmbeddings:
 class Task(ABC):
     """One benchmark on one directory; the constructor lists the set and raises UserError if it is not whole.
 
-    A subclass sets ``images`` and ``texts`` there, and is named ``Task`` in a module of this folder.
+    A subclass sets ``images`` and ``texts`` there, and is named ``Task`` in a module of this folder. One that names a
+    ``section`` of `vlp.evaluation.run.EvaluateOptions` takes its options as a second argument.
     """
 
     kind: ClassVar[str]  # CLIP_benchmark's name of the task
+    section: ClassVar[str] = ""
     images: Sequence[StoredFile]
     texts: Sequence[str]
 

@@ -1,0 +1,77 @@
+"""Reading pictures with their true captions: CLIP_benchmark's layout of retrieval, a file as COCO's or Karpathy's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vlp.data.benchmark_sets import RetrievalSet, StoredFile, dataset_type, is_benchmark_directory, read_retrieval_set
+from vlp.types import UserError
+
+PICTURE_FOLDERS = (".", "images", "val2014", "train2014", "val2017")
+TEST = "test"  # of Karpathy's splits
+
+
+def read_caption_set(path: Path) -> RetrievalSet:
+    """The pictures of a directory, of COCO's annotations of captions, or of Karpathy's test split.
+
+    COCO's are ``{"images": [{"id", "file_name"}], "annotations": [{"image_id", "caption"}]}``, as those of NoCaps are,
+    Karpathy's (COCO, Flickr8k and Flickr30k) ``{"images": [{"filename", "split", "sentences": [{"raw"}]}]}``. Pictures
+    lie beside the file, or in a folder beside it or beside its folder.
+
+    Raises:
+        UserError: another layout, or the set is not whole.
+    """
+    if path.is_dir():
+        if not is_benchmark_directory(path) or dataset_type(path) != "retrieval":
+            raise UserError(
+                f"{path} is no set of captions: give a directory in CLIP_benchmark's layout of retrieval (test/0.tar "
+                "with dataset_type.txt), or a JSON file of captions as COCO's"
+            )
+        return read_retrieval_set(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        is_karpathy = any("sentences" in image for image in content["images"])
+        captions = dict(_karpathy(content) if is_karpathy else _official(content))
+    except KeyError as error:
+        raise UserError(f"{path} is no file of captions as COCO's or Karpathy's: {error} is missing") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged or no file of captions ({error}): copy it again") from error
+    found = RetrievalSet([], [], [])
+    for file, lines in captions.items():
+        lines = [" ".join(line.split()) for line in lines if line.strip()]
+        if lines:
+            found.image_of_text.extend([len(found.images)] * len(lines))
+            found.images.append(_picture(path, file))
+            found.texts.extend(lines)
+    if not found.images:
+        raise UserError(f"{path} has no picture with a caption" + (f" in its split '{TEST}'" if is_karpathy else ""))
+    return found
+
+
+def _official(content: Any) -> Iterator[tuple[str, list[str]]]:
+    captions: dict[Any, list[str]] = {image["id"]: [] for image in content["images"]}
+    for row in content["annotations"]:
+        captions[row["image_id"]].append(row["caption"])
+    yield from ((image["file_name"], captions[image["id"]]) for image in content["images"])
+
+
+def _karpathy(content: Any) -> Iterator[tuple[str, list[str]]]:
+    for image in content["images"]:
+        if image["split"] == TEST:
+            folder = f"{image['filepath']}/" if "filepath" in image else ""
+            yield folder + image["filename"], [sentence["raw"] for sentence in image["sentences"]]
+
+
+def _picture(path: Path, file: str) -> StoredFile:
+    for root in (path.parent, path.parent.parent):
+        for folder in PICTURE_FOLDERS:
+            for name in dict.fromkeys((file, Path(file).name)):
+                found = root / folder / name
+                if found.is_file():
+                    return StoredFile(found, str(found))
+    raise UserError(
+        f"{path} names the picture {file}, which is neither beside it nor in {path.parent}/images: copy it there"
+    )
