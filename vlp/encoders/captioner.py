@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vlp.types import UserError
 
+_PLACES_STD = 0.1
 _HEAD_STD = 0.02  # of the vocabulary's weights: at first all ids are about as likely, a loss of ln V
 
 
@@ -50,15 +51,27 @@ class CaptioningHead(nn.Module):
     """CoCa's captioning parts for two towers.
 
     Args:
-        embed_dim: width of the towers' tokens, which come in the common space, D.
+        image_width: of the states of patches, as the image tower gives them.
+        places: number of patches of a picture where they do not know their places, as those of a convolutional tower;
+            None where they do.
+        text_width: of the states of positions, as the text tower gives them.
         vocab_size: ids of the tokenizer, V.
         context_length: ids of the longest caption.
     """
 
-    def __init__(self, options: CaptionerOptions, embed_dim: int, vocab_size: int, context_length: int) -> None:
+    def __init__(
+        self,
+        options: CaptionerOptions,
+        image_width: int,
+        places: int | None,
+        text_width: int,
+        vocab_size: int,
+        context_length: int,
+    ) -> None:
         super().__init__()
         width, heads = options.width, options.heads
-        self.pooler = AttentionalPooler(width, embed_dim, n_head=heads, n_queries=options.queries)
+        self.places = nn.Parameter(torch.randn(places, image_width) * _PLACES_STD) if places else None
+        self.pooler = AttentionalPooler(width, image_width, n_head=heads, n_queries=options.queries)
         self.image_norm = nn.LayerNorm(width)
         self.own_half: TextTransformer | None = None
         if options.text_layers:
@@ -72,13 +85,13 @@ class CaptioningHead(nn.Module):
                 proj_type="none",
                 output_tokens=True,
             )
-        self.text = nn.Linear(width if options.text_layers else embed_dim, width)
+        self.text = nn.Linear(width if options.text_layers else text_width, width)
         self.decoder = MultimodalTransformer(width, options.layers, heads, context_length, output_dim=vocab_size)
         initialise(self.decoder)
 
-    def memory(self, image_NPD: Tensor) -> Tensor:
-        """What the decoder attends to, NQW, from the tokens of the pictures."""
-        return self.image_norm(self.pooler(image_NPD))
+    def memory(self, image_NPW: Tensor) -> Tensor:
+        """What the decoder attends to, NQW, from the states of patches."""
+        return self.image_norm(self.pooler(image_NPW if self.places is None else image_NPW + self.places))
 
     def use_gradient_checkpointing(self) -> None:
         self.decoder.set_grad_checkpointing(True)
@@ -163,6 +176,20 @@ def is_causal(tower: Any) -> bool:
         return True
     later = torch.ones_like(tower.attn_mask, dtype=torch.bool).triu(1)
     return bool(tower.attn_mask[later].isneginf().all())
+
+
+def check_causal(tower: Any, coca: bool) -> None:
+    """Refuse a text tower that sees the words that captions have to tell.
+
+    Raises:
+        UserError: with the cure, which is another one for a CoCa than for a head.
+    """
+    if not is_causal(tower):
+        cure = "set model.captioner.text_layers, such as 2, for a causal half of its own"
+        if coca:
+            cure = "choose a CoCa with a causal tower of open_clip, such as coca_ViT-B-32"
+        kind = type(tower).__name__
+        raise UserError(f"model: a text tower of the kind {kind} sees the words that a captioner has to tell: {cure}")
 
 
 @torch.no_grad()

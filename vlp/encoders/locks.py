@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from open_clip.hf_model import HFTextEncoder
+from open_clip.transformer import lock_text_tower
 from torch import nn
 
 from vlp.types import UserError
@@ -24,13 +25,20 @@ def lock(clip: Any, tower: str, num_unlocked: int) -> None:
         if isinstance(part, HFTextEncoder):
             _lock_transformers(part, num_unlocked)
         elif tower == "image":
-            clip.lock_image_tower(unlocked_groups=num_unlocked)
+            part.lock(unlocked_groups=num_unlocked)
+            _unlock_pooler(part, num_unlocked)
         else:
-            clip.lock_text_tower(unlocked_layers=num_unlocked)
+            lock_text_tower(part, num_unlocked)
     except (AssertionError, RuntimeError, KeyError, AttributeError) as error:
         raise UserError(f"{key}: this tower cannot be locked in part, write true to lock it all") from error
     if _num_frozen(part) == before:
         raise UserError(f"{key}: {num_unlocked} groups are the whole tower, nothing would be locked: write fewer")
+
+
+def _unlock_pooler(visual: Any, num_unlocked: int) -> None:
+    """open_clip's groups lack the attentional pooler, which belongs to the last block and the norm behind it."""
+    if num_unlocked > 1 and getattr(visual, "attn_pool", None) is not None:
+        visual.attn_pool.requires_grad_(True)
 
 
 def _lock_transformers(text: HFTextEncoder, num_unlocked: int) -> None:

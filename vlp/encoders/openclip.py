@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vlp import distributed
-from vlp.encoders import captioner, config, hub, source, text_tower
+from vlp.encoders import captioner, config, hub, source, text_tower, tokens
 from vlp.encoders.captioner import CaptionerOptions, CaptioningHead
 from vlp.encoders.fusion import FusionTower
 from vlp.encoders.locks import lock
@@ -272,9 +272,14 @@ def _add_captioner(model: TwoTower, options: ModelOptions, found: Source | None,
 
 
 def _attach(model: TwoTower, options: CaptionerOptions) -> CaptioningHead:
-    tower = getattr(model.clip, "text", model.clip)
-    width, length = model.openclip_config["model_cfg"]["embed_dim"], model.tokenizer.context_length  # type: ignore[attr-defined]
-    model.captioner = CaptioningHead(options, width, tower.vocab_size, length)
+    tower, text_width = getattr(model.clip, "text", model.clip), 0
+    if not options.text_layers:
+        captioner.check_causal(tower, coca=False)
+        text_width = tower.transformer.width
+    tokens.check(model, frozenset({"image_tokens"}))
+    image_width, places = tokens.patches(model.clip.visual, model.picture_format.size)
+    length = model.tokenizer.context_length  # type: ignore[attr-defined]
+    model.captioner = CaptioningHead(options, image_width, places, text_width, tower.vocab_size, length)
     model.openclip_config["captioner_cfg"] = options.model_dump()
     return model.captioner
 

@@ -1,13 +1,13 @@
-"""Local features of open_clip's towers, in the common space: patches of pictures, words of texts.
+"""Local features of open_clip's towers: patches of pictures, words of texts, also in the common space.
 
-A tower's own projection takes its tokens where it takes the pooled feature; one forward pass gives both.
+A tower's own projection takes its tokens where it takes the pooled feature; one forward pass gives all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from open_clip.hf_model import HFTextEncoder
@@ -20,56 +20,77 @@ from torch import Tensor, nn
 from vlp.types import UserError
 
 
-def image_with_tokens(visual: nn.Module, pixels_MCHW: Tensor, rows: int | None = None) -> tuple[Tensor, Tensor]:
-    """Pooled features MD and those of the patches NPD of the first ``rows`` pictures (class tokens left out).
+class States(NamedTuple):
+    """A tower's features, and what it knows of each patch or position before its projection, of the first rows.
+
+    Attributes:
+        feature_MD: of all rows, not normalised.
+        states_NLW: as the tower gives them beside its feature, class tokens left out.
+        in_common: the same in the common space, NLD, as the tower's projection takes them there.
+    """
+
+    feature_MD: Tensor
+    states_NLW: Tensor
+    in_common: Callable[[], Tensor]
+
+
+def image_states(visual: nn.Module, pixels_MCHW: Tensor, rows: int | None = None) -> States:
+    """Features of pictures, and the states of the patches of the first ``rows``.
 
     Raises:
         UserError: a kind of tower whose patches cannot be had.
     """
     if isinstance(visual, VisionTransformer):
         with _returning_tokens(visual):
-            pooled_MD, tokens = visual(pixels_MCHW)
-        return pooled_MD, project_patches(visual, tokens[:rows])
+            feature_MD, states = visual(pixels_MCHW)
+        states = states[:rows]
+        if visual.final_ln_after_pool and visual.attn_pool is None:
+            states = visual.ln_post(states)
+        return States(feature_MD, states, lambda: states if visual.proj is None else states @ visual.proj)
     if isinstance(visual, TimmModel) and not hasattr(visual.head, "pool"):
-        features = visual.trunk.forward_features(pixels_MCHW)
-        pooled_MD = visual.head(visual.trunk.forward_head(features))
-        features = features[:rows]
-        tokens = visual.head(visual.trunk.forward_head(_one_patch_each(visual.trunk, features)))
-        return pooled_MD, tokens.unflatten(0, (len(features), -1))
+        trunk = visual.trunk
+        features = trunk.forward_features(pixels_MCHW)
+        feature_MD, features = visual.head(trunk.forward_head(features)), features[:rows]
+
+        def in_common() -> Tensor:
+            tokens = visual.head(trunk.forward_head(_one_patch_each(trunk, features)))
+            return tokens.unflatten(0, (len(features), -1))
+
+        return States(feature_MD, _patches(trunk, features), in_common)
     raise UserError(
         f"model: an image tower of the kind {type(visual).__name__} gives no patch tokens: "
         "choose a ViT, or a timm tower without timm_pool"
     )
 
 
-def project_patches(visual: VisionTransformer, tokens_NPW: Tensor) -> Tensor:
-    """In the common space, NPD, the tokens that a tower of open_clip gives beside its feature."""
-    if visual.final_ln_after_pool and visual.attn_pool is None:
-        tokens_NPW = visual.ln_post(tokens_NPW)
-    return tokens_NPW if visual.proj is None else tokens_NPW @ visual.proj
+@torch.no_grad()
+def patches(visual: Any, size: tuple[int, int]) -> tuple[int, int | None]:
+    """Width of a patch's state, and how many patches a picture has where they do not know their places.
+
+    Those of a ViT know them from its embedding of positions, those of a map of features do not.
+    """
+    training = visual.training
+    device = next(visual.parameters()).device
+    states_1PW = image_states(visual.eval(), torch.zeros(1, 3, *size, device=device)).states_NLW
+    visual.train(training)
+    is_map = isinstance(visual, TimmModel) and not hasattr(visual.trunk, "pos_embed")
+    return states_1PW.shape[2], states_1PW.shape[1] if is_map else None
 
 
-def text_with_tokens(
-    clip: Any, text_ML: Tensor, marks: Sequence[int], rows: int | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Pooled features MD; of the first ``rows`` texts those of the positions NLD, and which are words (NL, bool).
-
-    Words are what lies between the start and the end of the text, which have the ids ``marks`` (see `marks_of`).
+def text_states(clip: Any, text_ML: Tensor, rows: int | None = None) -> States:
+    """Features of texts, and the states of the positions of the first ``rows``.
 
     Raises:
         UserError: a kind of tower whose words cannot be had.
     """
     tower = getattr(clip, "text", clip)
-    text_NL = text_ML[:rows]
-    if isinstance(tower, HFTextEncoder):
+    if isinstance(tower, HFTextEncoder | TextTransformer):
         with _returning_tokens(tower):
-            pooled_MD, tokens = tower(text_ML)
-        words_NL = _unmarked(text_NL, tower.config.pad_token_id, marks)
-        return pooled_MD, tower.proj(tokens[:rows]), words_NL[:, words_NL.shape[1] - tokens.shape[1] :]
-    if isinstance(tower, TextTransformer):
-        with _returning_tokens(tower):
-            pooled_MD, tokens = tower(text_ML)
-        return pooled_MD, project_words(tower, tokens[:rows]), word_mask(clip, text_NL, marks)
+            feature_MD, states = tower(text_ML)
+        states = states[:rows]
+        if isinstance(tower, HFTextEncoder):
+            return States(feature_MD, states, lambda: tower.proj(states))
+        return States(feature_MD, states, lambda: _project(tower, _normed(tower, states)))
     if not isinstance(tower, CLIP):
         raise UserError(
             f"model: a text tower of the kind {type(tower).__name__} gives no tokens of words: "
@@ -81,22 +102,23 @@ def text_with_tokens(
     states = tower.ln_final(tower.transformer(embedded, attn_mask=tower.attn_mask))
     kind, eos_id = tower.text_pool_type, getattr(tower, "text_eos_id", None)
     pooled = text_global_pool(states, text_ML, kind, eos_token_id=eos_id)
-    return _project(tower, pooled), _project(tower, states[:rows]), word_mask(clip, text_NL, marks)
+    states = states[:rows]
+    return States(_project(tower, pooled), states, lambda: _project(tower, states))
 
 
-def project_words(tower: TextTransformer, tokens_NLW: Tensor) -> Tensor:
-    """In the common space, NLD, the tokens that a tower of open_clip gives beside its feature."""
-    return _project(tower, tokens_NLW if tower.cls_emb is None else tower.ln_final(tokens_NLW))
+def _normed(tower: TextTransformer, states_NLW: Tensor) -> Tensor:
+    """open_clip's tower normalises what it gives beside its feature only where no class token stands behind it."""
+    return states_NLW if tower.cls_emb is None else tower.ln_final(states_NLW)
 
 
-def project_states(tower: Any, states_NLW: Tensor) -> Tensor:
-    """In the common space, NLD, the states that the transformer of one of open_clip's own text towers ends with."""
-    return _project(tower, tower.ln_final(states_NLW))
+def word_mask(clip: Any, text_NL: Tensor, marks: Sequence[int], length: int) -> Tensor:
+    """Which of the ``length`` positions that a tower gives states of are words (bool).
 
-
-def word_mask(clip: Any, text_NL: Tensor, marks: Sequence[int]) -> Tensor:
-    """What open_clip's own towers see as words (NL, bool)."""
+    Words are what lies between the start and the end of the text, which have the ids ``marks`` (see `marks_of`).
+    """
     tower = getattr(clip, "text", clip)
+    if isinstance(tower, HFTextEncoder):
+        return _unmarked(text_NL, tower.config.pad_token_id, marks)[:, text_NL.shape[1] - length :]
     if isinstance(tower, CLIP):
         return _words(text_NL, tower.text_pool_type, getattr(tower, "text_eos_id", None), 0, marks)
     return _words(text_NL, tower.pool_type, getattr(tower, "eos_id", None), tower.pad_id, marks)
@@ -152,6 +174,15 @@ def _check(encode: Callable[[Tensor], Any], rows: Tensor, tower: nn.Module, widt
     if reason:
         kind = type(tower).__name__
         raise UserError(f"model: this tower of the kind {kind} gives no tokens ({reason}): choose another one")
+
+
+def _patches(trunk: Any, features: Tensor) -> Tensor:
+    """NPC, without class tokens, of what a timm tower gives before its head."""
+    if features.ndim == 3:
+        return features[:, getattr(trunk, "num_prefix_tokens", 0) :]
+    if getattr(trunk, "output_fmt", "NCHW") == "NHWC":
+        return features.flatten(1, 2)
+    return features.flatten(2).transpose(1, 2)
 
 
 def _one_patch_each(trunk: Any, features: Tensor) -> Tensor:

@@ -15,17 +15,8 @@ from vlp.data.transforms import PictureFormat, eval_transform
 from vlp.encoders import captioner, pad_free
 from vlp.encoders.captioner import CaptioningHead, CaptionPath
 from vlp.encoders.special_tokens import SpecialTokens, special_tokens
-from vlp.encoders.tokens import (
-    image_with_tokens,
-    marks_of,
-    project_patches,
-    project_states,
-    project_words,
-    text_with_tokens,
-    word_mask,
-)
+from vlp.encoders.tokens import States, image_states, marks_of, text_states, word_mask
 from vlp.encoders.vocabulary_loss import cross_entropy
-from vlp.types import UserError
 
 
 class CaptionCounts(NamedTuple):
@@ -115,13 +106,26 @@ class TwoTower(nn.Module):
         """Of each text, the number of its first ids on which its feature depends (N)."""
         return pad_free.used_lengths(self.clip, text_NL)
 
-    def encode_image_tokens(self, image_MCHW: Tensor, rows: int | None = None) -> tuple[Tensor, Tensor]:
-        """Features MD and, of the first ``rows``, those of the patches NPD; in the common space, not normalised."""
-        return image_with_tokens(self.clip.visual, self.normalise(image_MCHW), rows)
+    def image_states(self, image_MCHW: Tensor, rows: int | None = None) -> States:
+        """Features of uint8 pictures, and the states of the patches of the first ``rows``."""
+        return image_states(self.clip.visual, self.normalise(image_MCHW), rows)
 
-    def encode_text_tokens(self, text_ML: Tensor, rows: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Features MD and, of the first ``rows``, those of all positions NLD, and which of them are words (NL)."""
-        return text_with_tokens(self.clip, text_ML, marks_of(self.tokenizer), rows)
+    def text_states(self, text_ML: Tensor, rows: int | None = None) -> States:
+        """Features of token ids, and the states of the positions of the first ``rows``."""
+        return text_states(self.clip, text_ML, rows)
+
+    def encode_image_tokens(self, image_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Features ND and those of the patches NPD, both in the common space and not normalised."""
+        found = self.image_states(image_NCHW)
+        return found.feature_MD, found.in_common()
+
+    def encode_text_tokens(self, text_NL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features ND, those of all positions NLD, and which of them are words (NL)."""
+        found = self.text_states(text_NL)
+        return found.feature_MD, found.in_common(), self._words(text_NL, found)
+
+    def _words(self, text_NL: Tensor, found: States) -> Tensor:
+        return word_mask(self.clip, text_NL, marks_of(self.tokenizer), found.states_NLW.shape[1])
 
     @cached_property
     def special_tokens(self) -> SpecialTokens:
@@ -139,25 +143,17 @@ class TwoTower(nn.Module):
             return None
         tower = getattr(clip, "text", clip)
         half = tower if head is None or head.own_half is None else head.own_half
-        if not captioner.is_causal(half):
-            cure = "set model.captioner.text_layers, such as 2, for a causal half of its own"
-            if head is None:
-                cure = "choose a CoCa with a causal tower of open_clip, such as coca_ViT-B-32"
-            raise UserError(
-                f"model: a text tower of the kind {type(tower).__name__} sees the words that a captioner has to tell: "
-                f"{cure}"
-            )
-        if head is None:  # open_clip normalises these states only where no class token stands behind them
-            return CaptionPath(half, half.ln_final if half.cls_emb is None else nn.Identity(), clip.text_decoder)
-        if half is tower:
-            return CaptionPath(half, lambda states: head.text(project_states(tower, states)), head.decoder)
-        return CaptionPath(half, lambda states: head.text(half.ln_final(states)), head.decoder)
+        captioner.check_causal(half, coca=head is None)
+        # As the tower itself, which normalises these states only where no class token stands behind them.
+        norm = half.ln_final if getattr(half, "cls_emb", None) is None else nn.Identity()
+        if head is None:
+            return CaptionPath(half, norm, clip.text_decoder)
+        return CaptionPath(half, lambda states: head.text(norm(states)), head.decoder)
 
     def caption_memory(self, image_NCHW: Tensor) -> Tensor:
         """What `caption_path`'s decoder attends to, NQW, of uint8 pictures."""
-        if self.captioner is None:
-            return self.clip.visual(self.normalise(image_NCHW))[1]
-        return self.captioner.memory(self.encode_image_tokens(image_NCHW)[1])
+        states_NPW = self.image_states(image_NCHW).states_NLW
+        return states_NPW if self.captioner is None else self.captioner.memory(states_NPW)
 
     def forward(
         self,
@@ -196,44 +192,28 @@ class TwoTower(nn.Module):
 
     def _text(self, text_VNL: Tensor, wanted: frozenset[str], telling: bool) -> dict[str, Tensor]:
         (views, rows), head = text_VNL.shape[:2], self.captioner
-        text_ML, text_NL = text_VNL.flatten(0, 1), text_VNL[0]
         with_tokens, with_states = "text_tokens" in wanted, telling and (head is None or head.own_half is None)
-        outputs: dict[str, Tensor] = {}
-        if with_states and head is None:
-            text_MD, states_MLW = self.clip._encode_text(text_ML, normalize=False)
-            outputs["caption_states"] = states_MLW[:rows]
-            if with_tokens:
-                outputs["text_tokens"] = project_words(self.clip.text, states_MLW[:rows])
-                outputs["text_mask"] = word_mask(self.clip, text_NL, marks_of(self.tokenizer))
-        elif with_states or with_tokens:
-            text_MD, tokens_NLD, mask_NL = self.encode_text_tokens(text_ML, rows)
-            if with_tokens:
-                outputs |= {"text_tokens": tokens_NLD, "text_mask": mask_NL}
-            if with_states and head is not None:
-                outputs["caption_states"] = head.text(tokens_NLD)
-        else:
-            text_MD = self.encode_text(text_ML)
-        return {"text": _by_view(text_MD, views), **outputs}
+        if not with_tokens and not with_states:
+            return {"text": _by_view(self.encode_text(text_VNL.flatten(0, 1)), views)}
+        found = self.text_states(text_VNL.flatten(0, 1), rows)
+        outputs = {"text": _by_view(found.feature_MD, views)}
+        if with_tokens:
+            outputs |= {"text_tokens": found.in_common(), "text_mask": self._words(text_VNL[0], found)}
+        if with_states:
+            outputs["caption_states"] = found.states_NLW if head is None else head.text(found.states_NLW)
+        return outputs
 
     def _image(self, image_VNCHW: Tensor, wanted: frozenset[str], telling: bool) -> dict[str, Tensor]:
         (views, rows), head = image_VNCHW.shape[:2], self.captioner
-        image_MCHW, with_tokens = image_VNCHW.flatten(0, 1), "image_tokens" in wanted
-        outputs: dict[str, Tensor] = {}
-        if telling and head is None:
-            visual = self.clip.visual
-            image_MD, memory_MQW = visual(self.normalise(image_MCHW))
-            outputs["caption_memory"] = memory_MQW[:rows]
-            if with_tokens:
-                outputs["image_tokens"] = project_patches(visual, memory_MQW[:rows])
-        elif telling or with_tokens:
-            image_MD, tokens_NPD = self.encode_image_tokens(image_MCHW, rows)
-            if with_tokens:
-                outputs["image_tokens"] = tokens_NPD
-            if telling and head is not None:
-                outputs["caption_memory"] = head.memory(tokens_NPD)
-        else:
-            image_MD = self.encode_image(image_MCHW)
-        return {"image": _by_view(image_MD, views), **outputs}
+        if not telling and "image_tokens" not in wanted:
+            return {"image": _by_view(self.encode_image(image_VNCHW.flatten(0, 1)), views)}
+        found = self.image_states(image_VNCHW.flatten(0, 1), rows)
+        outputs = {"image": _by_view(found.feature_MD, views)}
+        if "image_tokens" in wanted:
+            outputs["image_tokens"] = found.in_common()
+        if telling:
+            outputs["caption_memory"] = found.states_NLW if head is None else head.memory(found.states_NLW)
+        return outputs
 
     def _caption_loss(
         self, text_NL: Tensor, states_NLW: Tensor | None, memory_NQW: Tensor, counts: CaptionCounts
