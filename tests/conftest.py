@@ -28,10 +28,23 @@ from vlp.types import UserError
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-TINY_MODEL = {
+TINY_MODEL: dict[str, Any] = {
     "embed_dim": 32,
     "vision_cfg": {"image_size": 32, "patch_size": 8, "layers": 2, "width": 64, "head_width": 32},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+TINY_COCA = {
+    "embed_dim": 32,
+    "custom_text": True,
+    "vision_cfg": {
+        **TINY_MODEL["vision_cfg"],
+        "attentional_pool": True,
+        "attn_pooler_heads": 4,
+        "attn_pooler_queries": 9,
+        "output_tokens": True,
+    },
+    "text_cfg": {**TINY_MODEL["text_cfg"], "embed_cls": True, "output_tokens": True},
+    "multimodal_cfg": {"context_length": 16, "width": 32, "heads": 2, "layers": 2},
 }
 
 
@@ -140,6 +153,12 @@ def run_ranks(tmp_path: Path) -> Callable[..., list[Any]]:
 def tiny_model() -> dict[str, Any]:
     """An open_clip model_cfg of a few thousand weights beside its vocabulary."""
     return TINY_MODEL
+
+
+@pytest.fixture
+def tiny_coca() -> dict[str, Any]:
+    """The same as a CoCa of open_clip."""
+    return TINY_COCA
 
 
 MARKED = re.compile(r"^<!-- (file|test): (\S+) -->\n+```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

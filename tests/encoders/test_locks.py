@@ -84,3 +84,16 @@ def test_resnet_cannot_be_locked_in_part(tiny_model):
 def test_zero_is_no_lock(tiny_model):
     with pytest.raises(ValueError, match="lock_image"):
         ModelOptions(config=tiny_model, lock_image=0)
+
+
+def test_towers_of_a_coca_are_locked_like_others(features_of, tiny_coca):
+    """open_clip's CoCa has no lock of its own, and no tower counts the attentional pooler among its groups."""
+    for name, prefix in (("lock_image", "visual."), ("lock_text", "text.")):
+        model = build(ModelOptions(config=tiny_coca, **{name: True}), seed=0)
+        assert all(p.requires_grad != n.startswith(prefix) for n, p in model.clip.named_parameters())
+    changed = changed_by_a_step(features_of, build(ModelOptions(config=tiny_coca, lock_image=2), seed=0))
+    image = {name.split(".")[1] for name in changed if name.startswith("visual.")}
+    assert image == {"transformer", "attn_pool", "ln_post", "proj"}
+    model = build(ModelOptions(config=tiny_coca, lock_image=1, lock_text=1), seed=0)
+    assert [n for n, p in model.clip.visual.named_parameters() if p.requires_grad] == ["proj"]
+    assert [n for n, p in model.clip.text.named_parameters() if p.requires_grad] == ["text_projection"]
