@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,6 +46,15 @@ class Summary:
             names = [s.where for s in self.skipped if s.kind == kind]
             more = f" and {count - shown_names:,} more in skipped.tsv" if count > shown_names else ""
             print(f"  skipped {count:,}, {kind}: {', '.join(names[:shown_names])}{more}")
+
+
+def by_kind(skipped: Sequence[Skipped]) -> list[tuple[str, int, list[str]]]:
+    """(kind, samples, the first names), the most frequent first."""
+    kinds: dict[str, list[Skipped]] = {}
+    for one in skipped:
+        kinds.setdefault(one.kind, []).append(one)
+    found = [(kind, sum(one.samples for one in own), [one.where for one in own[:3]]) for kind, own in kinds.items()]
+    return sorted(found, key=lambda one: (-one[1], one[0]))
 
 
 def write_json(path: Path, content: Any) -> None:

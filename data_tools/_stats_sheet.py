@@ -15,8 +15,10 @@ from PIL import Image
 from data_tools._stats_figures import Digests, Figures, Repeats, ordered, repeats
 from data_tools._stats_shard import SURE, UNSURE, ShardFigures, read_sample
 from data_tools._verify_sample import SampleCheck
+from vlp.data.captions import SampleTexts
 from vlp.data.index import open_shard
 from vlp.data.layer_files import layer_path, list_layers
+from vlp.data.samples import IMAGE_EXTENSIONS, decode_image
 from vlp.data.shards import LOCAL, Shard
 
 KIND, VERSION = "vlp data sheet", 1
@@ -208,6 +210,21 @@ class _Shown:
             self._open = number, open_shard(self._data.paths[number])[0]
         shard = self._open[1]
         return shard, read_sample(shard, row, self._data.captions_from)
+
+
+def sample_shown(shard: Shard, row: int, captions_from: Sequence[str]) -> dict[str, Any]:
+    """What a sheet shows of a sample whose picture can be decoded: its first caption, a thumbnail, its size."""
+    members = shard.read(row, shard.extensions)
+    image = decode_image(next(members[extension] for extension in IMAGE_EXTENSIONS if extension in members))
+    texts = SampleTexts(members)
+    return {
+        "key": shard.key(row),
+        "shard": shard.path.rpartition("/")[2],
+        "caption": next((text for source in captions_from for text in texts.of(source) if text), ""),
+        "thumbnail": thumbnail(image),
+        "width": image.width,
+        "height": image.height,
+    }
 
 
 def thumbnail(image: Image.Image) -> str:

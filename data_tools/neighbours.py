@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_tools._console import write_json
+from data_tools._console import by_kind, write_json
 from data_tools._map_shards import add_engine_arguments, map_shards
 from vlp.types import Skipped, UserError
 
@@ -86,8 +86,6 @@ class NeighboursReport:
 
     def show(self, job: Job) -> None:
         """Print the counts and the reasons, and loudly what looks wrong."""
-        from data_tools._neighbours.sheet import by_kind
-
         counts = self.counts
         having = counts.usable - counts.without
         print(

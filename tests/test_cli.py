@@ -18,6 +18,11 @@ from vlp import __version__, cli, resolve
 TOOLS = resolve.names("data_tools")
 COMMANDS = {
     "bench": ["-h", "NAME", "recipe", "key=value", "--json"],
+    "caption": [
+        *("-h", "model", "IMAGE|DIR|SHARDS", "--json", "--batch-size", "--beams", "--max-length", "--min-length"),
+        *("--length-penalty", "--top-p", "--temperature", "--seed", "--repetition-penalty", "--no-repeat-ngram"),
+        *("--prompt", "--name", "--root", "--samples", "--report", "--workers", "--ray", "--part", "--gpus"),
+    ],
     "data": ["-h", "TOOL"],
     "eval": ["-h", "model", "--on", "--output", "--batch-size"],
     "export": ["-h", "model", "directory", "--to"],
@@ -61,7 +66,7 @@ def options_by_command() -> dict[str, list[str]]:
     def taken(parser: argparse.ArgumentParser) -> list[str]:
         return [a.option_strings[0] if a.option_strings else str(a.metavar or a.dest) for a in parser._actions]
 
-    (commands,) = cli._parser([])._subparsers._group_actions  # type: ignore[union-attr]
+    (commands,) = cli._parser(["caption"])._subparsers._group_actions  # type: ignore[union-attr]
     assert isinstance(commands.choices, dict)
     return {name: taken(command) for name, command in commands.choices.items()}
 

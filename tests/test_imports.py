@@ -11,7 +11,7 @@ ROWS = [
     ["vlp.resolve", "vlp.options", "vlp.flags", "vlp.distributed", "vlp.draws", "vlp.durations"],
     ["vlp.data"],
     ["vlp.encoders"],
-    ["vlp.generation", "vlp.generation_options"],
+    ["vlp.generation", "vlp.generation_options", "vlp.captioning"],
     ["vlp.features", "vlp.ema"],
     ["vlp.embeddings", "vlp.momentum"],
     ["vlp.similarity"],
@@ -25,7 +25,7 @@ ROWS = [
     ["vlp.engine", "vlp.console"],
     ["vlp.trainer"],
     ["vlp.evaluation.report", "vlp.export", "vlp.inspection", "vlp.bench"],
-    ["vlp.quickstart"],
+    ["vlp.quickstart", "vlp.caption_command"],
     ["vlp.cli", "vlp.__main__"],
 ]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}

@@ -78,6 +78,13 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     sub.add_argument("--output", metavar="FILE", help="JSON in CLIP_benchmark's shape; {dataset} in it: a file a set")
     sub.add_argument("--batch-size", type=int, default=256, help="pictures at once (default: %(default)s)")
 
+    sub = add("caption", _caption, "what pictures show, told by a captioner; of shards as a layer beside them")
+    if arguments[:1] == ["caption"]:  # the options of its parts are imported for no other command
+        from vlp import caption_command
+
+        sub.description = caption_command.DESCRIPTION
+        caption_command.add_arguments(sub)
+
     sub = add("report", _report, "one self-contained HTML page of a run, with others beside it, or of a sheet")
     sub.add_argument("run", help="run directory, or a sheet: the JSON of a data tool")
     sub.add_argument(
@@ -157,6 +164,13 @@ def _eval(arguments: argparse.Namespace) -> None:
     print(run.format_table(results))
     if arguments.output:
         run.write_results(results, arguments.output)
+
+
+def _caption(arguments: argparse.Namespace) -> None:
+    _quiet()
+    from vlp.caption_command import run
+
+    run(arguments, _device())
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from data_tools._console import by_kind
 from data_tools._neighbours.choose import ACCEPTED, REASONS, fate_names, find
 from data_tools._neighbours.corpus import opened
 from data_tools._neighbours.index import IndexOptions, searcher
 from data_tools._neighbours.job import Job
 from data_tools._neighbours.search import Counts, provenance
-from data_tools._stats_sheet import thumbnail
+from data_tools._stats_sheet import sample_shown
 from data_tools.stats import name_of_data
-from vlp.data.captions import SampleTexts
 from vlp.data.index import open_shard
-from vlp.data.samples import IMAGE_EXTENSIONS, decode_image
 from vlp.data.shards import Shard
 from vlp.types import Skipped
 
@@ -58,15 +57,6 @@ def sheet(
     }
 
 
-def by_kind(skipped: Sequence[Skipped]) -> list[tuple[str, int, list[str]]]:
-    """(kind, samples, the first names), the most frequent first."""
-    kinds: dict[str, list[Skipped]] = {}
-    for one in skipped:
-        kinds.setdefault(one.kind, []).append(one)
-    found = [(kind, sum(one.samples for one in own), [one.where for one in own[:3]]) for kind, own in kinds.items()]
-    return sorted(found, key=lambda one: (-one[1], one[0]))
-
-
 def _samples(paths: Sequence[str], job: Job, options: IndexOptions, folder: Path) -> list[dict[str, Any]]:
     corpus = opened(folder)
     drawn = np.random.default_rng(0).choice(len(corpus), min(4 * NUM_SHOWN, len(corpus)), replace=False)
@@ -101,16 +91,4 @@ class _Pictures:
     def shown(self, number: int, row: int) -> dict[str, Any]:
         if number not in self._shards:
             self._shards[number] = open_shard(self._paths[number])[0]
-        shard = self._shards[number]
-        members = shard.read(row, shard.extensions)
-        image = decode_image(next(members[extension] for extension in IMAGE_EXTENSIONS if extension in members))
-        texts = SampleTexts(members)
-        caption = next((text for source in self._job.captions for text in texts.of(source) if text), "")
-        return {
-            "key": shard.key(row),
-            "shard": self._paths[number].rpartition("/")[2],
-            "caption": caption,
-            "thumbnail": thumbnail(image),
-            "width": image.width,
-            "height": image.height,
-        }
+        return sample_shown(self._shards[number], row, self._job.captions)
