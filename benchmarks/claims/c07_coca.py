@@ -68,8 +68,8 @@ CLAIM = Claim(
     "ImageNet zero-shot about 70.7 to 71.6 with the captioning loss, quoted from memory",
     shrunk="12,000 drawn scenes of two objects, 32 px shown at 48, 800 steps of 128; a head of 2 layers on a causal "
     "text tower of 2 and 2 x 2 patches of a small ResNet; a vocabulary of 40 words, since the logits of CLIP's 49,408 "
-    "ids would take most of the time. Captions are those of a search with three beams. Chance of a slot is what one has "
-    "who always says the most frequent value: colour, shape 12.5 %, size 50 %, relation 25 %; all scenes have two "
+    "ids would take most of the time. Captions are those of a search with three beams. Chance of a slot is that of "
+    "one who always says the most frequent value: colour, shape 12.5 %, size 50 %, relation 25 %; all scenes have two "
     "objects. Length, pictures' size and the positions that the head gives to patches were settled on trials (single "
     "runs of seed 0, with another spread of the positions at first): at 32 px, one patch, relations stayed at 67 %, "
     "without positions at 50 %.",
