@@ -44,9 +44,7 @@ def image_states(visual: nn.Module, pixels_MCHW: Tensor, rows: int | None = None
         with _returning_tokens(visual):
             feature_MD, states = visual(pixels_MCHW)
         states = states[:rows]
-        if visual.final_ln_after_pool and visual.attn_pool is None:
-            states = visual.ln_post(states)
-        return States(feature_MD, states, lambda: states if visual.proj is None else states @ visual.proj)
+        return States(feature_MD, states, lambda: _project_patches(visual, states))
     if isinstance(visual, TimmModel) and not hasattr(visual.head, "pool"):
         trunk = visual.trunk
         features = trunk.forward_features(pixels_MCHW)
@@ -197,6 +195,12 @@ def _one_patch_each(trunk: Any, features: Tensor) -> Tensor:
     if getattr(trunk, "output_fmt", "NCHW") == "NHWC":
         return features.flatten(0, 2)[:, None, None]
     return features.permute(0, 2, 3, 1).flatten(0, 2)[:, :, None, None]
+
+
+def _project_patches(visual: VisionTransformer, states: Tensor) -> Tensor:
+    if visual.final_ln_after_pool and visual.attn_pool is None:
+        states = visual.ln_post(states)
+    return states if visual.proj is None else states @ visual.proj
 
 
 def _project(tower: Any, states: Tensor) -> Tensor:
