@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import open_clip.coca_model
 import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
+from tokenizers import BertWordPieceTokenizer
 from torch import Tensor
-from transformers import BertTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from vlp.data.benchmark_sets import StoredFile
 from vlp.encoders import openclip
@@ -60,7 +62,9 @@ def livened(model: TwoTower, head_std: float = 0.3, end: float = 2.0) -> TwoTowe
 @pytest.fixture(scope="module")
 def words_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("words")
-    BertTokenizerFast(vocab={word: i for i, word in enumerate(WORDS)}).save_pretrained(directory)
+    inner = BertWordPieceTokenizer(vocab={word: i for i, word in enumerate(WORDS)})._tokenizer
+    names = {f"{word[1:-1].lower()}_token": word for word in SPECIAL}
+    PreTrainedTokenizerFast(tokenizer_object=inner, **names).save_pretrained(directory)
     return directory
 
 
@@ -352,6 +356,41 @@ def test_half_precision(models, words_directory, more):
     model.to(torch.bfloat16)
     model.normalise = lambda image_NCHW: image_NCHW.bfloat16()  # type: ignore[method-assign]
     texts(generate(model, image_NCHW, options))
+
+
+# open_clip's own
+
+
+@pytest.mark.skipif(
+    not open_clip.coca_model._has_transformers,
+    reason="open_clip 3.3.0's generate needs transformers' BeamSearchScorer, which 4.57 no longer has",
+)
+@pytest.mark.parametrize("beams", [1, 2, 3, 6])
+def test_texts_equal_those_of_open_clips_generate(ending, beams):
+    """Of those that it ended: it compares those that it cut off by the likelihood of their beginning.
+
+    Its decoder gets a hook that makes log-probabilities, as it would add up logits.
+    """
+    image_NCHW, length = pictures(40), CONTEXT
+    search = {"generation_type": "top_k", "top_k": 1} if beams == 1 else {"num_beams": beams, "num_beam_groups": 1}
+    ids = {"sot_token_id": START, "eos_token_id": END, "pad_token_id": PADDING}
+    hook = ending.clip.text_decoder.register_forward_hook(never_told)
+    theirs_NL = ending.clip.generate(ending.normalise(image_NCHW), seq_len=length, min_seq_len=2, **search, **ids)
+    hook.remove()
+    ours = texts(generate(ending, image_NCHW, GenerationOptions(beams=beams, max_length=length, min_length=3)))
+    compared = 0
+    for text, theirs in zip(ours, theirs_NL.tolist(), strict=True):
+        if END in theirs:
+            compared += 1
+            assert text == theirs[: theirs.index(END) + 1]
+    assert compared > 20
+    assert len({len(text) for text in ours}) > 3
+
+
+def never_told(module: object, inputs: object, logits: Tensor) -> Tensor:
+    scores = logits.log_softmax(-1)
+    scores[..., [PADDING, START]] = -1e4
+    return scores
 
 
 # Strings

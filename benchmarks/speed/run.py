@@ -1,8 +1,8 @@
 """Runs the benchmarks of loader, losses, rewrites and evaluation one after another and writes them into README.md.
 
-    python benchmarks/speed/run.py [pictures tokenizer loader resume memory loss rewrite layer sugarcrepe]
+    python benchmarks/speed/run.py [pictures tokenizer loader resume memory loss rewrite layer sugarcrepe generate]
 
-All of them take some forty minutes on two cores, which should have nothing else to do. Each writes
+All of them take some fifty minutes on two cores, which should have nothing else to do. Each writes
 ``results/NAME.json``; the table is made of all the files that are there.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-NAMES = ("pictures", "tokenizer", "loader", "resume", "memory", "loss", "rewrite", "layer", "sugarcrepe")
+NAMES = ("pictures", "tokenizer", "loader", "resume", "memory", "loss", "rewrite", "layer", "sugarcrepe", "generate")
 START, END = "<!-- table: written by run.py -->", "<!-- end of table -->"
 PICTURES = {
     "640x480": {"exact": 2.7, "fast": 5},
@@ -129,6 +129,14 @@ def sugarcrepe(result: dict[str, Any]) -> Iterator[Row]:
         yield f"{about}: {peer} / vlp", "≥ 5" if "fp32" in peer else "", reached
 
 
+def generate(result: dict[str, Any]) -> Iterator[Row]:
+    about = f"captions, {result['model']}, {result['pictures']} pictures, {result['length']} ids"
+    for search, row in result["rows"].items():
+        reached = f"{spread(row['ratio']['clock'])}; of CPU {spread(row['ratio']['cpu'])}"
+        same = f"{row['same']} of {row['ended']} texts the same"
+        yield f"{about}, {search}: open_clip / vlp", "≥ 5" if "beams" in search else "", f"{reached}; {same}"
+
+
 def table(results: dict[str, Any]) -> str:
     """Markdown of all results there are, in the order of ``NAMES``."""
     makers = {
@@ -141,6 +149,7 @@ def table(results: dict[str, Any]) -> str:
         "rewrite": rewrite,
         "layer": layer,
         "sugarcrepe": sugarcrepe,
+        "generate": generate,
     }
     rows = [row for name in NAMES if name in results for row in makers[name](results[name])]
     lines = ["| | target | reached |", "|---|---:|---|", *(f"| {' | '.join(row)} |" for row in rows)]
