@@ -75,6 +75,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 class Captioners:
     """Models of every kind that tells captions, and what they tell."""
 
+    TEXTS = TEXTS
     HEAD = CaptionerOptions(layers=2, width=16, heads=2, queries=5)
     HALF = CaptionerOptions(layers=1, width=16, heads=2, queries=5, text_layers=2)
 

@@ -93,7 +93,9 @@ def of_init(init: str, name: str | None) -> Source:
     if Path(init).is_file():
         if Path(init).suffix not in (".safetensors", ".pt", ".pth", ".bin"):
             raise UserError(f"model.init: {init} is no weights file: give .safetensors, or .pt of plain tensors")
-        return Source(init, Path(init))
+        beside = Path(init).with_name(CONFIG_FILE)
+        config = _read_config(beside) if beside.is_file() else {}
+        return Source(init, Path(init), correct_cls_mask=bool(config.get("correct_cls_mask")))
     if name is not None:
         return of_tag(name, init)
     if ":" in init:
