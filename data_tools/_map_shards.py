@@ -76,7 +76,7 @@ def map_shards(
     if ray is not None:
         results = _on_ray(function, paths, workers, ray, gpus)
     else:
-        workers = min(workers or _cores(), len(paths))
+        workers = min(workers or cores(), len(paths))
         results = _in_processes(function, paths, workers) if workers > 1 else ((p, function(p)) for p in paths)
     try:
         yield from _told(results, description, len(paths))
@@ -84,7 +84,8 @@ def map_shards(
         results.close()
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -217,7 +218,7 @@ def _connect(address: str, workers: int | None) -> Any:
         if address == "local":
             ray.init(
                 address="local",
-                num_cpus=workers or _cores(),
+                num_cpus=workers or cores(),
                 include_dashboard=False,
                 _node_ip_address="127.0.0.1",
                 object_store_memory=300 << 20,

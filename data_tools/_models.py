@@ -66,12 +66,12 @@ def num_decoders(model: TwoTower, shard_path: str) -> int:
 
 
 @contextmanager
-def one_thread(model: TwoTower) -> Iterator[None]:
-    """On the CPU one a process, so that results do not depend on how many processes share the machine."""
+def few_threads(model: TwoTower, number: int = 1) -> Iterator[None]:
+    """On the CPU so many a process; with one, results do not depend on how many processes share the machine."""
     before = torch.get_num_threads()
     try:
         if model.device.type == "cpu":
-            torch.set_num_threads(1)
+            torch.set_num_threads(number)
         with torch.inference_mode():
             yield
     finally:

@@ -13,9 +13,10 @@ import numpy as np
 from data_tools._captions.job import COLUMNS, Job
 from data_tools._captions.shard import Captioned, caption_shard
 from data_tools._console import by_kind
-from data_tools._map_shards import Means, map_shards
+from data_tools._map_shards import Means, cores, map_shards
 from data_tools._models import num_processes
 from data_tools._stats_figures import Repeats, Spread, repeats
+from data_tools.verify import printable
 from vlp.data.index import open_shard
 from vlp.data.layers import LayerReader
 from vlp.types import Skipped, UserError
@@ -78,7 +79,7 @@ class CaptionsReport:
             took = timedelta(seconds=round(self.seconds))
             print(f"wrote {self.written:,} captions in {took}: {rate:,.1f} a second")
         for kind, number, names in by_kind(self.skipped):
-            print(f"  left out {number:,}, {kind}: {', '.join(names)}")
+            print(printable(f"  left out {number:,}, {kind}: {', '.join(names)}"))
         spread = words.to_json()
         if spread:
             few, middle, many = (spread["quantiles"][share] for share in ("5 %", "50 %", "95 %"))
@@ -110,11 +111,12 @@ def write_captions(
         UserError: no sample of the shards can be captioned.
     """
     paths, first = _head(paths, samples)
-    workers = means.workers
-    if workers is None and means.ray is None:
-        workers = num_processes("auto")
+    workers, threads = means.workers, 1
+    if means.ray is None:
+        workers = num_processes("auto") if workers is None else workers
+        threads = max(1, cores() // max(1, min(workers or cores(), len(paths))))
     report, start = CaptionsReport(paths), time.monotonic()
-    work = partial(caption_shard, job=job, first=first)
+    work = partial(caption_shard, job=job, first=first, threads=threads)
     for _, done in map_shards(work, paths, "captioning", workers, means.ray, means.gpus):
         report.shards.append(done)
     report.seconds = time.monotonic() - start

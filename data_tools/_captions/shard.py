@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from data_tools._captions.job import COLUMNS, Job, loaded
-from data_tools._models import num_decoders, one_thread
+from data_tools._models import few_threads, num_decoders
 from data_tools._stats_figures import Digests, Spread
 from vlp.captioning import captions_where_possible
 from vlp.data.digest import hash64
@@ -31,11 +31,12 @@ class Captioned:
     skipped: tuple[Skipped, ...]
 
 
-def caption_shard(path: str, job: Job, first: Mapping[str, int] = _ALL) -> Captioned:
+def caption_shard(path: str, job: Job, first: Mapping[str, int] = _ALL, threads: int = 1) -> Captioned:
     """Write the captions that the layer of a shard lacks; samples that could not be used before are tried again.
 
     Args:
         first: by path, how many samples are captioned at the most, from the start of the shard on.
+        threads: of the model, on the CPU.
 
     Raises:
         UserError: MODEL has changed since the run began, or its logits are not finite.
@@ -46,7 +47,7 @@ def caption_shard(path: str, job: Job, first: Mapping[str, int] = _ALL) -> Capti
     wanted = [row for row in range(min(first.get(path, len(shard)), len(shard))) if captions[row] is None]
     kinds: dict[str, list[int]] = {}
     written = 0
-    for row, caption in _told(shard, wanted, job):
+    for row, caption in _told(shard, wanted, job, threads):
         if isinstance(caption, BadSample):
             kinds.setdefault(caption.kind, []).append(row)
         else:
@@ -63,7 +64,7 @@ def caption_shard(path: str, job: Job, first: Mapping[str, int] = _ALL) -> Capti
     return Captioned(len(shard), written, digests, words, (*defects, *bad))
 
 
-def _told(shard: Shard, rows: list[int], job: Job) -> Iterator[tuple[int, str | BadSample]]:
+def _told(shard: Shard, rows: list[int], job: Job, threads: int) -> Iterator[tuple[int, str | BadSample]]:
     """(row, its caption, or why it has none) of each of ``rows``."""
     if not rows:
         return
@@ -75,7 +76,7 @@ def _told(shard: Shard, rows: list[int], job: Job) -> Iterator[tuple[int, str | 
         members = shard.read(row, IMAGE_EXTENSIONS)
         return next(members[extension] for extension in IMAGE_EXTENSIONS if extension in members)
 
-    threads = num_decoders(model, shard.path)
-    with one_thread(model):
-        for batch in captions_where_possible(model, rows, read, job.batch_size, job.options, threads):
+    decoders = num_decoders(model, shard.path)
+    with few_threads(model, threads):
+        for batch in captions_where_possible(model, rows, read, job.batch_size, job.options, decoders):
             yield from batch

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from data_tools._filter_fingerprints import UNREADABLE, shard_signature
 from data_tools._filter_text import normalise
-from data_tools._models import num_decoders, one_thread
+from data_tools._models import few_threads, num_decoders
 from data_tools._neighbours import facts
 from data_tools._neighbours.facts import LOOK, Captions, Embedded, Pictures
 from data_tools._neighbours.job import Job
@@ -115,7 +115,7 @@ def embed_first(shard: Shard, number: int, job: Job) -> tuple[np.ndarray, Pictur
     features_ND = np.zeros((number, job.dim), dtype=np.float16)
     digests, looks = np.zeros(number, dtype=np.uint64), np.zeros((number, 3 * LOOK * LOOK), dtype=np.uint8)
     kinds, captions = [""] * number, list[list[int] | BadSample]()
-    with one_thread(model):
+    with few_threads(model):
         for batch in _batches(shard, number, model, job):
             rows, pixels = [], []
             for row, picture, own in batch:

@@ -58,7 +58,7 @@ def write(directory: Path, shards: list[dict[str, bytes]]) -> Path:
     for number, samples in enumerate(shards):
         with TarFile(directory / f"{number:05d}.tar") as tar:
             for key, picture in samples.items():
-                tar.write(key, {"png": picture, "txt": f"the caption of {key}".encode()})
+                tar.write(key, {"png": picture, "txt": f"the caption of {key}".encode("utf-8", "replace")})
     return directory
 
 
@@ -275,6 +275,15 @@ def test_bad_samples_are_counted_and_tried_again(tmp_path: Path, run: Callable[.
     assert "left out 1, undecodable picture" in again
     assert {**kept, "cut": layer(shards)["cut"]} == layer(shards)
     assert times(shards)[1] == before[1]
+
+
+def test_keys_that_are_no_text_harm_neither_the_layer_nor_what_is_said(tmp_path: Path, run: Callable[..., str]) -> None:
+    names = [key.decode("utf-8", "surrogateescape") for key in (b"\xff1", b"\xff2")]
+    shards = write(tmp_path / "s", [{names[0]: b"hello", names[1]: png(1)}])
+    said = run(shards, "--json", tmp_path / "c.json", "--report", tmp_path / "c.html")
+    assert "left out 1, undecodable picture" in said
+    assert "1 of 2 samples have captions" in run(shards)
+    assert json.loads((tmp_path / "c.json").read_text())["sheet"][0]["key"] == names[1]
 
 
 def test_a_shard_that_is_missing_or_no_tar_is_named(tmp_path: Path, run: Callable[..., str]) -> None:
