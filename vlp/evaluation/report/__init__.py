@@ -8,7 +8,7 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from vlp.evaluation.report import composition, curves, retrieval_gallery, space, summary
+from vlp.evaluation.report import caption_gallery, composition, curves, retrieval_gallery, space, summary
 from vlp.evaluation.report.captions import caption
 from vlp.evaluation.report.gather import RunContents, read_run
 from vlp.evaluation.report.pictures import img
@@ -52,6 +52,7 @@ def render(run: RunContents) -> str:
         sheet=[(img(image, text), caption(text), key) for image, text, key in run.sheet.samples] if run.sheet else [],
         retrieval=[(shown.task.name, retrieval_gallery.gallery(shown)) for shown in found],
         composition=composition.views(run),
+        captions=caption_gallery.views(run),
         spaces=[space.view(shown) for shown in found],
         classes=[(shown.task.name, space.figures(shown)) for shown in classes],
         versions=_versions(),

@@ -34,6 +34,8 @@ GEOMETRY = {
     "image_probe_accuracy": ("Image tower", "linear probe", 1),
     "tolerance": ("Image tower", "tolerance", 2),
 }
+TRUE_CAPTIONS = {"caption_loss": ("with its picture", 0), "caption_loss_shuffled": ("with another's picture", 1)}
+SLOTS = {"slot_acc": "mean of slots", "slot_acc_all": "captions without a fault", "parses": "sentences"}
 COLOURS = 6  # of the page's style sheet
 STYLES: tuple[Style, ...] = ("solid", "dashed", "dotted")
 NOT_LOSSES = {name for name, _ in SINGLE + TIMES} | {"train/samples_per_second_per_gpu", "train/skipped_samples"}
@@ -82,6 +84,7 @@ def _validation(columns: dict[str, Points], results: Sequence[SetResult]) -> lis
     twins: dict[str, list[Series]] = {}
     top1: list[Series] = []
     shapes: dict[str, list[Series]] = {}
+    captions: dict[str, list[Series]] = {}
     for name, points in columns.items():
         if match := re.fullmatch(r"val/(.+)/(image_to_text|text_to_image)_R@(\d+)", name):
             direction = match[2].replace("_to_", " → ")
@@ -96,6 +99,14 @@ def _validation(columns: dict[str, Points], results: Sequence[SetResult]) -> lis
         elif (match := re.fullmatch(r"val/(.+)/(.+)", name)) and match[2] in GEOMETRY:
             title, label, colour = GEOMETRY[match[2]]
             shapes.setdefault(f"{title}: {match[1]}", []).append(Series(label, points, colour))
+        elif (match := re.fullmatch(r"val/(.+)/(.+)", name)) and match[2] in TRUE_CAPTIONS:
+            label, colour = TRUE_CAPTIONS[match[2]]
+            shapes.setdefault(f"Loss of true captions: {match[1]}", []).append(Series(label, points, colour))
+        elif match := re.fullmatch(r"val/(.+)/(slot_acc.*|parses)", name):
+            lines = captions.setdefault(match[1], [])
+            lines.append(_category(SLOTS.get(match[2], match[2].removeprefix("slot_acc_")), points, len(lines)))
+        elif match := re.fullmatch(r"val/(.+)/CIDEr", name):
+            shapes.setdefault(f"CIDEr: {match[1]}", []).append(Series("CIDEr", points))
         elif match := re.fullmatch(r"val/(.+)/(.+)_accuracy", name):
             accuracies.setdefault(match[1], {})[match[2]] = points
     found = [Chart(f"Retrieval: {name}", lines, "percent") for name, lines in recalls.items()]
@@ -113,6 +124,7 @@ def _validation(columns: dict[str, Points], results: Sequence[SetResult]) -> lis
         known = chance.get(name, {})
         levels_of_set = _levels({"chance, text and image": known.get("text_acc"), "chance, group": known.get("acc")})
         found.append(Chart(f"Twins: {name}", lines, "percent", levels=levels_of_set))
+    found += [Chart(f"Right in captions: {name}", lines, "percent") for name, lines in captions.items()]
     return found + [Chart(title, lines) for title, lines in shapes.items()]
 
 

@@ -29,7 +29,8 @@ from vlp.evaluation.report.results import (
     without_other_questions,
 )
 from vlp.evaluation.report.sheets import read_sheet
-from vlp.evaluation.run import Result, find_task
+from vlp.evaluation.run import CAPTIONS, Result, find_task
+from vlp.evaluation.tasks import captioning
 from vlp.evaluation.tasks.base import Scores, SetEmbeddings, Task
 from vlp.track import read_metrics
 from vlp.types import Skipped, UserError
@@ -45,6 +46,14 @@ class EvaluatedSet:
     task: Task
     embeddings: SetEmbeddings
     scores: Scores
+
+
+@dataclass(frozen=True)
+class CaptionedSet:
+    """An evaluation set with what a captioner said when it was evaluated: a record a picture, in their order."""
+
+    task: captioning.Task
+    records: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,7 @@ class RunContents:
     checkpoint_step: int | None = None
     skipped: dict[str, Any] = field(default_factory=dict)
     sets: list[EvaluatedSet] = field(default_factory=list)
+    captioned: list[CaptionedSet] = field(default_factory=list)
     results: list[SetResult] = field(default_factory=list)
     short_name: str = ""
     beside: list[StoredResults] = field(default_factory=list)
@@ -213,12 +223,31 @@ def _embed_sets(run: RunContents) -> None:
     for directory in run.recipe.evaluate.sets:
         try:
             task = find_task(directory)
-            if run.model is not None:
+            if isinstance(task, captioning.Task):
+                _read_captions(run, task)
+            elif run.model is not None:
                 embeddings = task.embed(run.model, run.recipe.evaluate.batch_size)
                 embeddings = replace(embeddings, image_ND=embeddings.image_ND.cpu(), text_ND=embeddings.text_ND.cpu())
                 run.sets.append(EvaluatedSet(task, embeddings, task.score(embeddings)))
         except UserError as error:
             run.missing["galleries"].append(f"Evaluation set {directory} cannot be shown: {error}.")
+
+
+def _read_captions(run: RunContents, task: captioning.Task) -> None:
+    """What the last evaluation has left: to write captions takes far longer than to embed pictures."""
+    path = (run.directory / "evaluation" / f"{task.name}.json").with_suffix(CAPTIONS)
+    if not path.exists():
+        run.missing["captions"].append(f"No captions of {task.name} have been written yet ({path.name}).")
+        return
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        true = [record["true"] for record in records]
+    except (ValueError, KeyError, TypeError):
+        true = []
+    if true != task.references:
+        run.missing["captions"].append(f"{path} is damaged or of another set, and was left out.")
+        return
+    run.captioned.append(CaptionedSet(task, records))
 
 
 def _results(run: RunContents) -> list[SetResult]:

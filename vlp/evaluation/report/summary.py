@@ -16,6 +16,7 @@ TASK_NAMES = {
     "zeroshot_retrieval": "zero-shot retrieval",
     "zeroshot_classification": "zero-shot classification",
     "image_caption_selection": "true caption above the false ones",
+    "captioning": "captions of pictures",
 }
 TWINS = "two pictures, each with its own of two captions"
 # Of each line the first metric that a set has.
@@ -23,6 +24,7 @@ MAIN_METRICS = {
     "zeroshot_retrieval": (("text_retrieval_recall@1",), ("image_retrieval_recall@1",)),
     "zeroshot_classification": (("acc1",),),
     "image_caption_selection": (("acc", "image_acc_macro", "text_acc_macro_official", "text_acc_macro", "text_acc"),),
+    "captioning": (("slot_acc", "CIDEr", "CLIPScore"),),
 }
 COUNTS = (("num_images", "pictures"), ("num_texts", "texts"))
 MAX_RESULT_TILES = 6

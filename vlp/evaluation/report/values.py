@@ -45,8 +45,8 @@ def format_value(value: float, unit: Unit, tick: bool = False) -> str:
     if unit == "percent":
         if tick:
             return f"{100 * value:.3g} %"
-        # Chance among thousands is far below a tenth of a per cent, and still not zero.
-        return f"{100 * value:.2g} %" if 0 < value < 0.0095 else f"{100 * value:.1f} %"
+        # Chance among thousands is far below a tenth of a per cent, and still not zero; what BLEU adds to a zero is.
+        return f"{100 * value:.2g} %" if 1e-6 < value < 0.0095 else f"{100 * value:.1f} %"
     if value == 0:
         return "0"
     size = abs(value)

@@ -34,6 +34,13 @@ from vlp.generation import caption_images
 from vlp.generation_options import GenerationOptions
 
 LABELS = {f"Bleu_{n}": f"BLEU-{n}" for n in (4, 3, 2, 1)} | {"ROUGE_L": "ROUGE-L"}
+FIGURES = {
+    "caption_loss": "mean -log p of an id of the true captions, in nats",
+    "caption_loss_shuffled": "the same with another's picture: no higher if the model does not look",
+    "words": "words a caption",
+    "distinct": "share of different captions, 0 to 1",
+    "repeats": "share of captions in which three words in a row come twice, 0 to 1",
+}
 ORDER = ("CIDEr", "SPICE", "METEOR", "ROUGE_L", "Bleu_4", "Bleu_3", "Bleu_2", "Bleu_1")
 
 
@@ -100,7 +107,8 @@ class Task(base.Task):
         captions, true = embeddings.captions, embeddings.true
         words = score_captions(captions, self.references)
         parts = [self._of_slots(captions), self._of_words(words), self._of_judge(embeddings)]
-        parts.append(_Part({"token_acc": _Metric("ids of true captions", true.token_accuracy, true.most_frequent)}, {}))
+        next_id = _Metric("next id of true captions", true.token_accuracy, true.most_frequent)
+        parts.append(_Part({"token_acc": next_id}, {}))
         metrics = {name: metric for part in parts for name, metric in part.metrics.items()}
         if len(self.images) == 1:  # there are no others
             metrics = {name: replace(metric, chance=math.nan) for name, metric in metrics.items()}
