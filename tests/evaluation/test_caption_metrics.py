@@ -180,6 +180,26 @@ def test_spice_says_what_it_lacks():
         caption_metrics._spice({0: ["a dog"]}, {0: ["a dog"]})
 
 
+def test_spice_is_read_from_the_library_where_corenlp_is(monkeypatch, tmp_path):
+    """With a program in place of Java that answers as SPICE's does: CoreNLP is no package."""
+    from pycocoevalcap.spice import get_stanford_models, spice
+
+    for part in ("", "-models"):
+        (tmp_path / f"{get_stanford_models.JAR}{part}.jar").touch()
+    monkeypatch.setattr(get_stanford_models, "SPICELIB", str(tmp_path))
+    monkeypatch.setattr(spice, "CACHE_DIR", str(tmp_path / "cache"))
+    program = tmp_path / "java"
+    answer = '[{"image_id": 0, "scores": {"All": {"f": 0.25}}}, {"image_id": 1, "scores": {"All": {"f": 0.75}}}]'
+    program.write_text(f"#!/bin/sh\nwhile [ $1 != -out ]; do shift; done\necho '{answer}' > $2\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    true, mine = {0: ["a dog"], 1: ["a cat"]}, {0: ["a dog"], 1: ["a cat"]}
+    assert caption_metrics._spice(true, mine) == ([0.5], [[0.25, 0.75]])
+    program.write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(caption_words.LeftOut, match="its program ended with 1; it was written for Java 8"):
+        caption_metrics._spice(true, mine)
+
+
 def test_without_the_library_the_cure_is_named(monkeypatch):
     monkeypatch.setattr(caption_metrics, "LIBRARY", "no_such_library")
     scores = score_captions(["a dog"], [["a dog"]])

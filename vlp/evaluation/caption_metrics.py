@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -132,10 +133,15 @@ def _spice(true: Tokens, mine: Tokens) -> tuple[Any, Any]:
         raise LeftOut(
             "Stanford's CoreNLP 3.6.0 is missing: python -m pycocoevalcap.spice.get_stanford_models downloads it"
         )
-    try:
-        score, scores = import_module(f"{LIBRARY}.spice.spice").Spice().compute_score(true, mine)
-    except (OSError, ValueError, KeyError, subprocess.CalledProcessError) as error:
-        raise LeftOut(f"its program failed ({error}); it was written for Java 8") from error
+    library = import_module(f"{LIBRARY}.spice.spice")
+    with TemporaryDirectory() as folder:
+        library.TEMP_DIR = folder  # else in the package's own folder, where files stay after an error
+        try:
+            score, scores = library.Spice().compute_score(true, mine)
+        except subprocess.CalledProcessError as error:
+            raise LeftOut(f"its program ended with {error.returncode}; it was written for Java 8") from error
+        except (OSError, ValueError, KeyError) as error:
+            raise LeftOut(f"its program failed ({error})") from error
     return [score], [[one["All"]["f"] for one in scores]]
 
 
