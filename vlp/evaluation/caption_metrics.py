@@ -133,7 +133,7 @@ def _spice(true: Tokens, mine: Tokens) -> tuple[Any, Any]:
         raise LeftOut(
             "Stanford's CoreNLP 3.6.0 is missing: python -m pycocoevalcap.spice.get_stanford_models downloads it"
         )
-    library = import_module(f"{LIBRARY}.spice.spice")
+    library: Any = import_module(f"{LIBRARY}.spice.spice")
     with TemporaryDirectory() as folder:
         library.TEMP_DIR = folder  # else in the package's own folder, where files stay after an error
         try:
