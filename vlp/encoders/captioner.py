@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vlp.types import UserError
 
-_PLACES_STD = 0.1
+_PLACES_STD = 0.5  # about that of a map's states: with a fifth of it left is told from right later
 _HEAD_STD = 0.02  # of the vocabulary's weights: at first all ids are about as likely, a loss of ln V
 
 
