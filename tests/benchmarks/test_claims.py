@@ -162,7 +162,8 @@ def test_every_arm_is_a_recipe_with_an_evaluation(scripts: Modules, stem: str, t
         found = recipe.load(str(claim.recipe_file), job.overrides)
         assert found.seed == 3
         assert found.train.steps
-        assert {Path(path).name for path in found.evaluate.sets} == set(claim.sets)
+        wanted = {*claim.sets, *claim.arms[job.arm].sets}
+        assert {Path(path).name for path in found.evaluate.sets} == {name.rpartition(":")[2] for name in wanted}
 
 
 @pytest.mark.parametrize("stem", CLAIMS)
