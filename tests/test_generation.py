@@ -18,7 +18,8 @@ from vlp.data.benchmark_sets import StoredFile
 from vlp.encoders import openclip
 from vlp.encoders.captioner import CaptionerOptions
 from vlp.encoders.two_tower import TwoTower
-from vlp.generation import GenerationOptions, caption_images, captions_of, generate
+from vlp.generation import caption_images, captions_of, generate
+from vlp.generation_options import GenerationOptions
 from vlp.types import UserError
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -59,13 +60,16 @@ def livened(model: TwoTower, head_std: float = 0.3, end: float = 2.0) -> TwoTowe
     return model.eval()
 
 
+def write_tokenizer(directory: Path, start: str = "[CLS]") -> Path:
+    inner = BertWordPieceTokenizer(vocab={word: i for i, word in enumerate(WORDS)}, cls_token=start)._tokenizer
+    names = {f"{word[1:-1].lower()}_token": word for word in SPECIAL}
+    PreTrainedTokenizerFast(tokenizer_object=inner, **{**names, "cls_token": start}).save_pretrained(directory)
+    return directory
+
+
 @pytest.fixture(scope="module")
 def words_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("words")
-    inner = BertWordPieceTokenizer(vocab={word: i for i, word in enumerate(WORDS)})._tokenizer
-    names = {f"{word[1:-1].lower()}_token": word for word in SPECIAL}
-    PreTrainedTokenizerFast(tokenizer_object=inner, **names).save_pretrained(directory)
-    return directory
+    return write_tokenizer(tmp_path_factory.mktemp("words"))
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +197,14 @@ def test_the_searches_have_something_to_find(models):
         assert found[one] != found[other]
 
 
+@pytest.mark.parametrize(("beams", "penalty"), [(2, 3.0), (3, 3.0), (3, 1.0)])
+def test_a_search_stops_when_none_that_goes_on_is_better(ending, beams, penalty):
+    """Many pictures: some are done long before others, and could find another text if they went on."""
+    options, image_NCHW = GenerationOptions(beams=beams, length_penalty=penalty, min_length=2), pictures(24)
+    expected = [slow_beams(ending, image_CHW, [START], options) for image_CHW in image_NCHW]
+    assert texts(generate(ending, image_NCHW, options)) == expected
+
+
 @pytest.mark.parametrize("options", [{"beams": 1}, {"beams": 4}, {"top_p": 0.9, "seed": 3}])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_caption_does_not_depend_on_its_batch(models, kind, options):
@@ -259,6 +271,21 @@ def test_repetition_is_controlled(models, more):
     assert sum(repeats(text, 1) for text in told(repetition_penalty=3.0)) < 0.8 * sum(
         repeats(text, 1) for text in plain
     )
+
+
+def test_a_start_that_is_the_end_is_told_as_the_end(tmp_path):
+    """As with tokenizers of GPT-2: it neither counts as a repetition nor is it banned."""
+    config = coca(TEXT, hf_tokenizer_name=str(write_tokenizer(tmp_path, start="[SEP]")))
+    model = livened(openclip.build(openclip.ModelOptions(config=config), seed=0), end=5.0)
+    assert model.special_tokens == (END, END, PADDING)
+    for more in ({"beams": 1}, {"beams": 3}, {"top_p": 0.9}):
+        for control in ({}, {"no_repeat_ngram": 1}, {"repetition_penalty": 3.0}):
+            options = GenerationOptions(min_length=2, **more, **control)
+            text_NL = generate(model, pictures(30), options)
+            lengths = model.special_tokens.lengths(text_NL)
+            assert (text_NL[:, 0] == END).all()
+            assert (text_NL.gather(1, lengths[:, None] - 1) == END).all()
+            assert lengths.min() < CONTEXT - 2
 
 
 def test_start_and_padding_are_never_told(clips_words, models):

@@ -202,7 +202,7 @@ class _Writer:
             only_MV = torch.full_like(scores_MV, -torch.inf)
             only_MV[:, self.special.end] = scores_MV[:, self.special.end]
             return only_MV
-        return self.processors(text_ML, scores_MV)
+        return self.processors(text_ML[:, 1:], scores_MV)  # a start that is the end's id, too, is no repetition
 
     def _drawn(self, scores_NV: Tensor, keys_N: Tensor, place: int) -> Tensor:
         """Ids by where a number between 0 and 1 falls among the sums of their probabilities."""
@@ -218,7 +218,7 @@ def _processors(options: GenerationOptions, special: SpecialTokens, device: torc
         found.append(RepetitionPenaltyLogitsProcessor(options.repetition_penalty))
     if options.no_repeat_ngram is not None:
         found.append(NoRepeatNGramLogitsProcessor(options.no_repeat_ngram))
-    found.append(MinLengthLogitsProcessor(options.min_length - 1, special.end, device=str(device)))  # without the end
+    found.append(MinLengthLogitsProcessor(options.min_length - 2, special.end, device=str(device)))  # start and end
     found.append(SuppressTokensLogitsProcessor(sorted({special.start, special.padding} - {special.end}), str(device)))
     if options.temperature is not None:
         found.append(TemperatureLogitsWarper(options.temperature))
