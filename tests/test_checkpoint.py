@@ -10,8 +10,9 @@ import torch
 
 from vlp import checkpoint
 from vlp.ema import EMA
-from vlp.encoders.openclip import ModelOptions, build
-from vlp.encoders.source import EMA_FILE, latest_checkpoint
+from vlp.encoders.captioner import CaptionerOptions
+from vlp.encoders.openclip import ModelOptions, build, load
+from vlp.encoders.source import CAPTIONER_FILE, EMA_FILE, latest_checkpoint
 from vlp.encoders.two_tower import TwoTower
 from vlp.optim import OptimOptions, adamw
 from vlp.types import UserError
@@ -113,3 +114,61 @@ def test_the_average_is_what_the_formula_says_and_is_lent_for_evaluation(model):
     with ema.applied(model.averaged()):
         torch.testing.assert_close(model.clip.visual.proj, 0.9 * before + 0.1 * after)
     assert torch.equal(model.clip.visual.proj, after)
+
+
+# ---- A captioning head beside the model
+
+
+@pytest.fixture
+def telling(tiny_model) -> TwoTower:
+    head = CaptionerOptions(layers=1, width=16, heads=2, queries=4)
+    return build(ModelOptions(config=tiny_model, captioner=head), seed=0)
+
+
+def test_a_head_its_moments_and_its_average_come_back(tmp_path, telling):
+    optimizer, ema = trained_once(telling), EMA(telling.averaged(), 0.5)
+    with torch.no_grad():
+        for parameter in telling.captioner.parameters():
+            parameter += 0.25
+    ema.update(telling.averaged())
+    path = save(tmp_path / "run", 7, telling, optimizer, ema)
+    other = build(
+        ModelOptions(
+            config=telling.openclip_config["model_cfg"],
+            captioner=CaptionerOptions(layers=1, width=16, heads=2, queries=4),
+        ),
+        seed=1,
+    )
+    other_optimizer, other_ema = adamw(other, OptimOptions()), EMA(other.averaged(), 0.5)
+    checkpoint.load(path, EMA_FILE, other_ema.load)
+    checkpoint.restore(path, other, other_optimizer)
+    values = other.captioner.state_dict()
+    assert all(torch.equal(value, values[name]) for name, value in telling.captioner.state_dict().items())
+    assert all(torch.equal(value, other_ema.average[name]) for name, value in ema.average.items())
+    for one, two in zip(telling.captioner.parameters(), other.captioner.parameters(), strict=True):
+        assert all(torch.equal(optimizer.state[one][k], other_optimizer.state[two][k]) for k in optimizer.state[one])
+    average = load(str(path)).captioner.state_dict()
+    assert all(torch.equal(value, ema.average[f"captioner.{name}"]) for name, value in average.items())
+
+
+def test_the_average_of_a_head_is_lent_for_evaluation(telling):
+    ema, weight = EMA(telling.averaged(), decay=0.9), telling.captioner.text.weight
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight += 1.0
+    ema.update(telling.averaged())
+    after = weight.detach().clone()
+    with ema.applied(telling.averaged()):
+        torch.testing.assert_close(weight, 0.9 * before + 0.1 * after)
+    assert torch.equal(weight, after)
+
+
+def test_a_checkpoint_without_its_head_is_named(tmp_path, telling):
+    optimizer = trained_once(telling)
+    path = save(tmp_path / "run", 1, telling, optimizer)
+    for spoil in (lambda file: file.write_bytes(file.read_bytes()[:10]), Path.unlink):
+        spoil(path / CAPTIONER_FILE)
+        with pytest.raises(UserError, match="cannot be resumed") as raised:
+            checkpoint.restore(path, telling, optimizer)
+        assert "\n" not in str(raised.value)
+        assert path.name in str(raised.value)

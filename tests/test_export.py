@@ -13,7 +13,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from vlp import export as module
+from vlp.encoders.captioner import CaptionerOptions
 from vlp.encoders.openclip import WEIGHTS_FILE, ModelOptions, build, load, save_openclip_directory
+from vlp.encoders.source import CAPTIONER_FILE
 from vlp.export import export
 from vlp.types import UserError
 
@@ -67,7 +69,7 @@ def test_model_card_tells_what_is_known_of_the_run(run, tmp_path):
     assert "name: trial" in card
 
 
-@pytest.mark.parametrize("fixture", ["run", "bert"])
+@pytest.mark.parametrize("fixture", ["run", "bert", "coca"])
 def test_usage_in_the_card_works_after_a_move(request, fixture, tmp_path):
     reference = request.getfixturevalue(fixture)
     export(str(reference), tmp_path / "out")
@@ -79,7 +81,8 @@ def test_usage_in_the_card_works_after_a_move(request, fixture, tmp_path):
     model = load(str(reference))
     tokens = names["tokenizer"](["a red circle", "of"])
     assert torch.equal(tokens, model.tokenizer(["a red circle", "of"]))
-    assert torch.equal(names["model"].eval().encode_text(tokens), model.encode_text(tokens))
+    theirs = names["model"].eval().encode_text(tokens, normalize=False)  # CoCa normalises where nothing is said
+    assert torch.equal(theirs, model.encode_text(tokens))
 
 
 @pytest.fixture
@@ -98,9 +101,71 @@ def bert(tiny_model, tmp_path) -> Path:
     return tmp_path / "model"
 
 
-def test_export_of_an_export_is_the_same_model(bert, tmp_path):
-    export(str(bert), tmp_path / "one")
+@pytest.fixture
+def coca(tiny_coca, tmp_path) -> Path:
+    """A CoCa from scratch, whose class token sees no padding."""
+    save_openclip_directory(build(ModelOptions(config=tiny_coca), seed=0), tmp_path / "coca")
+    return tmp_path / "coca"
+
+
+@pytest.fixture
+def telling(tiny_model, tmp_path) -> Path:
+    """A checkpoint with a captioning head, and an average of all its weights."""
+    head = CaptionerOptions(layers=1, width=16, heads=2, queries=4)
+    model = build(ModelOptions(config=tiny_model, captioner=head), seed=0)
+    save_openclip_directory(model, tmp_path / "telling")
+    average = {p + n: 1.5 * v for p, module in model.averaged().items() for n, v in module.state_dict().items()}
+    save_file(average, tmp_path / "telling" / "ema.safetensors")
+    return tmp_path / "telling"
+
+
+def test_a_coca_s_captions_are_compared(coca, tmp_path, monkeypatch):
+    assert export(str(coca), tmp_path / "out")["max_abs_difference"] <= 1e-5
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "model.text.correct_cls_mask = True" in card
+    written = module.save_openclip_directory
+
+    def spoil(model, directory, **arguments):
+        written(model, directory, **arguments)
+        values = load_file(Path(directory) / WEIGHTS_FILE)
+        values["text_decoder.text_projection"] *= 1.01
+        save_file(values, Path(directory) / WEIGHTS_FILE)
+
+    monkeypatch.setattr(module, "save_openclip_directory", spoil)
+    with pytest.raises(RuntimeError, match="features as open_clip loads them differ"):
+        export(str(coca), tmp_path / "spoilt")
+    assert not (tmp_path / "spoilt").exists()
+
+
+def test_weights_of_open_clip_keep_the_mask_that_their_card_leaves_out(coca, tmp_path):
+    """As those that are published, from which nothing says that the class token sees no padding."""
+    path = coca / "open_clip_config.json"
+    config = {name: v for name, v in json.loads(path.read_text()).items() if name != "correct_cls_mask"}
+    path.write_text(json.dumps(config))
+    assert export(str(coca), tmp_path / "out")["max_abs_difference"] <= 1e-5
+    assert "correct_cls_mask" not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_head_goes_along_as_its_average(telling, tmp_path):
+    summary = export(str(telling), tmp_path / "out")
+    assert summary["weights"] == "ema"
+    weights, average = (load_file(path) for path in (tmp_path / "out" / CAPTIONER_FILE, telling / "ema.safetensors"))
+    assert all(torch.equal(value, average[f"captioner.{name}"]) for name, value in weights.items())
+    count = summary["parameters"]["captioner"]
+    assert f"A captioning head ({count:,} parameters)" in (tmp_path / "out" / "README.md").read_text()
+    one, two = load(str(telling)), load(str(tmp_path / "out"))
+    pictures, text_NL = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8), one.tokenizer(["a dog", "two"])
+    told = [model.caption_path().states(text_NL, model.caption_memory(pictures)) for model in (one, two)]
+    assert torch.equal(*told)
+
+
+@pytest.mark.parametrize("fixture", ["bert", "telling"])
+def test_export_of_an_export_is_the_same_model(request, fixture, tmp_path):
+    export(str(request.getfixturevalue(fixture)), tmp_path / "one")
     export(str(tmp_path / "one"), tmp_path / "two")
+    if fixture == "telling":
+        assert (tmp_path / "one" / CAPTIONER_FILE).read_bytes() == (tmp_path / "two" / CAPTIONER_FILE).read_bytes()
+        return
     one, two = (load_file(tmp_path / name / WEIGHTS_FILE) for name in ("one", "two"))
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)

@@ -17,6 +17,7 @@ from vlp.data.write import new_directory
 from vlp.encoders import source
 from vlp.encoders.captioner import is_coca
 from vlp.encoders.openclip import load, save_openclip_directory
+from vlp.encoders.source import CAPTIONER_FILE
 from vlp.encoders.text_tower import FOLDER
 from vlp.encoders.two_tower import TwoTower
 from vlp.types import UserError
@@ -136,6 +137,11 @@ def model_card(model: TwoTower, checkpoint: Path | None, title: str) -> str:
         f"{model.openclip_config['model_cfg']['embed_dim']} dimensions.{average}",
         "## Use\n\n```python\n" + _usage(model) + "\n```",
     ]
+    if model.captioner is not None:
+        parts.append(
+            f"A captioning head ({counts['captioner']:,} parameters) lies beside the towers in {CAPTIONER_FILE}: "
+            "`vlp caption DIRECTORY PICTURE` tells captions with it; open_clip loads the towers alone."
+        )
     if checkpoint is not None:
         parts += _run_facts(checkpoint)
     return "\n\n".join(parts) + "\n"
