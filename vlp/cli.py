@@ -73,8 +73,10 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
         nargs="+",
         required=True,
         metavar="DIR",
-        help="evaluation sets: directories, or a file where one holds several",
+        help="evaluation sets: directories, or a file where one holds several; captioning:DIR has captions written",
     )
+    sub.add_argument("--scorer", metavar="MODEL", help="whose CLIPScore captions get (default: the captioner's own)")
+    sub.add_argument("--beams", type=int, metavar="N", help="of a search for captions (default: 3)")
     sub.add_argument("--output", metavar="FILE", help="JSON in CLIP_benchmark's shape; {dataset} in it: a file a set")
     sub.add_argument("--batch-size", type=int, default=256, help="pictures at once (default: %(default)s)")
 
@@ -152,14 +154,19 @@ def _eval(arguments: argparse.Namespace) -> None:
     _quiet()
     from vlp.encoders.openclip import load
     from vlp.evaluation import run
+    from vlp.flags import checked
 
     if arguments.batch_size < 1:
         raise UserError(f"--batch-size {arguments.batch_size} must be at least 1")
-    tasks = run.open_tasks(run.EvaluateOptions(sets=arguments.on))
+    told = {name: getattr(arguments, name) for name in ("beams", "scorer") if getattr(arguments, name) is not None}
+    captioning = checked(run.CaptioningOptions, told) if told else None
+    tasks = run.open_tasks(run.EvaluateOptions(sets=arguments.on, captioning=captioning))
     model = load(arguments.model, _device())
     name, _, tag = arguments.model.partition(":")
     is_tagged = tag and name not in ("hf-hub", "local-dir") and not os.path.exists(arguments.model)
     name, pretrained = (name, tag) if is_tagged else (arguments.model, model.weights)
+    for task in tasks:
+        task.check(model)
     results = run.run_tasks(model, tasks, arguments.batch_size, name, pretrained)
     print(run.format_table(results))
     if arguments.output:

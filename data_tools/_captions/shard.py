@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -64,10 +64,10 @@ def caption_shard(path: str, job: Job, first: Mapping[str, int] = _ALL, threads:
     return Captioned(len(shard), written, digests, words, (*defects, *bad))
 
 
-def _told(shard: Shard, rows: list[int], job: Job, threads: int) -> Iterator[tuple[int, str | BadSample]]:
+def _told(shard: Shard, rows: list[int], job: Job, threads: int) -> list[tuple[int, str | BadSample]]:
     """(row, its caption, or why it has none) of each of ``rows``."""
     if not rows:
-        return
+        return []
     model, weights = loaded(job.model)
     if weights != job.weights:
         raise UserError(f"{job.model} has changed since this run began: name a checkpoint that stays as it is")
@@ -78,5 +78,5 @@ def _told(shard: Shard, rows: list[int], job: Job, threads: int) -> Iterator[tup
 
     decoders = num_decoders(model, shard.path)
     with few_threads(model, threads):
-        for batch in captions_where_possible(model, rows, read, job.batch_size, job.options, decoders):
-            yield from batch
+        batches = captions_where_possible(model, rows, read, job.batch_size, job.options, decoders)
+        return [told for batch in batches for told in batch]
