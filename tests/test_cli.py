@@ -141,7 +141,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("eval run --on data/smoke/eval/retrieval --beams 2", "captioning"),
         ("eval run --on captioning:data/smoke/eval/captions --beams 0", "--beams: "),
         (
-            "train quickstart profile=smoke run_dir=out evaluate.sets=[captioning:data/smoke/eval/captions]",
+            "train quickstart profile=smoke run_dir=refused evaluate.sets=[captioning:data/smoke/eval/captions]",
             "the model tells no captions",
         ),
         ("data scenes out --hold-out pink", "unknown word 'pink'"),

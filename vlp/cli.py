@@ -160,7 +160,7 @@ def _eval(arguments: argparse.Namespace) -> None:
         raise UserError(f"--batch-size {arguments.batch_size} must be at least 1")
     told = {name: getattr(arguments, name) for name in ("beams", "scorer") if getattr(arguments, name) is not None}
     captioning = checked(run.CaptioningOptions, told) if told else None
-    tasks = run.open_tasks(run.EvaluateOptions(sets=arguments.on, captioning=captioning))
+    tasks = run.open_tasks(checked(run.EvaluateOptions, {"sets": arguments.on, "captioning": captioning}))
     model = load(arguments.model, _device())
     name, _, tag = arguments.model.partition(":")
     is_tagged = tag and name not in ("hf-hub", "local-dir") and not os.path.exists(arguments.model)

@@ -45,8 +45,8 @@ def training_line(metrics: dict[str, float]) -> str:
 
 
 def evaluation_line(step: int, metrics: dict[str, float]) -> str:
-    """R@1 and accuracies of an evaluation, by set."""
-    of_task, of_probe = ("R@1", "top1", "accuracy"), ("image_knn_accuracy", "image_probe_accuracy")
+    """R@1 and accuracies of an evaluation, by set; of captions CIDEr, of a hundred as papers write it, and slots."""
+    of_task, of_probe = ("R@1", "top1", "accuracy", "slot_acc", "CIDEr"), ("image_knn_accuracy", "image_probe_accuracy")
     shown = {n: v for n, v in metrics.items() if n.endswith(of_task) and not n.endswith(of_probe)}
     by_set = {n.removeprefix("val/"): v for n, v in shown.items() if n.count("/") > 1 or not n.endswith("R@1")}
     return f"evaluation at step {step}: " + "  ".join(f"{name} {100 * value:.1f} %" for name, value in by_set.items())

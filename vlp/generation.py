@@ -8,12 +8,8 @@ random state, so that a text would depend on the pictures beside it. What change
 
 from __future__ import annotations
 
-import os
 import re
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from open_clip.tokenizer import SimpleTokenizer
@@ -29,8 +25,9 @@ from transformers import (
 )
 
 from vlp import draws
-from vlp.data.benchmark_sets import StoredFile
+from vlp.data.benchmark_sets import StoredFile, decoded
 from vlp.encoders.captioner import CaptionPath
+from vlp.encoders.evaluating import evaluating
 from vlp.encoders.incremental import IncrementalDecoder
 from vlp.encoders.special_tokens import SpecialTokens
 from vlp.encoders.two_tower import TwoTower
@@ -38,7 +35,6 @@ from vlp.generation_options import GenerationOptions
 from vlp.types import UserError
 
 _LIVE_SHARE = 0.75  # pictures whose text has ended leave the batch when no more than this share of it goes on
-_DECODERS = min(8, os.cpu_count() or 1)
 
 
 def caption_images(
@@ -52,7 +48,7 @@ def caption_images(
     distinct = list(dict.fromkeys(images))
     captions = [
         caption
-        for image_NCHW in _decoded(model, distinct, batch_size)
+        for image_NCHW in decoded(distinct, model.eval_transform, batch_size)
         for caption in captions_of(model, image_NCHW, options)
     ]
     caption_of = dict(zip(distinct, captions, strict=True))
@@ -76,13 +72,8 @@ def generate(model: TwoTower, image_NCHW: Tensor, options: GenerationOptions) ->
     Raises:
         UserError: the model tells no captions, its logits are not finite, or the prompt leaves no place for one.
     """
-    path = model.caption_path()
-    if path is None:
-        raise UserError(
-            "the model tells no captions: take a CoCa, such as coca_ViT-B-32, or train one with `model.captioner` and "
-            "the objective `captioning`"
-        )
-    with _evaluating(model):
+    path = check_captioner(model)
+    with evaluating(model):
         image_NCHW = image_NCHW.to(model.device)
         memory_NQW = model.caption_memory(image_NCHW)
         writer = _Writer(path, memory_NQW, _beginning(model, options), model.special_tokens, options)
@@ -90,6 +81,21 @@ def generate(model: TwoTower, image_NCHW: Tensor, options: GenerationOptions) ->
             return writer.beam_search()
         keys_N = None if options.top_p is None else draws.identities(image_NCHW.flatten(1))
         return writer.one_by_one(keys_N)
+
+
+def check_captioner(model: TwoTower) -> CaptionPath:
+    """How the model tells captions.
+
+    Raises:
+        UserError: it tells none.
+    """
+    path = model.caption_path()
+    if path is None:
+        raise UserError(
+            "the model tells no captions: take a CoCa, such as coca_ViT-B-32, or train one with `model.captioner` and "
+            "the objective `captioning`"
+        )
+    return path
 
 
 class _Writer:
@@ -241,31 +247,3 @@ def _string(tokenizer: object, ids: list[int]) -> str:
         text = tokenizer.tokenizer.decode(ids, skip_special_tokens=True)  # type: ignore[attr-defined]
     text = re.sub(r" +([.,:;!?%)\]}])", r"\1", " ".join(text.split()))
     return re.sub(r" '(s|t|re|ve|m|ll|d)\b", r"'\1", text)
-
-
-def _decoded(model: TwoTower, images: Sequence[StoredFile], batch_size: int) -> Iterator[Tensor]:
-    """Batches NCHW, one of them decoded ahead in threads while the model is busy with the other."""
-    transform = model.eval_transform
-    with ThreadPoolExecutor(_DECODERS) as pool:
-        ahead: deque[list[Future[Tensor]]] = deque()
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            ahead.append([pool.submit(lambda image: transform(image.load()), image) for image in batch])
-            if len(ahead) == 2:
-                yield torch.stack([picture.result() for picture in ahead.popleft()])
-        while ahead:
-            yield torch.stack([picture.result() for picture in ahead.popleft()])
-
-
-@contextmanager
-def _evaluating(model: TwoTower) -> Iterator[None]:
-    """Evaluation mode, no gradients; afterwards each module has its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in modes:
-            module.training = False
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training

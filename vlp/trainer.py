@@ -87,6 +87,8 @@ def _train(recipe: Recipe, accelerator: Accelerator, signals: Signals) -> Outcom
     tasks = evaluation.open_tasks(recipe.evaluate)
     wanted = needs(recipe.objectives)
     model = build(recipe.model, recipe.seed, recipe.starts(), wanted)
+    for task in tasks:
+        task.check(model)
     batch_norm.synchronise(model.clip)
     data = TrainingData(
         recipe.data,

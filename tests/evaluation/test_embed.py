@@ -8,8 +8,9 @@ import torch.nn.functional as F
 
 from vlp.data.aro_sets import CroppedFile
 from vlp.data.benchmark_sets import StoredFile
+from vlp.encoders.evaluating import evaluating
 from vlp.encoders.openclip import ModelOptions, build
-from vlp.evaluation.embed import embed_images, embed_texts, evaluating
+from vlp.evaluation.embed import embed_images, embed_texts
 from vlp.types import UserError
 
 

@@ -6,14 +6,18 @@ UserError that names it. Memory holds the places of the pictures; each is read a
 
 from __future__ import annotations
 
+import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from PIL import Image
+from torch import Tensor
 
+from vlp.data.ahead import batches_ahead
 from vlp.data.samples import BadSample, decode_image
 from vlp.types import UserError
 
@@ -24,6 +28,7 @@ PICTURE_EXTENSIONS = (
     "jpeg",
 )  # the order in which CLIP_benchmark looks for a sample's picture
 TAR_BLOCK = 512
+DECODERS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,14 @@ class StoredFile:
             raise UserError(
                 f"{self.name} cannot be used ({error}): an evaluation set must be whole, replace the picture"
             ) from error
+
+
+def decoded(
+    images: Sequence[StoredFile], transform: Callable[[Image.Image], Tensor], batch_size: int
+) -> Iterator[Tensor]:
+    """Batches NCHW, one of them decoded ahead in threads while the model is busy with the other."""
+    for batch in batches_ahead(lambda image: transform(image.load()), images, batch_size, DECODERS):
+        yield torch.stack(batch)
 
 
 @dataclass(frozen=True)

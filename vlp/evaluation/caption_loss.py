@@ -20,8 +20,8 @@ from torch import Tensor
 from vlp.data.ahead import batches_ahead
 from vlp.data.benchmark_sets import StoredFile
 from vlp.encoders.captioner import CaptionPath
+from vlp.encoders.evaluating import evaluating
 from vlp.encoders.two_tower import TwoTower
-from vlp.evaluation.embed import evaluating
 from vlp.types import UserError
 
 TOKENS = 256  # whose logits are held at once: of 49,408 ids each, 50 MB

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 import torch
@@ -14,10 +10,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from vlp.data.benchmark_sets import StoredFile
+from vlp.data.benchmark_sets import StoredFile, decoded
+from vlp.encoders.evaluating import evaluating
 from vlp.types import UserError
 
-DECODERS = min(8, os.cpu_count() or 1)
 Input = TypeVar("Input", bound=Hashable)
 
 
@@ -51,20 +47,6 @@ class Encoder(Protocol):
     def modules(self) -> Iterator[nn.Module]: ...
 
 
-@contextmanager
-def evaluating(encoder: Encoder) -> Iterator[None]:
-    """Evaluation mode, no gradients; afterwards each module has its own mode back (locked towers differ)."""
-    modes = [(module, module.training) for module in encoder.modules()]
-    try:
-        for module, _ in modes:
-            module.training = False
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def embed_images(encoder: Encoder, images: Sequence[StoredFile], batch_size: int) -> Tensor:
     """L2-normalised fp32 features ND, one row a picture, on the encoder's device.
 
@@ -74,7 +56,7 @@ def embed_images(encoder: Encoder, images: Sequence[StoredFile], batch_size: int
     with evaluating(encoder):
         features = [
             encoder.encode_image(batch_NCHW.to(encoder.device))
-            for batch_NCHW in _decoded(encoder.eval_transform, distinct, batch_size)
+            for batch_NCHW in decoded(distinct, encoder.eval_transform, batch_size)
         ]
     distinct_ND = _normalised(torch.cat(features), lambda row: distinct[row].name)
     return distinct_ND[torch.tensor(rows, device=distinct_ND.device)]
@@ -107,21 +89,6 @@ def _distinct(inputs: Sequence[Input]) -> tuple[list[Input], list[int]]:
     row_of: dict[Input, int] = {}
     rows = [row_of.setdefault(one, len(row_of)) for one in inputs]
     return list(row_of), rows
-
-
-def _decoded(
-    transform: Callable[[Image.Image], Tensor], images: Sequence[StoredFile], batch_size: int
-) -> Iterator[Tensor]:
-    """Batches NCHW, one of them decoded ahead in threads while the model is busy with the other."""
-    with ThreadPoolExecutor(DECODERS) as pool:
-        ahead: deque[list[Future[Tensor]]] = deque()
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            ahead.append([pool.submit(lambda image: transform(image.load()), image) for image in batch])
-            if len(ahead) == 2:
-                yield torch.stack([picture.result() for picture in ahead.popleft()])
-        while ahead:
-            yield torch.stack([picture.result() for picture in ahead.popleft()])
 
 
 def _normalised(features_ND: Tensor, name: Callable[[int], str]) -> Tensor:

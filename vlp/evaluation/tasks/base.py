@@ -101,6 +101,9 @@ class Task(ABC):
     def score(self, embeddings: SetEmbeddings) -> Scores:
         """The figures of these embeddings; pure."""
 
+    def check(self, encoder: Encoder) -> None:  # noqa: B027 (most tasks refuse none)
+        """Refuse, before a run begins, a model that the task cannot be done with."""
+
     def image(self, index: int) -> Image.Image:
         """The RGB picture ``index``."""
         return self.images[index].load()
