@@ -1,6 +1,7 @@
 """Runs the benchmarks of loader, losses, rewrites and evaluation one after another and writes them into README.md.
 
-    python benchmarks/speed/run.py [pictures tokenizer loader resume memory loss rewrite layer sugarcrepe generate]
+    python benchmarks/speed/run.py [pictures tokenizer loader resume memory loss rewrite layer sugarcrepe generate
+        caption_loss]
 
 All of them take some fifty minutes on two cores, which should have nothing else to do. Each writes
 ``results/NAME.json``; the table is made of all the files that are there.
@@ -17,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-NAMES = ("pictures", "tokenizer", "loader", "resume", "memory", "loss", "rewrite", "layer", "sugarcrepe", "generate")
+NAMES = (
+    *("pictures", "tokenizer", "loader", "resume", "memory", "loss", "rewrite", "layer", "sugarcrepe", "generate"),
+    "caption_loss",
+)
 START, END = "<!-- table: written by run.py -->", "<!-- end of table -->"
 PICTURES = {
     "640x480": {"exact": 2.7, "fast": 5},
@@ -137,6 +141,15 @@ def generate(result: dict[str, Any]) -> Iterator[Row]:
         yield f"{about}, {search}: open_clip / vlp", "≥ 5" if "beams" in search else "", f"{reached}; {same}"
 
 
+def caption_loss(result: dict[str, Any]) -> Iterator[Row]:
+    for name, row in result["rows"].items():
+        for peer, ratio in row["ratio"].items():
+            dense = peer.startswith("dense")
+            about = f"captioning loss, {name}"
+            yield f"{about}: CPU, {peer} / vlp", "≥ 1" if dense else "", spread(ratio["seconds"])
+            yield f"{about}: memory, {peer} / vlp", "≥ 8" if dense else "", spread(ratio["mib"])
+
+
 def table(results: dict[str, Any]) -> str:
     """Markdown of all results there are, in the order of ``NAMES``."""
     makers = {
@@ -150,6 +163,7 @@ def table(results: dict[str, Any]) -> str:
         "layer": layer,
         "sugarcrepe": sugarcrepe,
         "generate": generate,
+        "caption_loss": caption_loss,
     }
     rows = [row for name in NAMES if name in results for row in makers[name](results[name])]
     lines = ["| | target | reached |", "|---|---:|---|", *(f"| {' | '.join(row)} |" for row in rows)]

@@ -20,6 +20,7 @@ TINY = {
     "loader": "--samples 64 --pictures 2 --batch-size 8 --workers 1 --repeats 1 --seconds 0",
     "resume": "--shards 10 --samples-per-shard 40 --position 0 200 --batch-size 16 --repeats 1",
     "memory": "--samples 2000 --every 500 --remote-samples 1200 --remote-every 300 --batch-size 100",
+    "caption_loss": "--captions 2 3 --width 16 --vocabulary 60 --repeats 2 --chunks 5 100",
     "loss": "--softmax 256 --sigmoid 256 --alone 512 --rounding 128 --rows 32 --width 32 --repeats 2",
 }
 
@@ -66,6 +67,18 @@ def test_losses_are_those_of_their_peers(results: dict[str, Any]) -> None:
     assert loss["rounding"]["vlp"] < 1e-4 < loss["rounding"]["open_clip ClipLoss"]
     assert list(loss["traffic"]) == ["2", "4"]
     assert all(found["gradient_difference"] < 1e-5 for found in loss["traffic"].values())
+
+
+def test_captioning_losses_are_those_of_their_peers(results: dict[str, Any]) -> None:
+    found = results["caption_loss"]
+    assert [row["told"] for row in list(found["rows"].values())[::2]] == [2 * 76, 3 * 76]
+    assert len(found["rows"]) == 4
+    for name, row in found["rows"].items():
+        assert row["told"] < 76 * 3 / 2 if "real" in name else row["told"] % 76 == 0
+        assert max(row["differences"].values()) < 1e-5
+        assert all(ways["seconds"] > 0 for ways in row["ways"].values())
+        assert "dense logits, open_clip's loss" in row["ratio"]
+    assert list(found["chunks"]) == ["5", "100"]
 
 
 def test_tokenizers_give_the_same_ids(results: dict[str, Any]) -> None:
@@ -120,6 +133,7 @@ def test_table_has_a_row_for_every_figure(results: dict[str, Any], scripts: dict
     assert all(line.count("|") == 4 for line in lines)
     kinds = Counter(line.split()[1] for line in lines[2:])
     expected = {"picture": 6, "tokenizer,": 2, "tar": 8, "bytes": 1, "first": 8, "the": 1, "resident": 2, "loss,": 12}
+    expected["captioning"] = 2 * sum(len(row["ratio"]) for row in results["caption_loss"]["rows"].values())
     assert kinds == expected
     assert len(scripts["run"].table({"tokenizer": results["tokenizer"]}).splitlines()) == 4
 
