@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vlp.data.write import new_directory
 from vlp.encoders import source
-from vlp.encoders.captioner import is_coca
+from vlp.encoders.captioner import is_causal, is_coca
 from vlp.encoders.openclip import load, save_openclip_directory
 from vlp.encoders.source import CAPTIONER_FILE
 from vlp.encoders.text_tower import FOLDER
@@ -96,7 +96,7 @@ def check_parity(model: TwoTower, directory: Path) -> float:
             (model.encode_text(ours_NL), other.encode_text(theirs_NL, normalize=False)),
             (model.clip.logit_scale, other.logit_scale),
         ]
-        if is_coca(other):
+        if is_coca(other) and is_causal(model.clip.text):
             pairs.append(_logits(model, ours_NCHW, ours_NL, other(theirs_NCHW, theirs_NL[:3])))
         if model.clip.logit_bias is not None:
             pairs.append((model.clip.logit_bias, other.logit_bias))
