@@ -13,6 +13,7 @@ from vlp import distributed
 from vlp.distributed import Gathering
 from vlp.embeddings import Encode, Encoders, Outputs
 from vlp.encoders import captioner, source, tokens
+from vlp.encoders.incremental import check_blocks
 from vlp.encoders.masking import Masking
 from vlp.encoders.teacher import Teacher
 from vlp.encoders.two_tower import CaptionCounts, TwoTower
@@ -56,8 +57,10 @@ def check(
 
 
 def _check_captions(model: TwoTower) -> None:
-    if model.caption_path() is None:
+    path = model.caption_path()
+    if path is None:
         raise UserError("model: it tells no captions: add model.captioner, such as {layers: 2}, or choose a CoCa")
+    check_blocks(path)
     _ = model.special_tokens
     if model.captioner is None:
         captioner.check_coca(model)

@@ -28,7 +28,7 @@ from vlp import draws
 from vlp.data.benchmark_sets import StoredFile, decoded
 from vlp.encoders.captioner import CaptionPath
 from vlp.encoders.evaluating import evaluating
-from vlp.encoders.incremental import IncrementalDecoder
+from vlp.encoders.incremental import IncrementalDecoder, check_blocks
 from vlp.encoders.special_tokens import SpecialTokens
 from vlp.encoders.two_tower import TwoTower
 from vlp.generation_options import GenerationOptions
@@ -83,6 +83,17 @@ def generate(model: TwoTower, image_NCHW: Tensor, options: GenerationOptions) ->
         return writer.one_by_one(keys_N)
 
 
+def check(model: TwoTower, options: GenerationOptions) -> None:
+    """Refuse, before anything is written, what `generate` would refuse of any picture.
+
+    Raises:
+        UserError: as `generate`, but for logits that are not finite.
+    """
+    path = check_captioner(model)
+    check_blocks(path)
+    _limit(path, _beginning(model, options), options)
+
+
 def check_captioner(model: TwoTower) -> CaptionPath:
     """How the model tells captions.
 
@@ -111,14 +122,7 @@ class _Writer:
     ) -> None:
         self.path, self.memory_NQW, self.begin_P = path, memory_NQW, begin_P
         self.special, self.options = special, options
-        self.limit = min(options.max_length, path.context_length)
-        if len(begin_P) > self.limit - 2:
-            raise UserError(
-                f"prompt '{options.prompt}' has {len(begin_P)} ids with the start, which leaves no place for a caption "
-                f"in {self.limit}: shorten it, or raise max_length as far as the model's context"
-            )
-        if options.min_length > self.limit:
-            raise UserError(f"min_length is {options.min_length}, but the model's texts have at most {self.limit} ids")
+        self.limit = _limit(path, begin_P, options)
         self.processors = _processors(options, special, memory_NQW.device)
 
     def one_by_one(self, keys_N: Tensor | None) -> Tensor:
@@ -215,6 +219,23 @@ class _Writer:
         sums_NV = scores_NV.double().softmax(1).cumsum(1)
         drawn_N1 = draws.uniforms(self.options.seed or 0, keys_N, place)[:, None] * sums_NV[:, -1:]
         return torch.searchsorted(sums_NV, drawn_N1, right=True)[:, 0]
+
+
+def _limit(path: CaptionPath, begin_P: list[int], options: GenerationOptions) -> int:
+    """Ids that a text has at the most.
+
+    Raises:
+        UserError: its beginning leaves no place for a caption, or it would have to be longer.
+    """
+    limit = min(options.max_length, path.context_length)
+    if len(begin_P) > limit - 2:
+        raise UserError(
+            f"prompt '{options.prompt}' has {len(begin_P)} ids with the start, which leaves no place for a caption in "
+            f"{limit}: shorten it, or raise max_length as far as the model's context"
+        )
+    if options.min_length > limit:
+        raise UserError(f"min_length is {options.min_length}, but the model's texts have at most {limit} ids")
+    return limit
 
 
 def _processors(options: GenerationOptions, special: SpecialTokens, device: torch.device) -> LogitsProcessorList:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel, Field, model_validator
 
 _BEAMS = 3
 
 
-class GenerationOptions(BaseModel, frozen=True, extra="forbid"):
+class GenerationOptions(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
     """How captions are written. Lengths are in ids of the tokenizer, the start and the end of the text included."""
 
     beams: int | None = Field(
@@ -54,6 +56,15 @@ class GenerationOptions(BaseModel, frozen=True, extra="forbid"):
         if self.min_length > self.max_length:
             raise ValueError(f"min_length {self.min_length} is more than max_length {self.max_length}")
         return self
+
+    def resolved(self) -> dict[str, Any]:
+        """All that captions depend on, with what is meant where nothing is said; None where it has no effect."""
+        meant: dict[str, Any] = {"beams": self.num_beams}
+        if self.top_p is not None:
+            meant |= {"temperature": self.temperature or 1.0, "seed": self.seed or 0}
+        if self.num_beams > 1 and self.length_penalty is None:
+            meant["length_penalty"] = 1.0
+        return {**self.model_dump(mode="json"), **meant}
 
     @property
     def num_beams(self) -> int:

@@ -54,6 +54,7 @@ def inspect(recipe: Recipe) -> str:
         f"{span.total_steps * batch / data.num_samples:.2f} epochs",
     ]
     for task in open_tasks(recipe.evaluate):
+        task.check(model)
         lines.append(f"evaluation    {task.kind}: {task.directory}")
     return "\n".join(lines)
 

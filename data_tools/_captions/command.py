@@ -1,4 +1,4 @@
-"""What ``vlp caption MODEL SHARDS`` takes and does; the command itself stands in `vlp.captioning`."""
+"""What ``vlp caption MODEL SHARDS`` takes and does; the command itself stands in `vlp.caption_command`."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Job:
             "version": vlp.__version__,
             "model": self.model,
             "weights": self.weights,
-            "options": {**self.options.model_dump(mode="json"), "beams": self.options.num_beams},
+            "options": self.options.resolved(),
         }
 
 

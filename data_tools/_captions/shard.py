@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -17,6 +17,7 @@ from vlp.data.samples import IMAGE_EXTENSIONS, BadSample
 from vlp.data.shards import Shard
 from vlp.types import Skipped, UserError
 
+SAVED_EVERY = 500  # captions: what a kill may cost
 _ALL: Mapping[str, int] = MappingProxyType({})
 
 
@@ -46,16 +47,18 @@ def caption_shard(path: str, job: Job, first: Mapping[str, int] = _ALL, threads:
     captions = list(layer.columns_of(shard)["caption"])
     wanted = [row for row in range(min(first.get(path, len(shard)), len(shard))) if captions[row] is None]
     kinds: dict[str, list[int]] = {}
-    written = 0
+    written = unsaved = 0
     for row, caption in _told(shard, wanted, job, threads):
         if isinstance(caption, BadSample):
             kinds.setdefault(caption.kind, []).append(row)
         else:
-            captions[row], written = caption, written + 1
+            captions[row], written, unsaved = caption, written + 1, unsaved + 1
+        if unsaved >= SAVED_EVERY:
+            _save(shard, captions, job)
+            unsaved = 0
+    if unsaved or layer.defect_of(shard):
+        _save(shard, captions, job)
     rows = [row for row, caption in enumerate(captions) if caption is not None]
-    if written or layer.defect_of(shard):
-        keys, texts = [shard.key(row) for row in rows], [captions[row] for row in rows]
-        LayerWriter(job.root, job.name, job.provenance(), COLUMNS).write(shard, keys, {"caption": texts})
     words = Spread()
     for row in rows:
         words.add(len(captions[row].split()))
@@ -64,10 +67,17 @@ def caption_shard(path: str, job: Job, first: Mapping[str, int] = _ALL, threads:
     return Captioned(len(shard), written, digests, words, (*defects, *bad))
 
 
-def _told(shard: Shard, rows: list[int], job: Job, threads: int) -> list[tuple[int, str | BadSample]]:
-    """(row, its caption, or why it has none) of each of ``rows``."""
+def _save(shard: Shard, captions: Sequence[str | None], job: Job) -> None:
+    """Write the layer of the shard, as far as there are captions."""
+    rows = [row for row, caption in enumerate(captions) if caption is not None]
+    keys, texts = [shard.key(row) for row in rows], [captions[row] for row in rows]
+    LayerWriter(job.root, job.name, job.provenance(), COLUMNS).write(shard, keys, {"caption": texts})
+
+
+def _told(shard: Shard, rows: list[int], job: Job, threads: int) -> Iterator[tuple[int, str | BadSample]]:
+    """(row, its caption, or why it has none) of each of ``rows``, as they come."""
     if not rows:
-        return []
+        return
     model, weights = loaded(job.model)
     if weights != job.weights:
         raise UserError(f"{job.model} has changed since this run began: name a checkpoint that stays as it is")
@@ -78,5 +88,5 @@ def _told(shard: Shard, rows: list[int], job: Job, threads: int) -> list[tuple[i
 
     decoders = num_decoders(model, shard.path)
     with few_threads(model, threads):
-        batches = captions_where_possible(model, rows, read, job.batch_size, job.options, decoders)
-        return [told for batch in batches for told in batch]
+        for batch in captions_where_possible(model, rows, read, job.batch_size, job.options, decoders):
+            yield from batch

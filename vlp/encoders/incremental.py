@@ -35,7 +35,7 @@ class IncrementalDecoder:
     def __init__(self, path: CaptionPath, memory_NQW: Tensor, capacity: int, beams: int = 1) -> None:
         assert capacity <= path.context_length
         self.path, self.capacity, self.beams = path, capacity, beams
-        _check(path.half.transformer.resblocks)
+        check_blocks(path)
         decoder = path.decoder
         self.half = [_SelfAttention(block) for block in path.half.transformer.resblocks]
         self.layers = [
@@ -152,8 +152,13 @@ def _rest(block: Any, states_NLW: Tensor, queries: Tensor, keys: Tensor, values:
     return states_NLW + block.ls_2(block.mlp(block.ln_2(states_NLW)))
 
 
-def _check(blocks: Any) -> None:
-    for block in blocks:
+def check_blocks(path: CaptionPath) -> None:
+    """Refuse a text tower whose blocks cannot be read id by id.
+
+    Raises:
+        UserError: it has blocks of another class than open_clip's default.
+    """
+    for block in path.half.transformer.resblocks:
         if type(block) is not ResidualAttentionBlock:
             raise UserError(
                 f"model: captions are not told through blocks of the class {type(block).__name__}: leave out what "

@@ -256,7 +256,7 @@ def _lock(model: TwoTower, options: ModelOptions) -> None:
 
 
 def _add_captioner(model: TwoTower, options: ModelOptions, found: Source | None, needs: frozenset[str]) -> None:
-    """The head that ``options`` ask for, with the weights of ``found`` where they are of the same one; else its own."""
+    """The head of ``found``, or a new one where ``options`` ask for it."""
     coca, tells = captioner.is_coca(model.clip), "captions" in needs
     if coca and options.captioner is not None:
         raise UserError("model.captioner has no effect on a CoCa, which tells captions itself: remove it")
@@ -266,8 +266,13 @@ def _add_captioner(model: TwoTower, options: ModelOptions, found: Source | None,
     wanted = options.captioner or stored
     if coca or not tells or wanted is None:
         return
+    if stored not in (None, wanted):
+        raise UserError(
+            f"model.captioner differs from the captioning head of {options.init}: leave it out to go on with that, or "
+            f"take captioner_cfg out of {CONFIG_FILE} there to begin with a new one"
+        )
     head = _attach(model, wanted)
-    if found is not None and wanted == stored and model.device.type != "meta":
+    if found is not None and stored is not None and model.device.type != "meta":
         _load_captioner(head, found)
 
 

@@ -95,7 +95,14 @@ def of_init(init: str, name: str | None) -> Source:
             raise UserError(f"model.init: {init} is no weights file: give .safetensors, or .pt of plain tensors")
         beside = Path(init).with_name(CONFIG_FILE)
         config = _read_config(beside) if beside.is_file() else {}
-        return Source(init, Path(init), correct_cls_mask=bool(config.get("correct_cls_mask")))
+        head = beside.with_name(CAPTIONER_FILE)
+        return Source(
+            init,
+            Path(init),
+            captioner_cfg=config.get("captioner_cfg") if head.is_file() else None,
+            captioner=head,
+            correct_cls_mask=bool(config.get("correct_cls_mask")),
+        )
     if name is not None:
         return of_tag(name, init)
     if ":" in init:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+_FP16_UNIT = 64.0
 CHUNK = 256  # tokens: of 49,408 logits each, 50 MB
 
 
@@ -50,18 +51,20 @@ class _CrossEntropy(torch.autograd.Function):
             total, nll = (torch.zeros((), dtype=wide, device=states_MW.device) for _ in range(2))
             grad_states_MW = torch.empty_like(states_MW) if of_states else None
             grad_head_WV = torch.zeros_like(head_WV, dtype=wide) if of_head else None
+            # Loss scaling comes later, in backward: until then the small probabilities must not vanish in fp16.
+            unit = _FP16_UNIT if dtype == torch.float16 else 1.0
             for start in range(0, len(states_MW), CHUNK):
                 rows = slice(start, start + CHUNK)
                 logits_CV = (states_MW[rows] @ head_WV).to(wide)
                 losses, right = _losses(logits_CV, labels_M[rows, None], smoothing, of_states or of_head)
                 total, nll = total + losses, nll + right
-                gradient_CV = logits_CV.to(dtype)
+                gradient_CV = logits_CV.mul_(unit).to(dtype)
                 if grad_states_MW is not None:
                     torch.mm(gradient_CV, head_WV.t(), out=grad_states_MW[rows])
                 if grad_head_WV is not None:
                     _add_product(grad_head_WV, states_MW[rows], gradient_CV)
                 del logits_CV, gradient_CV  # before the next ones are made
-        ctx.gradients = grad_states_MW, grad_head_WV
+        ctx.gradients, ctx.unit = (grad_states_MW, grad_head_WV), unit
         ctx.mark_non_differentiable(nll)
         return total, nll
 
@@ -70,7 +73,8 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         assert ctx.gradients is not None, "the loss over a vocabulary can be differentiated once"
         given, ctx.gradients = ctx.gradients, None
-        scaled = [None if of is None else of.mul_(grad_total).to(d) for of, d in zip(given, ctx.dtypes, strict=True)]
+        factor = grad_total / ctx.unit
+        scaled = [None if of is None else of.mul_(factor).to(d) for of, d in zip(given, ctx.dtypes, strict=True)]
         return (*scaled, None, None, None)
 
 

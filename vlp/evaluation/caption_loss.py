@@ -8,7 +8,6 @@ neither on the batch size nor on how the set is sorted.
 from __future__ import annotations
 
 import math
-import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,14 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlp.data.ahead import batches_ahead
-from vlp.data.benchmark_sets import StoredFile
+from vlp.data.benchmark_sets import DECODERS, StoredFile
 from vlp.encoders.captioner import CaptionPath
 from vlp.encoders.evaluating import evaluating
 from vlp.encoders.two_tower import TwoTower
+from vlp.generation import check_captioner
 from vlp.types import UserError
 
 TOKENS = 256  # whose logits are held at once: of 49,408 ids each, 50 MB
-_DECODERS = min(8, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,7 @@ def of_true_captions(
     Raises:
         UserError: the model tells no captions, or its loss is not finite.
     """
-    path = model.caption_path()
-    if path is None:
-        raise UserError("the model tells no captions: take a CoCa, or train one with the objective captioning")
+    path = check_captioner(model)
     ids_NL = model.tokenizer(list(texts))
     told_NL = model.special_tokens.told(ids_NL)
     counts = ids_NL[:, 1:][told_NL].bincount()
@@ -115,7 +112,7 @@ def _memories(
     order = [ring[-1], *ring]  # the last one is read twice, as the first of the ring comes after it
     before_1QW: Tensor | None = None
     done = 0
-    for batch in batches_ahead(lambda image: transform(images[image].load()), order, batch_size, _DECODERS):
+    for batch in batches_ahead(lambda image: transform(images[image].load()), order, batch_size, DECODERS):
         memory_NQW = model.caption_memory(torch.stack(batch).to(model.device))
         memory_NQW = memory_NQW if before_1QW is None else torch.cat([before_1QW, memory_NQW])
         before_1QW = memory_NQW[-1:]

@@ -30,7 +30,7 @@ from vlp.evaluation.caption_loss import TrueCaptions, of_true_captions, others
 from vlp.evaluation.caption_metrics import CaptionScores, clip_scores, ref_clip_scores, score_captions
 from vlp.evaluation.embed import Encoder, embed_images, embed_texts
 from vlp.evaluation.tasks import base
-from vlp.generation import caption_images, check_captioner
+from vlp.generation import caption_images, check
 from vlp.generation_options import GenerationOptions
 
 LABELS = {f"Bleu_{n}": f"BLEU-{n}" for n in (4, 3, 2, 1)} | {"ROUGE_L": "ROUGE-L"}
@@ -90,7 +90,7 @@ class Task(base.Task):
         return False
 
     def check(self, encoder: Encoder) -> None:
-        check_captioner(cast(TwoTower, encoder))
+        check(cast(TwoTower, encoder), self.options)
 
     def embed(self, encoder: Encoder, batch_size: int) -> Captioned:
         model = cast(TwoTower, encoder)
