@@ -343,7 +343,8 @@ def test_a_layer_of_another_model_or_other_options_is_left_alone(
     file = f"{shards}/layers/captions/00001.parquet"
     assert f"{file} was written by other weights ({model}) than those of {other}: choose" in refused(shards, of=other)
     said = refused(shards, "--beams", 2, "--prompt", "a photo")
-    assert f"{file} was written with --beams 1, not 2 and --length-penalty left out, not 1.0 and --prompt left out, not a photo: choose another --name" in said
+    different = "--beams 1, not 2 and --length-penalty left out, not 1.0 and --prompt left out, not a photo"
+    assert f"{file} was written with {different}: choose another --name" in said
     assert times(shards) == before
     moved = str(shutil.copytree(model, tmp_path / "elsewhere" / "model"))
     assert "wrote 9 captions" in run(shards, of=moved), "a model is told by its weights"
