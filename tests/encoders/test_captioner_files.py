@@ -133,15 +133,18 @@ def test_a_further_run_takes_the_head_of_its_init(saved: TwoTower, captioners: A
     assert heads_equal(saved, build(ModelOptions(init=str(tmp_path / "model")), seed=1))
 
 
-def test_other_options_make_a_new_head(saved: TwoTower, captioners: Any, tmp_path: Path) -> None:
+def test_other_options_are_refused_where_there_is_a_head(saved: TwoTower, captioners: Any, tmp_path: Path) -> None:
+    """Trained weights do not go unsaid; the sentence tells how to begin with new ones."""
     other = CaptionerOptions(**{**captioners.HEAD.model_dump(), "layers": 1})
-    model = build(ModelOptions(init=str(tmp_path / "model"), captioner=other), seed=1)
-    assert len(model.captioner.decoder.resblocks) == 1
-    assert model.openclip_config["captioner_cfg"]["layers"] == 1
+    further = ModelOptions(init=str(tmp_path / "model"), captioner=other)
+    with pytest.raises(UserError, match=r"model\.captioner differs from the captioning head of .*captioner_cfg"):
+        build(further, seed=1)
+    path = tmp_path / "model" / CONFIG_FILE
+    path.write_text(json.dumps({n: v for n, v in json.loads(path.read_text()).items() if n != "captioner_cfg"}))
+    model = build(further, seed=1)
+    assert len(model.captioner.decoder.resblocks) == model.openclip_config["captioner_cfg"]["layers"] == 1
     assert torch.equal(model.clip.visual.proj, 1.5 * saved.clip.visual.proj)
-    weight = saved.captioner.text.weight
-    assert not torch.equal(model.captioner.text.weight, weight)
-    assert not torch.equal(model.captioner.text.weight, 1.5 * weight)
+    assert not torch.equal(model.captioner.text.weight, 1.5 * saved.captioner.text.weight)
 
 
 @pytest.mark.usefixtures("saved")
