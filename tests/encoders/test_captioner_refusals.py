@@ -28,6 +28,7 @@ OBJECTIVES = [base.parse({"name": "captioning"}), base.parse({"name": "infonce"}
         ({"multimodal_cfg": {"width": 64}}, "parts of this CoCa do not fit.*must have one width"),
         ({"multimodal_cfg": {"context_length": 9}}, "parts of this CoCa do not fit.*context_length"),
         ({"text_cfg": {"no_causal_mask": True}}, "TextTransformer sees the words.*such as coca_ViT-B-32"),
+        ({"text_cfg": {"qk_norm": True}}, "not told through blocks of the class CustomResidualAttentionBlock"),
         ({"text_cfg": {"pad_id": 1}}, "pad_id is 1, but the tokenizer fills texts up with 0"),
     ],
 )

@@ -25,7 +25,7 @@ def stored(folder: Path, template: str, **roles: str) -> HFTokenizer:
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     marks = [(word, WORDS.index(word)) for word in ("<s>", "</s>")]
     inner.post_processor = processors.TemplateProcessing(single=template, special_tokens=marks)
-    fast = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", pad_token="<pad>", **roles)
+    fast = PreTrainedTokenizerFast(tokenizer_object=inner, **{"unk_token": "<unk>", "pad_token": "<pad>", **roles})
     fast.save_pretrained(folder)
     return HFTokenizer(str(folder), context_length=8)
 
@@ -59,6 +59,16 @@ def test_one_mark_for_both_ends(tmp_path: Path) -> None:
     assert (found.start, found.end) == (3, 3)
     assert found.lengths(tokenizer(["a dog", ""])).tolist() == [4, 2]
     assert found.told(tokenizer(["a dog", ""])).tolist() == [[True] * 3 + [False] * 4, [True] + [False] * 6]
+
+
+@pytest.mark.parametrize(("template", "start"), [("<s> $A </s>", 2), ("</s> $A </s>", 3)])
+def test_texts_that_are_filled_up_with_their_end(tmp_path: Path, template: str, start: int) -> None:
+    """As those of tokenizers that had no padding of their own."""
+    begins = "<s>" if start == 2 else "</s>"
+    tokenizer = stored(tmp_path, template, bos_token=begins, eos_token="</s>", pad_token="</s>")
+    found = special_tokens(tokenizer)
+    assert found == SpecialTokens(start, 3, 3)
+    assert found.told(tokenizer(["a dog", "", "red a dog"])).sum(1).tolist() == [3, 1, 4]
 
 
 @pytest.mark.parametrize(

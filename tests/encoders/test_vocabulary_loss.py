@@ -146,6 +146,19 @@ def test_autocast_decides_the_products_alone(dtype: torch.dtype) -> None:
         assert (one - right).norm() < 0.02 * right.norm()
 
 
+def test_small_probabilities_do_not_vanish_in_fp16() -> None:
+    """As in dense training, where the loss is scaled before its gradient is rounded: here it is rounded first."""
+    states_MW, head_WV = torch.ones(1, 1), torch.zeros(1, 200)
+    head_WV[0, 0] = 14.5  # the others have a probability of 5e-7, eight steps of fp16's smallest
+    head_WV.requires_grad_()
+    labels_M = torch.tensor([0])
+    [exact] = gradients(F.cross_entropy(states_MW @ head_WV, labels_M), head_WV)
+    with torch.autocast("cpu", torch.float16):
+        total, _ = cross_entropy(states_MW, head_WV, labels_M)
+    [found] = gradients(1024 * total, head_WV)
+    torch.testing.assert_close(found[0, 1:] / 1024, exact[0, 1:], rtol=1e-2, atol=0)
+
+
 @pytest.mark.parametrize("size", [1e4, -1e4])
 def test_large_logits_are_finite(size: float) -> None:
     states_MW, head_WV, labels_M = inputs()

@@ -46,8 +46,9 @@ def special_tokens(tokenizer: Any) -> SpecialTokens:
     inner, padding = tokenizer.tokenizer, padding_id(tokenizer)
     ids_NL = tokenizer(["a", "dog"])
     starts, ends = ((inner.bos_token_id, inner.cls_token_id), (inner.eos_token_id, inner.sep_token_id))
-    # Where texts are filled up with their end, the end itself is the first of what is filled up.
-    last_N = (ids_NL != padding).sum(1) - int(padding not in ends)
+    last_N = (ids_NL != padding).sum(1) - 1
+    if padding in ends:  # the end itself is the first of what texts are filled up with, behind the start
+        last_N = (ids_NL[:, 1:] == padding).int().argmax(1) + 1
     found = {
         "start": next((i for i in starts if i is not None and bool((ids_NL[:, 0] == i).all())), None),
         "end": next((i for i in ends if i is not None and bool((ids_NL.gather(1, last_N[:, None]) == i).all())), None),
