@@ -122,6 +122,12 @@ def test_yaml_words_and_numbers_mean_what_they_say(written):
         ("seed=99999999999999999999", r"seed: must be less than"),
         ("train.steps=[", r"not valid YAML"),
         ("objectives=[{name: triple, queue_size: 12}]", r"yaml: objectives: queue_size 12 is no multiple .*: write 8"),
+        ("model.captioner={layers: 2}", r"model\.captioner has no effect without an objective that uses it"),
+        ("model.captioner={width: 30}", r"model\.captioner: width 30 is no multiple of heads 4"),
+        (
+            "objectives=[{name: captioning, label_smoothing: 0.1}, {name: captioning}]",
+            r"captioning has label_smoothing 0\.1, captioning has 0\.0: give both the same",
+        ),
         (
             "objectives=[{name: distill, teacher: a}, {name: distill, teacher: b}]",
             r"distill has teacher a, distill has b: give",
