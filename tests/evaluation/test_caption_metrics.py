@@ -136,11 +136,12 @@ def test_scores_are_those_of_the_library_and_nothing_is_left(capfd):
     references += [["ein großer Hund", "ein Tier"], ["..."]]
     folder = Path(importlib.util.find_spec("pycocoevalcap").submodule_search_locations[0])
     before = set(folder.rglob("*"))
+    children = set(psutil.Process().children(recursive=True))  # of other tests
     capfd.readouterr()
     scores = score_captions(captions, references)
     assert capfd.readouterr() == ("", "")
     assert {path for path in folder.rglob("*") if "__pycache__" not in path.parts} <= before
-    assert psutil.Process().children(recursive=True) == []
+    assert set(psutil.Process().children(recursive=True)) <= children
     assert scores.tokenizer == caption_words.PTB
     assert scores.of_set.keys() == set(caption_metrics.NAMES) - {"SPICE"}
 

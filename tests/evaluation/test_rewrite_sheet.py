@@ -122,7 +122,7 @@ UNKNOWN = sample("a", "A red bus.", [], [("a blue bus", "a_rule_of_tomorrow", ""
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"kind": "vlp other sheet"}, "no page; known: vlp data sheet, vlp negatives sheet, "),
+        ({"kind": "vlp other sheet"}, "no page; known: vlp captions sheet, vlp data sheet, "),
         ({"kind": 3}, "is no sheet"),
         ({"version": 9}, "no rewrite sheet of this version"),
         ({"tokens": None}, "damaged"),
