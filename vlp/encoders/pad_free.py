@@ -16,13 +16,16 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from vlp.encoders.captioner import is_causal
+
 
 def used_lengths(clip: Any, text_NL: Tensor) -> Tensor:
     """Of each text, the number of its first ids on which its feature depends (N); L where that is not certain."""
     tower = getattr(clip, "text", clip)
     if type(tower) is HFTextEncoder:
         end_N = _end_of_unmasked(tower, text_NL)
-    elif type(tower) in (CLIP, TextTransformer) and _is_causal(tower):
+    elif type(tower) in (CLIP, TextTransformer) and getattr(tower, "cls_emb", None) is None and is_causal(tower):
+        # No class token: CoCa's is the last of all, and sees them all.
         end_N = _pooled_place(tower, text_NL)
     else:
         end_N = None
@@ -59,14 +62,6 @@ class _Texts(nn.Module):
 
     def forward(self, text_NL: Tensor) -> Tensor:
         return self.clip.encode_text(text_NL, normalize=False)
-
-
-def _is_causal(tower: Any) -> bool:
-    """Whether no position sees a later one. The class token of CoCa is the last of all, and sees them all."""
-    if tower.attn_mask is None or getattr(tower, "cls_emb", None) is not None:
-        return False
-    later = torch.ones_like(tower.attn_mask, dtype=torch.bool).triu(1)
-    return bool(tower.attn_mask[later].isneginf().all())
 
 
 def _pooled_place(tower: Any, text_NL: Tensor) -> Tensor | None:

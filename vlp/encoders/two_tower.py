@@ -138,16 +138,22 @@ class TwoTower(nn.Module):
         Raises:
             UserError: its text tower, which the captions would be told by, is not causal.
         """
-        head, clip = self.captioner, self.clip
-        if head is None and not captioner.is_coca(clip):
+        if self.captioner is None and not captioner.is_coca(self.clip):
             return None
-        tower = getattr(clip, "text", clip)
-        half = tower if head is None or head.own_half is None else head.own_half
-        captioner.check_causal(half, coca=head is None)
+        captioner.check_causal(self._caption_half(), coca=self.captioner is None)
+        return self._caption_path()
+
+    def _caption_half(self) -> Any:
+        own_half = None if self.captioner is None else self.captioner.own_half
+        return getattr(self.clip, "text", self.clip) if own_half is None else own_half
+
+    def _caption_path(self) -> CaptionPath:
+        """The same unchecked, for every step of training: to look at a mask waits for the device."""
+        head, half = self.captioner, self._caption_half()
         # As the tower itself, which normalises these states only where no class token stands behind them.
         norm = half.ln_final if getattr(half, "cls_emb", None) is None else nn.Identity()
         if head is None:
-            return CaptionPath(half, norm, clip.text_decoder)
+            return CaptionPath(half, norm, self.clip.text_decoder)
         return CaptionPath(half, lambda states: head.text(norm(states)), head.decoder)
 
     def caption_memory(self, image_NCHW: Tensor) -> Tensor:
@@ -219,8 +225,7 @@ class TwoTower(nn.Module):
         self, text_NL: Tensor, states_NLW: Tensor | None, memory_NQW: Tensor, counts: CaptionCounts
     ) -> dict[str, Tensor]:
         """``states_NLW``: of the text tower, as the decoder reads them; None where a half of its own gives them."""
-        path, told_NL = self.caption_path(), self.special_tokens.told(text_NL)
-        assert path is not None
+        path, told_NL = self._caption_path(), self.special_tokens.told(text_NL)
         longest = int(told_NL.sum(1).max())  # padding behind it has no part in what stands before it
         told_NL, said_NL = told_NL[:, :longest], text_NL[:, :longest]
         read_NLW = path.to_decoder(path.half_states(said_NL)) if states_NLW is None else states_NLW[:, :longest]
