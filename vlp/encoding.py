@@ -17,6 +17,7 @@ from vlp.encoders.incremental import check_blocks
 from vlp.encoders.masking import Masking
 from vlp.encoders.teacher import Teacher
 from vlp.encoders.two_tower import CaptionCounts, TwoTower
+from vlp.encoders.vision import PatchDropout
 from vlp.features import Embeddings
 from vlp.momentum import Momentum, check_queue
 from vlp.objectives.base import Objective, hard_texts, image_views, needs, shared_field, text_views
@@ -107,6 +108,7 @@ class Encoding:
         batch: Batch,
         seed: int = 0,
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+        dropout: PatchDropout | None = None,
     ) -> Encoders:
         """Those of one step.
 
@@ -115,6 +117,7 @@ class Encoding:
             batch: all rows of this process.
             seed: says which words are hidden.
             autocast: context of the engine's precision, in which twin and teacher, which it does not wrap, encode.
+            dropout: of the model's patches; twin and teacher see whole pictures.
         """
 
         counts = self._caption_counts(batch)
@@ -128,10 +131,10 @@ class Encoding:
             on_text = self._send if plain_pass and self._texts_are_asked_for else None
             captions = counts if "captions" in wanted else None
             if "masked_text" not in wanted:
-                return self._apart(wrapped(images, texts, wanted, on_text, None, captions))
+                return self._apart(wrapped(images, texts, wanted, on_text, None, captions, dropout))
             assert self._masking is not None
             masked_NL, labels_NL = self._masking(batch.text_NL, seed)
-            outputs = self._apart(wrapped(images, texts, wanted, on_text, masked_NL, captions))
+            outputs = self._apart(wrapped(images, texts, wanted, on_text, masked_NL, captions, dropout))
             # A tower that pools at its first place gives no token of it.
             outputs["masked_labels"] = labels_NL[:, labels_NL.shape[1] - outputs["masked_mask"].shape[1] :]
             return outputs

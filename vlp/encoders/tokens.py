@@ -17,6 +17,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import TextTransformer, VisionTransformer, text_global_pool
 from torch import Tensor, nn
 
+from vlp.encoders.vision import PatchDropout
 from vlp.types import UserError
 
 
@@ -34,7 +35,9 @@ class States(NamedTuple):
     in_common: Callable[[], Tensor]
 
 
-def image_states(visual: nn.Module, pixels_MCHW: Tensor, rows: int | None = None) -> States:
+def image_states(
+    visual: nn.Module, pixels_MCHW: Tensor, rows: int | None = None, dropout: PatchDropout | None = None
+) -> States:
     """Features of pictures, and the states of the patches of the first ``rows``.
 
     Raises:

@@ -12,10 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlp.data.transforms import PictureFormat, eval_transform
-from vlp.encoders import captioner, pad_free
+from vlp.encoders import captioner, pad_free, vision
 from vlp.encoders.captioner import CaptioningHead, CaptionPath
 from vlp.encoders.special_tokens import SpecialTokens, special_tokens
 from vlp.encoders.tokens import States, image_states, marks_of, text_states, word_mask
+from vlp.encoders.vision import PatchDropout
 from vlp.encoders.vocabulary_loss import cross_entropy
 
 
@@ -94,9 +95,9 @@ class TwoTower(nn.Module):
         pixels = image_NCHW.to(torch.float32, memory_format=torch.contiguous_format)
         return pixels.div_(255).sub_(self.mean_C11).div_(self.std_C11)
 
-    def encode_image(self, image_NCHW: Tensor) -> Tensor:
+    def encode_image(self, image_NCHW: Tensor, dropout: PatchDropout | None = None) -> Tensor:
         """Features ND of uint8 pictures, not normalised to length 1."""
-        return self.clip.encode_image(self.normalise(image_NCHW), normalize=False)
+        return vision.encode(self.clip, self.normalise(image_NCHW), dropout)
 
     def encode_text(self, text_NL: Tensor) -> Tensor:
         """Features ND of token ids, not normalised to length 1; ids behind `text_lengths` may be left out."""
@@ -106,9 +107,9 @@ class TwoTower(nn.Module):
         """Of each text, the number of its first ids on which its feature depends (N)."""
         return pad_free.used_lengths(self.clip, text_NL)
 
-    def image_states(self, image_MCHW: Tensor, rows: int | None = None) -> States:
+    def image_states(self, image_MCHW: Tensor, rows: int | None = None, dropout: PatchDropout | None = None) -> States:
         """Features of uint8 pictures, and the states of the patches of the first ``rows``."""
-        return image_states(self.clip.visual, self.normalise(image_MCHW), rows)
+        return image_states(self.clip.visual, self.normalise(image_MCHW), rows, dropout)
 
     def text_states(self, text_ML: Tensor, rows: int | None = None) -> States:
         """Features of token ids, and the states of the positions of the first ``rows``."""
@@ -169,6 +170,7 @@ class TwoTower(nn.Module):
         on_text: Callable[[Tensor], object] | None = None,
         masked_NL: Tensor | None = None,
         captions: CaptionCounts | None = None,
+        dropout: PatchDropout | None = None,
     ) -> dict[str, Tensor]:
         """What objectives need under its names, rows first.
 
@@ -177,12 +179,13 @@ class TwoTower(nn.Module):
         view, where ``wanted`` names them; ``masked_tokens`` with ``masked_mask``, of the texts ``masked_NL``. Where
         ``on_text`` is given, it gets ``text`` before the image tower begins: time to send it. With ``captions``, the
         scalars ``caption_loss`` and ``caption_nll`` (without smoothing and gradient) of the first captions, in nats.
+        ``dropout`` leaves patches of the pictures out.
         """
         telling = captions is not None
         outputs = self._text(text_VNL, wanted, telling)
         if on_text is not None:
             on_text(outputs["text"])
-        outputs |= self._image(image_VNCHW, wanted, telling)
+        outputs |= self._image(image_VNCHW, wanted, telling, dropout)
         if captions is not None:
             states_NLW, memory_NQW = outputs.pop("caption_states", None), outputs.pop("caption_memory")
             outputs |= self._caption_loss(text_VNL[0], states_NLW, memory_NQW, captions)
@@ -209,11 +212,13 @@ class TwoTower(nn.Module):
             outputs["caption_states"] = found.states_NLW if head is None else head.text(found.states_NLW)
         return outputs
 
-    def _image(self, image_VNCHW: Tensor, wanted: frozenset[str], telling: bool) -> dict[str, Tensor]:
+    def _image(
+        self, image_VNCHW: Tensor, wanted: frozenset[str], telling: bool, dropout: PatchDropout | None
+    ) -> dict[str, Tensor]:
         (views, rows), head = image_VNCHW.shape[:2], self.captioner
         if not telling and "image_tokens" not in wanted:
-            return {"image": _by_view(self.encode_image(image_VNCHW.flatten(0, 1)), views)}
-        found = self.image_states(image_VNCHW.flatten(0, 1), rows)
+            return {"image": _by_view(self.encode_image(image_VNCHW.flatten(0, 1), dropout), views)}
+        found = self.image_states(image_VNCHW.flatten(0, 1), rows, dropout)
         outputs = {"image": _by_view(found.feature_MD, views)}
         if "image_tokens" in wanted:
             outputs["image_tokens"] = found.in_common()
