@@ -75,7 +75,7 @@ def test_a_save_that_dies_leaves_the_one_before(tmp_path, model, monkeypatch):
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    monkeypatch.setattr(checkpoint.synchronous, "save_file", full_disk)
     with pytest.raises(UserError, match="No space left"):
         save(tmp_path / "run", 2, model, optimizer)
     assert latest_checkpoint(tmp_path / "run").name == "step-0000001"

@@ -171,13 +171,13 @@ def _of_directory(path: Path) -> Source:
 def checkpoints(run: Path) -> list[Path]:
     """The whole checkpoints of a run, the oldest first."""
     root = run / "checkpoints"
-    return sorted(p for p in root.iterdir() if re.fullmatch(r"step-\d{7,}", p.name)) if root.is_dir() else []
+    found = [p for p in root.iterdir() if re.fullmatch(r"step-\d{7,}", p.name)] if root.is_dir() else []
+    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
 
 
 def latest_checkpoint(run: Path) -> Path | None:
-    """The checkpoint that ``latest`` points at, or the newest where that one was removed."""
-    pointer = run / "checkpoints" / "latest"
-    return pointer.resolve() if pointer.exists() else next(reversed(checkpoints(run)), None)
+    """The newest whole checkpoint of a run; ``latest``, its link for people, may lag behind by one."""
+    return next(reversed(checkpoints(run)), None)
 
 
 def _of_hub(model: str) -> Source:

@@ -1,41 +1,26 @@
-"""Atomic save and load of everything a run needs.
-
-A checkpoint is an open_clip model directory with the optimiser, the average and the counters beside the weights. There
-are no random states in it: every draw is a function of (seed, step) or (seed, position).
-"""
+"""Atomic save and load in the training loop itself."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vlp.checkpoint.resume import STATE, resuming
 from vlp.encoders.openclip import save_openclip_directory
 from vlp.encoders.source import CAPTIONER_FILE, WEIGHTS_FILE, checkpoints
 from vlp.encoders.two_tower import TwoTower
 from vlp.types import UserError
 
 OPTIMIZER_FILE = "optimizer.safetensors"
-MOMENTUM_FILE = "momentum.safetensors"  # the twin and its queue
-FUSION_FILE = "fusion.safetensors"
-STATE = ("step", "samples", "num_samples", "data", "bad_samples", "scaler")
-
-
-class CheckpointOptions(BaseModel, frozen=True, extra="forbid"):
-    """When to save, and how many checkpoints stay."""
-
-    every: int = Field(1000, gt=0, description="steps between two checkpoints; the last step is always saved")
-    keep: int = Field(3, gt=0, description="newest checkpoints that stay on disk")
 
 
 def save(
@@ -103,7 +88,7 @@ def restore(checkpoint: Path, model: TwoTower, optimizer: torch.optim.Optimizer)
     Raises:
         UserError: a file is missing or does not fit the model.
     """
-    with _resuming(checkpoint):
+    with resuming(checkpoint):
         model.clip.load_state_dict(load_file(checkpoint / WEIGHTS_FILE))
         if model.captioner is not None:
             model.captioner.load_state_dict(load_file(checkpoint / CAPTIONER_FILE))
@@ -120,18 +105,8 @@ def load(checkpoint: Path, name: str, into: Callable[[dict[str, Tensor]], object
     Raises:
         UserError: the file is missing or does not fit.
     """
-    with _resuming(checkpoint):
+    with resuming(checkpoint):
         into(load_file(checkpoint / name))
-
-
-@contextmanager
-def _resuming(checkpoint: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError, KeyError, ValueError, SafetensorError) as error:
-        raise UserError(
-            f"checkpoint {checkpoint} cannot be resumed ({error}); remove it to go on from the one before"
-        ) from error
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

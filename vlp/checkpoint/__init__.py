@@ -1,0 +1,33 @@
+"""Checkpoints: everything a run needs to go on, written beside the steps, checked before it is used.
+
+A checkpoint is an open_clip model directory with the optimiser, the average and the counters beside the weights. There
+are no random states in it: every draw is a function of (seed, step) or (seed, position). Whole tensors, whatever engine
+and number of processes wrote them, so any others can go on.
+"""
+
+from vlp.checkpoint.options import CheckpointOptions
+from vlp.checkpoint.resume import newest, read, read_state, resuming
+from vlp.checkpoint.snapshot import Snapshot, to_host
+from vlp.checkpoint.synchronous import load, restore, save
+from vlp.checkpoint.writer import Writer
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+MOMENTUM_FILE = "momentum.safetensors"  # the twin and its queue
+FUSION_FILE = "fusion.safetensors"
+
+__all__ = [
+    "FUSION_FILE",
+    "MOMENTUM_FILE",
+    "OPTIMIZER_FILE",
+    "CheckpointOptions",
+    "Snapshot",
+    "Writer",
+    "load",
+    "newest",
+    "read",
+    "read_state",
+    "restore",
+    "resuming",
+    "save",
+    "to_host",
+]

@@ -1,0 +1,45 @@
+"""What a checkpoint will hold, in host memory, while the step goes on changing the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run at one step; its tensors belong to nobody else.
+
+    Attributes:
+        step: finished steps.
+        files: name of a safetensors file -> its whole, contiguous tensors on the CPU; one without any is not written.
+        state: counters, for ``state.json``.
+        describe: writes configuration, tokenizer and recipe into the first directory, which will be renamed to the
+            second; called in another thread.
+    """
+
+    step: int
+    files: Mapping[str, Mapping[str, Tensor]]
+    state: Mapping[str, Any]
+    describe: Callable[[Path, Path], None]
+
+
+def to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies in host memory that share none, whole when this returns.
+
+    From a GPU they go through pinned memory, all under way before one wait; torch keeps that memory for the next call.
+    """
+    copies = {name: _copy(value.detach()) for name, value in tensors.items()}
+    if any(value.is_cuda for value in tensors.values()):
+        torch.cuda.synchronize()
+    return copies
+
+
+def _copy(value: Tensor) -> Tensor:
+    copy = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+    return copy.copy_(value, non_blocking=value.is_cuda)

@@ -1,0 +1,121 @@
+"""Checkpoints written while the steps go on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+
+from vlp import distributed
+from vlp.checkpoint import directory
+from vlp.checkpoint.checksums import CHECKSUMS_FILE
+from vlp.checkpoint.copies import Copies
+from vlp.checkpoint.options import CheckpointOptions
+from vlp.checkpoint.place import Place
+from vlp.checkpoint.snapshot import Snapshot
+from vlp.encoders.source import checkpoints
+from vlp.types import UserError
+
+
+class Writer:
+    """Writes the checkpoints of a run, and their copies, in threads; on rank zero only.
+
+    What fails raises its UserError once, at the next call; the checkpoints before stay as they are. As a context it
+    closes itself, and does not wait for anything where the run ends by a second signal.
+
+    Raises:
+        UserError: ``checkpoint.copy_to`` names nothing that can be written to.
+    """
+
+    def __init__(self, run_dir: Path, options: CheckpointOptions) -> None:
+        self._run_dir = run_dir
+        self._keep = options.keep
+        self._writing: Future[None] | None = None
+        self._copies = Copies(Place(options.copy_to, run_dir), options.keep) if options.copy_to else None
+        if self._copies is not None:  # that of an earlier call may not have arrived
+            for checkpoint in checkpoints(run_dir)[-1:]:
+                if (checkpoint / CHECKSUMS_FILE).is_file():
+                    self._copies.offer(checkpoint)
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Write ``snapshot`` from now on, after an earlier one that is still being written.
+
+        Raises:
+            UserError: an earlier one could not be written.
+        """
+        self.wait()
+        self._writing = _in_background(lambda: self._write(snapshot))
+
+    def wait(self) -> None:
+        """Until nothing is being written here: whoever calls it before making a snapshot has one in memory at a time.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def check(self) -> None:
+        """Whether all went well so far, without waiting.
+
+        Raises:
+            UserError: a checkpoint could not be written.
+        """
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
+    def close(self) -> None:
+        """Until everything is written, and the newest checkpoint copied.
+
+        Raises:
+            UserError: one of them was not.
+        """
+        try:
+            self.wait()
+        finally:
+            copies, self._copies = self._copies, None
+            if copies is not None:
+                copies.close()
+                self._remove_old()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        elif issubclass(kind, Exception):
+            try:
+                self.close()
+            except UserError as further:
+                distributed.say(f"vlp: {further}")
+
+    def _write(self, snapshot: Snapshot) -> None:
+        written = directory.write(self._run_dir / "checkpoints", snapshot)
+        if self._copies is not None:
+            self._copies.offer(written)
+        self._remove_old()
+
+    def _remove_old(self) -> None:
+        for old in checkpoints(self._run_dir)[: -self._keep]:
+            if self._copies is None or not self._copies.uses(old):
+                directory.remove(old)
+
+
+def _in_background(work: Callable[[], None]) -> Future[None]:
+    """A thread that does not keep the process alive, as those of a pool do."""
+    future: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=run, name="checkpoint", daemon=True).start()
+    return future
