@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent
 ROWS = [
     ["vlp", "vlp.types"],
     ["vlp.resolve", "vlp.options", "vlp.flags", "vlp.distributed", "vlp.draws", "vlp.durations"],
+    ["vlp.signals", "vlp.watchdog"],
     ["vlp.data"],
     ["vlp.encoders"],
     ["vlp.generation", "vlp.generation_options", "vlp.captioning"],
