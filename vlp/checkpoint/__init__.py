@@ -6,14 +6,10 @@ and number of processes wrote them, so any others can go on.
 """
 
 from vlp.checkpoint.options import CheckpointOptions
-from vlp.checkpoint.resume import newest, read, read_state, resuming
+from vlp.checkpoint.resume import newest, read, read_state
 from vlp.checkpoint.snapshot import Snapshot, to_host
-from vlp.checkpoint.synchronous import load, restore, save
+from vlp.checkpoint.synchronous import FUSION_FILE, MOMENTUM_FILE, OPTIMIZER_FILE, load, restore, save
 from vlp.checkpoint.writer import Writer
-
-OPTIMIZER_FILE = "optimizer.safetensors"
-MOMENTUM_FILE = "momentum.safetensors"  # the twin and its queue
-FUSION_FILE = "fusion.safetensors"
 
 __all__ = [
     "FUSION_FILE",
@@ -27,7 +23,6 @@ __all__ = [
     "read",
     "read_state",
     "restore",
-    "resuming",
     "save",
     "to_host",
 ]

@@ -21,31 +21,20 @@ from vlp.checkpoint.place import Place, PlaceError
 from vlp.encoders.source import checkpoints
 from vlp.types import UserError
 
-STATE = ("step", "samples", "num_samples", "data", "bad_samples", "scaler")
-
 
 def newest(run_dir: Path, options: CheckpointOptions) -> Path | None:
-    """The newest checkpoint that is as it was written, on all ranks; every rank calls this, rank zero looks.
+    """The newest checkpoint that is as it was written; on rank zero only, before anybody writes.
 
     It comes from ``checkpoint.copy_to`` where that has a newer one. A damaged one is named and set aside. What a killed
-    run has left is taken away, so nobody else may be writing.
+    run has left is taken away.
 
     Raises:
         UserError: there are checkpoints, but none is whole; or the place of the copies cannot be used.
     """
-    found: Path | None = None
-    sentence = ""
-    if distributed.rank() == 0:
-        try:
-            found = _newest(run_dir, options)
-        except UserError as error:
-            sentence = str(error)
-        except OSError as error:
-            sentence = f"the checkpoints of {run_dir} cannot be looked through: {error}"
-    found, sentence = distributed.from_all_ranks((found, sentence))[0]
-    if sentence:
-        raise UserError(sentence)
-    return found
+    try:
+        return _newest(run_dir, options)
+    except OSError as error:
+        raise UserError(f"the checkpoints of {run_dir} cannot be looked through: {error}") from error
 
 
 def read(checkpoint: Path, name: str) -> dict[str, Tensor]:
@@ -66,8 +55,8 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     """
     with resuming(checkpoint):
         state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-        if missing := [name for name in STATE if name not in state]:
-            raise ValueError(f"{STATE_FILE} lacks {', '.join(missing)}")
+        if not isinstance(state, dict):
+            raise ValueError(f"{STATE_FILE} holds no counters")
         return state
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,17 @@ class Snapshot:
     describe: Callable[[Path, Path], None]
 
 
-def to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_host(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     """Contiguous copies in host memory that share none, whole when this returns.
 
-    From a GPU they go through pinned memory, all under way before one wait; torch keeps that memory for the next call.
+    From a GPU they go through pinned memory, all under way before the one wait; torch keeps that memory for the next
+    call. Of ``named``, one tensor at a time is needed.
     """
-    copies = {name: _copy(value.detach()) for name, value in tensors.items()}
-    if any(value.is_cuda for value in tensors.values()):
+    copies, waits = {}, False
+    for name, value in named:
+        copy = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+        copies[name] = copy.copy_(value.detach(), non_blocking=value.is_cuda)
+        waits = waits or value.is_cuda
+    if waits:
         torch.cuda.synchronize()
     return copies
-
-
-def _copy(value: Tensor) -> Tensor:
-    copy = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
-    return copy.copy_(value, non_blocking=value.is_cuda)

@@ -14,13 +14,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vlp.checkpoint.resume import STATE, resuming
+from vlp.checkpoint.resume import resuming
 from vlp.encoders.openclip import save_openclip_directory
 from vlp.encoders.source import CAPTIONER_FILE, WEIGHTS_FILE, checkpoints
 from vlp.encoders.two_tower import TwoTower
 from vlp.types import UserError
 
 OPTIMIZER_FILE = "optimizer.safetensors"
+MOMENTUM_FILE = "momentum.safetensors"  # the twin and its queue
+FUSION_FILE = "fusion.safetensors"
+STATE = ("step", "samples", "num_samples", "data", "bad_samples", "scaler")
 
 
 def save(
