@@ -6,7 +6,7 @@ and number of processes wrote them, so any others can go on.
 """
 
 from vlp.checkpoint.options import CheckpointOptions
-from vlp.checkpoint.resume import newest, read, read_state
+from vlp.checkpoint.resume import newest, read, read_state, resuming
 from vlp.checkpoint.snapshot import Snapshot, to_host
 from vlp.checkpoint.synchronous import FUSION_FILE, MOMENTUM_FILE, OPTIMIZER_FILE, load, restore, save
 from vlp.checkpoint.writer import Writer
@@ -23,6 +23,7 @@ __all__ = [
     "read",
     "read_state",
     "restore",
+    "resuming",
     "save",
     "to_host",
 ]
