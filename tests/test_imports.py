@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 ROWS = [
     ["vlp", "vlp.types"],
-    ["vlp.resolve", "vlp.options", "vlp.flags", "vlp.distributed", "vlp.draws", "vlp.durations"],
+    ["vlp.resolve", "vlp.options", "vlp.flags", "vlp.distributed", "vlp.draws", "vlp.durations", "vlp.shapes"],
     ["vlp.signals", "vlp.watchdog"],
     ["vlp.data"],
     ["vlp.encoders"],
@@ -18,7 +18,7 @@ ROWS = [
     ["vlp.similarity"],
     ["vlp.objectives"],
     ["vlp.encoding"],
-    ["vlp.optim"],
+    ["vlp.optim", "vlp.health", "vlp.flops"],
     ["vlp.track"],
     ["vlp.checkpoint"],
     ["vlp.evaluation"],

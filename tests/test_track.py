@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vlp.track import Tracker, TrackOptions, read_metrics
@@ -44,3 +46,11 @@ def test_lines_go_to_a_pipe(tmp_path, capsys):
     tracker.log(5, 40, {"train/loss": 0.5}, line="loss 0.5")
     tracker.close()
     assert capsys.readouterr().err == "step 5/10  loss 0.5\n"
+
+
+def test_a_row_with_a_loss_that_is_not_finite_is_json(tmp_path):
+    tracker = Tracker(TrackOptions(tensorboard=False), tmp_path, "test", 10, 0)
+    tracker.log(1, 8, {"train/loss": math.nan, "train/grad_norm": math.inf, "train/lr": 0.1})
+    tracker.close()
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert text == '{"step": 1, "samples": 8, "train/loss": null, "train/grad_norm": null, "train/lr": 0.1}\n'

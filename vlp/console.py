@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
+from vlp import distributed
 from vlp.data.batches import TrainingData
 from vlp.durations import Span
 from vlp.encoders.two_tower import TwoTower
@@ -13,34 +15,75 @@ from vlp.recipe import Recipe
 
 
 class Stopwatch:
-    """Mean times of the steps since it was last read."""
+    """Mean times of the steps since they were last read, and the time spent in saving, which is no step's."""
 
     def __init__(self) -> None:
+        self._saving = 0.0
         self.reset()
 
     def reset(self) -> None:
+        """Forget the steps since the last row; what saving took is still told."""
         self._started = time.perf_counter()
         self._steps = 0
         self._data_seconds = 0.0
+        self._stopped = 0.0
 
     def step(self, data_seconds: float) -> None:
         self._steps += 1
         self._data_seconds += data_seconds
 
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Around what a checkpoint makes the step wait for."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - began
+            self._saving += seconds
+            self._stopped += seconds
+
     def read(self) -> tuple[float, float]:
         """Seconds per step, and those of them spent waiting for data; starts again."""
         steps = max(1, self._steps)
-        figures = (time.perf_counter() - self._started) / steps, self._data_seconds / steps
+        figures = (time.perf_counter() - self._started - self._stopped) / steps, self._data_seconds / steps
         self.reset()
         return figures
+
+    def metrics(self, samples: int, flops: float, peak: float | None = None) -> dict[str, float]:
+        """Times and speed for a row of the log; starts again.
+
+        ``train/save_time`` are the seconds spent in saving since the last row, ``train/tflops_per_gpu`` the model's
+        arithmetic of each process in a second (`vlp.flops`), ``train/mfu`` its share of ``peak``.
+
+        Args:
+            samples: of a step, over all processes.
+            flops: of a sample, forward and backward.
+            peak: FLOP/s of a device, where it is known.
+        """
+        batch_time, data_time = self.read()
+        saving, self._saving = self._saving, 0.0
+        per_gpu = samples / batch_time / distributed.world_size()
+        return {
+            "train/batch_time": batch_time,
+            "train/data_time": data_time,
+            "train/save_time": saving,
+            "train/samples_per_second": samples / batch_time,
+            "train/samples_per_second_per_gpu": per_gpu,
+            "train/tflops_per_gpu": per_gpu * flops / 1e12,
+            **({} if peak is None else {"train/mfu": per_gpu * flops / peak}),
+        }
 
 
 def training_line(metrics: dict[str, float]) -> str:
     """One line of the figures that people watch."""
+    memory, mfu = metrics.get("train/peak_memory_gib"), metrics.get("train/mfu")
     return (
         f"loss {metrics['train/loss']:.4f}  lr {metrics['train/lr']:.2e}  scale {metrics['train/logit_scale']:.1f}  "
         f"{metrics['train/samples_per_second']:.0f} samples/s  "
         f"data {metrics['train/data_time']:.3f} of {metrics['train/batch_time']:.3f} s"
+        + (f"  MFU {100 * mfu:.0f} %" if mfu is not None else "")
+        + (f"  {memory:.1f} GiB" if memory is not None else "")
     )
 
 

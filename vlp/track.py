@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,9 @@ class Tracker:
 
     def log(self, step: int, samples: int, metrics: dict[str, float], line: str | None = None) -> None:
         """Record ``metrics`` at ``step`` everywhere, and print ``line``."""
-        self._rows.write(json.dumps({"step": step, "samples": samples, **metrics}) + "\n")
+        # What is not finite is null in the row: NaN is no JSON.
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self._rows.write(json.dumps({"step": step, "samples": samples, **finite}) + "\n")
         self._rows.flush()
         if self._board is not None:
             for name, value in metrics.items():
@@ -92,7 +95,7 @@ class Tracker:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of a ``metrics.jsonl``; a last line cut off by a crash is left out."""
+    """The rows of a ``metrics.jsonl``; what was not finite is None, a last line cut off by a crash is left out."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
