@@ -111,7 +111,7 @@ class Ranks:
             store = dist.FileStore(str(self.folder / "store"), world)
         if world > 1:
             dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
-        with Watchdog(LIMIT_S, self.folder / "hangs") as dog:
+        with Watchdog(LIMIT_S, self.folder) as dog:
             body(rank, dog)
         os._exit(0)
 

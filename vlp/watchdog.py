@@ -79,11 +79,11 @@ class Watchdog:
 
     Args:
         limit_s: seconds without progress; 0 or None watches nothing.
-        folder: where stack traces are written.
+        run_dir: gets stack traces, in its folder ``hangs``.
     """
 
-    def __init__(self, limit_s: float | None, folder: Path) -> None:
-        self._limit_s, self._folder = limit_s, folder
+    def __init__(self, limit_s: float | None, run_dir: Path) -> None:
+        self._limit_s, self._folder = limit_s, run_dir / "hangs"
         self._beat_s = min(_BEAT_S, (limit_s or 0) / 10)
         self._main = threading.get_ident()
         self._progress = (0, "start")
