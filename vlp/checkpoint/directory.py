@@ -17,13 +17,8 @@ from vlp.types import UserError
 
 
 def place_of(root: Path, step: int) -> Path:
-    """Where the checkpoint of ``step`` lies."""
+    """Where the checkpoint of ``step`` lies; `source.step_of` is the inverse."""
     return root / f"step-{step:07d}"
-
-
-def step_of(checkpoint: Path | str) -> int:
-    """The inverse of `place_of`."""
-    return int(Path(checkpoint).name.removeprefix("step-"))
 
 
 def write(root: Path, snapshot: Snapshot) -> Path:
@@ -81,10 +76,17 @@ def point_at(checkpoint: Path) -> None:
 
 
 def remove(checkpoint: Path) -> None:
-    """Nobody finds a checkpoint of which a part is gone already."""
+    """Take a checkpoint away; nobody finds one of which a part is gone already.
+
+    Raises:
+        UserError: it stays.
+    """
     removed = checkpoint.with_name(f".{checkpoint.name}.removed")
-    checkpoint.rename(removed)
-    shutil.rmtree(removed)
+    try:
+        checkpoint.rename(removed)
+    except OSError as error:
+        raise UserError(f"old checkpoint {checkpoint} cannot be removed: {error}") from error
+    shutil.rmtree(removed, ignore_errors=True)  # what others still have open goes with the next start
 
 
 def set_aside(checkpoint: Path) -> Path:
@@ -101,7 +103,7 @@ def tidy(root: Path) -> None:
         if path.suffix == ".replaced" and not final.exists():
             path.rename(final)
         else:
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _flush_to_disk(directory: Path) -> None:

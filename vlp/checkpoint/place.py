@@ -12,10 +12,12 @@ from fsspec.asyn import sync
 
 from vlp.checkpoint import checksums
 from vlp.checkpoint.checksums import CHECKSUMS_FILE
-from vlp.checkpoint.directory import place_of, step_of
+from vlp.checkpoint.directory import place_of
+from vlp.encoders.source import step_of
 from vlp.types import UserError
 
-_CONNECTING, _SILENCE = 10.0, 30.0  # seconds
+RETRIES, FIRST_WAIT = 5, 1.0  # of what fails; seconds, doubled for each further one
+CONNECTING, SILENCE = 10.0, 30.0  # seconds after which an attempt has failed
 _SLOW = 256 << 10  # bytes a second; a store below that is as good as dead
 _EXTRAS = {"s3": "vlp[s3]", "s3a": "vlp[s3]", "gs": "vlp[gcs]", "gcs": "vlp[gcs]"}
 _HOPELESS = (PermissionError, FileNotFoundError, NotADirectoryError, ValueError, TypeError, ImportError)
@@ -42,15 +44,12 @@ class Place:
     Args:
         address: the option ``checkpoint.copy_to``.
         run_dir: its last part names the run.
-        retries: further attempts at what fails.
-        first_wait: seconds before the first of them, doubled for each further one.
 
     Raises:
         UserError: no such kind of store, or the run itself lies there.
     """
 
-    def __init__(self, address: str, run_dir: Path, retries: int = 5, first_wait: float = 1.0) -> None:
-        self._patience = retries, first_wait
+    def __init__(self, address: str, run_dir: Path) -> None:
         self.name = f"{address.rstrip('/')}/{run_dir.resolve().name}/checkpoints"
         self._system = _connect(address)
         self._folder = self._system._strip_protocol(self.name)
@@ -82,7 +81,8 @@ class Place:
             if isinstance(error.__cause__, FileNotFoundError):
                 return []
             raise
-        return sorted(step_of(Path(path).parent) for path in found)
+        steps = [step_of(Path(path).parent) for path in found]
+        return sorted(step for step in steps if step is not None)
 
     def upload(self, checkpoint: Path) -> None:
         """Copy a whole checkpoint, unless it is there.
@@ -122,10 +122,11 @@ class Place:
         Raises:
             PlaceError: it stays.
         """
-        newest = self.steps()[-keep:]
+        whole = self.steps()
         for path in self._ask("ls", self._folder, detail=False):
-            if Path(path).name.startswith("step-") and newest and step_of(path) < newest[0]:
-                if self._ask("exists", f"{path}/{CHECKSUMS_FILE}"):
+            step = step_of(path)
+            if step is not None and whole and step < whole[-keep:][0]:
+                if step in whole:
                     self._ask("rm_file", f"{path}/{CHECKSUMS_FILE}")
                 self._ask("rm", path, recursive=True)
 
@@ -135,7 +136,7 @@ class Place:
             self._ask("makedirs", path, exist_ok=True)
 
     def _ask(self, method: str, *args: Any, size: int = 0, **options: Any) -> Any:
-        retries, wait = self._patience
+        retries, wait = RETRIES, FIRST_WAIT
         while True:
             try:
                 return self._attempt(method, *args, size=size, **options)
@@ -151,7 +152,7 @@ class Place:
     def _attempt(self, method: str, *args: Any, size: int, **options: Any) -> Any:
         if not self._system.async_impl:
             return getattr(self._system, method)(*args, **options)
-        limit = _CONNECTING + _SILENCE + size / _SLOW  # the store's own limits count the silence between two packets
+        limit = CONNECTING + SILENCE + size / _SLOW  # the store's own limits count the silence between two packets
         return sync(self._system.loop, getattr(self._system, f"_{method}"), *args, timeout=limit, **options)
 
 
@@ -159,7 +160,7 @@ def _connect(address: str) -> fsspec.AbstractFileSystem:
     protocol = address.partition("://")[0] if "://" in address else "file"
     options: dict[str, Any] = {}
     if protocol in ("s3", "s3a"):  # one attempt each: the store's own retries would multiply with ours
-        limits = {"connect_timeout": _CONNECTING, "read_timeout": _SILENCE, "retries": {"max_attempts": 0}}
+        limits = {"connect_timeout": CONNECTING, "read_timeout": SILENCE, "retries": {"max_attempts": 0}}
         options = {"config_kwargs": limits}
     try:
         system, _ = fsspec.core.url_to_fs(address, skip_instance_cache=True, **options)

@@ -18,7 +18,7 @@ from vlp.checkpoint import checksums, directory
 from vlp.checkpoint.checksums import STATE_FILE
 from vlp.checkpoint.options import CheckpointOptions
 from vlp.checkpoint.place import Place, PlaceError
-from vlp.encoders.source import checkpoints
+from vlp.encoders.source import checkpoints, step_of
 from vlp.types import UserError
 
 
@@ -74,7 +74,7 @@ def resuming(checkpoint: Path) -> Iterator[None]:
 def _newest(run_dir: Path, options: CheckpointOptions) -> Path | None:
     root = run_dir / "checkpoints"
     directory.tidy(root)
-    here = {directory.step_of(path): path for path in checkpoints(run_dir)}
+    here = {step: path for path in checkpoints(run_dir) if (step := step_of(path)) is not None}
     place = Place(options.copy_to, run_dir) if options.copy_to else None
     copies = _copies(place, has_others=bool(here)) if place else []
     for step in sorted({*here, *copies}, reverse=True):

@@ -73,13 +73,11 @@ class Writer:
         Raises:
             UserError: one of them was not.
         """
-        try:
-            self.wait()
-        finally:
-            copies, self._copies = self._copies, None
-            if copies is not None:
-                copies.close()
-                self._remove_old()
+        problems = list(filter(None, map(_problem, (self.wait, self._close_copies))))
+        for further in problems[1:]:
+            distributed.say(f"vlp: {further}")
+        if problems:
+            raise problems[0]
 
     def __enter__(self) -> Writer:
         return self
@@ -87,11 +85,8 @@ class Writer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if kind is None:
             self.close()
-        elif issubclass(kind, Exception):
-            try:
-                self.close()
-            except UserError as further:
-                distributed.say(f"vlp: {further}")
+        elif issubclass(kind, Exception) and (further := _problem(self.close)):
+            distributed.say(f"vlp: {further}")
 
     def _write(self, snapshot: Snapshot) -> None:
         written = directory.write(self._run_dir / "checkpoints", snapshot)
@@ -99,10 +94,26 @@ class Writer:
             self._copies.offer(written)
         self._remove_old()
 
+    def _close_copies(self) -> None:
+        copies, self._copies = self._copies, None
+        if copies is not None:
+            try:
+                copies.close()
+            finally:
+                self._remove_old()  # one that was still being copied
+
     def _remove_old(self) -> None:
         for old in checkpoints(self._run_dir)[: -self._keep]:
             if self._copies is None or not self._copies.uses(old):
                 directory.remove(old)
+
+
+def _problem(work: Callable[[], None]) -> UserError | None:
+    try:
+        work()
+    except UserError as error:
+        return error
+    return None
 
 
 def _in_background(work: Callable[[], None]) -> Future[None]:

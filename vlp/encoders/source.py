@@ -171,8 +171,14 @@ def _of_directory(path: Path) -> Source:
 def checkpoints(run: Path) -> list[Path]:
     """The whole checkpoints of a run, the oldest first."""
     root = run / "checkpoints"
-    found = [p for p in root.iterdir() if re.fullmatch(r"step-\d{7,}", p.name)] if root.is_dir() else []
-    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
+    found = [path for path in root.iterdir() if step_of(path) is not None] if root.is_dir() else []
+    return sorted(found, key=lambda path: step_of(path) or 0)
+
+
+def step_of(path: Path | str) -> int | None:
+    """The step that a checkpoint was saved at; None for what is none, by its name."""
+    found = re.fullmatch(r"step-(\d{7,})", Path(path).name)
+    return int(found[1]) if found else None
 
 
 def latest_checkpoint(run: Path) -> Path | None:
