@@ -112,6 +112,37 @@ def test_texts_have_the_same_feature_with_words(text_model: TwoTower) -> None:
     assert words.dtype == torch.bool
 
 
+SHORT = {"clip", "clip-without-projection", "custom", "custom-eos"}
+
+
+@pytest.mark.parametrize("name", sorted(SHORT))
+def test_texts_shorter_than_the_context_have_the_same_words(tiny_model: dict[str, Any], name: str) -> None:
+    """What a causal tower knows of a position depends on those before it alone."""
+    model = build(ModelOptions(config=changed(tiny_model, **TEXT_TOWERS[name])), seed=0).eval()
+    ids = model.tokenizer(TEXTS)
+    pooled, found, words = model.encode_text_tokens(ids)
+    short, shorter, fewer = model.encode_text_tokens(ids[:, :10])
+    torch.testing.assert_close(short, pooled)
+    torch.testing.assert_close(shorter, found[:, :10])
+    assert torch.equal(fewer, words[:, :10])
+
+
+@pytest.mark.parametrize("name", ["custom-class-token", "custom-last"])
+def test_what_sees_its_padding_reads_short_texts_as_a_tower_of_that_context(
+    tiny_model: dict[str, Any], name: str
+) -> None:
+    parts = changed(tiny_model, **TEXT_TOWERS[name])
+    model = build(ModelOptions(config=parts), seed=0).eval()
+    small = build(ModelOptions(config={**parts, "text_cfg": {**parts["text_cfg"], "context_length": 10}}), seed=0)
+    state = model.clip.state_dict()
+    positions = state["text.positional_embedding"]
+    state["text.positional_embedding"] = positions[: len(small.clip.text.positional_embedding)]
+    small.clip.load_state_dict(state)
+    ids = model.tokenizer(TEXTS)[:, :10]
+    for one, other in zip(model.encode_text_tokens(ids), small.eval().encode_text_tokens(ids), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_a_text_tower_says_which_position_is_pooled(tiny_model: dict[str, Any]) -> None:
     """The end, where the tower pools, has the pooled feature, and is no word."""
     model = build(ModelOptions(config=tiny_model), seed=0).eval()

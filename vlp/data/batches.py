@@ -24,9 +24,11 @@ from vlp.data.sources import open_sources
 from vlp.data.store import Store, is_remote
 from vlp.data.stream import batch_positions
 from vlp.data.transforms import PictureFormat
+from vlp.shapes import Shape
 from vlp.types import Batch, Skipped, UserError
 
-Tokenizer = Callable[[list[str]], torch.Tensor]
+Tokenizer = Callable[..., torch.Tensor]
+ShapeOf = Callable[[int], Shape]
 _HARD_CAPTIONS = "data.hard_captions"
 _NEIGHBOUR_TABLES = 512  # neighbours lie in any shard; of more shards than that, tables are opened again
 
@@ -48,7 +50,7 @@ class TrainingData:
     """The endless stream of training batches of one process.
 
     Args:
-        tokenizer: captions -> ids, (N, L) int64.
+        tokenizer: captions -> ids, (N, L) int64; with ``context_length=``, of that length.
         global_batch_size: samples of a batch over all ``world`` processes; `DataOptions.neighbours` brings one more row
             for each.
         seed: with the step, all that the batches depend on besides the shards and the options.
@@ -106,14 +108,18 @@ class TrainingData:
         self._samples = Samples(sources, order, layers, hard_layers, neighbours, options, picture_format, seed, views)
         self._steps = partial(_Steps, self._samples, tokenizer, global_batch_size, rank, world)
 
-    def batches(self, start_step: int, stop_step: int) -> Iterator[Batch]:
-        """This process's rows of the global batches ``start_step`` to ``stop_step - 1``."""
+    def batches(self, start_step: int, stop_step: int, shape_of: ShapeOf | None = None) -> Iterator[Batch]:
+        """This process's rows of the global batches ``start_step`` to ``stop_step - 1``.
+
+        ``shape_of`` says of each step how large its pictures and how long its texts are; without it they are the
+        model's. Samples, crops and captions are the same whatever it says.
+        """
         if stop_step <= start_step:
             return
         if self.workers:
             # Fast tokenizers otherwise warn about the fork; batches are parallel already.
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        steps = self._steps(range(start_step, stop_step))
+        steps = self._steps(range(start_step, stop_step), shape_of)
         loader = DataLoader(
             steps,
             batch_size=None,
@@ -171,9 +177,17 @@ class _Steps(Dataset):
     """Step -> this process's rows of the global batch."""
 
     def __init__(
-        self, samples: Samples, tokenizer: Tokenizer, global_batch_size: int, rank: int, world: int, steps: range
+        self,
+        samples: Samples,
+        tokenizer: Tokenizer,
+        global_batch_size: int,
+        rank: int,
+        world: int,
+        steps: range,
+        shape_of: ShapeOf | None,
     ) -> None:
         self.steps = steps
+        self._shape_of = shape_of
         self._samples = samples
         self._tokenizer = tokenizer
         self._global_batch_size = global_batch_size
@@ -189,7 +203,9 @@ class _Steps(Dataset):
                 self._samples.read_ahead(self._to_come(step))
             positions = self._positions(step)
             per_position = self._samples.rows_of_a_position
-            images = self._samples.empty(len(positions) * per_position, shared=get_worker_info() is not None)
+            shape = self._shape_of(step) if self._shape_of is not None else None
+            in_worker = get_worker_info() is not None
+            images = self._samples.empty(len(positions) * per_position, in_worker, shape.size if shape else None)
             made = []
             for row, position in enumerate(positions):
                 made.append(self._samples.make(position, images[:, row * per_position]))
@@ -198,16 +214,17 @@ class _Steps(Dataset):
         except UserError as error:
             return str(error)
         views = self._samples.views
+        tokenize = partial(self._tokenizer, context_length=shape.text_length) if shape else self._tokenizer
         captions = [sample.used.captions for sample in made]
         hard = [[sample.used.hard[k : k + 1] for sample in made] for k in range(views.hard_texts)]
         return _Rows(
             images,
-            torch.stack([self._tokenizer([of_row[view] for of_row in captions]) for view in range(views.texts)]),
+            torch.stack([tokenize([of_row[view] for of_row in captions]) for view in range(views.texts)]),
             tuple(sample.key for sample in made),
             tuple(of_row[0] for of_row in captions),
             tuple(bad for sample in made for bad in sample.skipped),
             torch.tensor([sample.used.picture for sample in made]) if views.picture_ids else None,
-            torch.stack([self._tokenizer(["".join(text) for text in of_rows]) for of_rows in hard]) if hard else None,
+            torch.stack([tokenize(["".join(text) for text in of_rows]) for of_rows in hard]) if hard else None,
             torch.tensor([[bool(text) for text in of_rows] for of_rows in hard]) if hard else None,
         )
 

@@ -82,19 +82,19 @@ class Samples:
         self._transform = train_transform(picture_format, options.augment, options.decode)
         self._seed = seed
         self.views = views
-        self._shape = (views.images, 3, *picture_format.size)
+        self._size = picture_format.size
         texts = {source.member for source in (*options.captions, *options.hard_captions)}
         self._wanted = {*IMAGE_EXTENSIONS, "txt", *texts}
         self._read_ahead_bytes = options.read_ahead_mb << 20
         self._ahead: ReadAhead | None = None
 
-    def empty(self, rows: int, shared: bool = False) -> torch.Tensor:
+    def empty(self, rows: int, shared: bool = False, size: tuple[int, int] | None = None) -> torch.Tensor:
         """Room for the pictures of a batch, uint8 (V, N, C, H, W), channels last in memory as they are resized.
 
-        ``shared`` with other processes: what is written there need not be copied to them.
+        ``shared`` with other processes: what is written there need not be copied to them. ``size`` (height, width), to
+        which `make` resizes its crops, is the model's without it.
         """
-        views, channels, height, width = self._shape
-        shape = (views, rows, height, width, channels)
+        shape = (self.views.images, rows, *(size or self._size), 3)
         if shared:  # from the start: share_memory_() would copy what is not there yet
             storage = torch.UntypedStorage._new_shared(math.prod(shape))
             images = torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -122,9 +122,9 @@ def train_transform(
     """``(data: bytes, generator, num_views=1, out=None)`` -> uint8 (num_views, C, H, W); a pure function of the draws.
 
     ``data`` is decoded once; each view is a crop of its own, changed by draws of its own. View 0 is the same whatever
-    ``num_views``. ``out`` is filled and returned if given, quickest where its memory is channels last, as that of
-    a new tensor is. The crop is that of torchvision's RandomResizedCrop, whatever ``resize_mode`` says, as in
-    open_clip.
+    ``num_views``. ``out`` is filled and returned if given, with views of its own height and width: the same
+    crops in another size. It is filled quickest where its memory is channels last, as that of a new tensor is. The crop
+    is that of torchvision's RandomResizedCrop, whatever ``resize_mode`` says, as in open_clip.
 
     The draws, each only if its option is on: the ground once; then for each view rotation, crop, flip, RandAugment,
     colour, grey, blur.
@@ -148,10 +148,12 @@ def _views(
     num_views: int = 1,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    shape = (num_views, 3, *picture_format.size)
     if out is None:
+        shape = (num_views, 3, *picture_format.size)
         out = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
-    assert (out.shape, out.dtype) == (shape, torch.uint8), f"out is {out.dtype} {tuple(out.shape)}, not uint8 {shape}"
+    views, channels, height, width = out.shape
+    assert (views, channels, out.dtype) == (num_views, 3, torch.uint8), f"out is {out.dtype} {tuple(out.shape)}"
+    picture_format = replace(picture_format, size=(height, width))
     ground = draw_ground(options, generator)
     picture = Picture(data, ground)
     for view in out:

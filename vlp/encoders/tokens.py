@@ -16,8 +16,9 @@ from open_clip.timm_model import TimmModel
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import TextTransformer, VisionTransformer, text_global_pool
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from vlp.encoders.vision import PatchDropout
+from vlp.encoders.vision import PatchDropout, embedding
 from vlp.types import UserError
 
 
@@ -38,19 +39,20 @@ class States(NamedTuple):
 def image_states(
     visual: nn.Module, pixels_MCHW: Tensor, rows: int | None = None, dropout: PatchDropout | None = None
 ) -> States:
-    """Features of pictures, and the states of the patches of the first ``rows``.
+    """Features of pictures, and the states of the patches of the first ``rows``, without those that are left out.
 
     Raises:
         UserError: a kind of tower whose patches cannot be had.
     """
     if isinstance(visual, VisionTransformer):
-        with _returning_tokens(visual):
+        with embedding(visual, pixels_MCHW, dropout), _returning_tokens(visual):
             feature_MD, states = visual(pixels_MCHW)
         states = states[:rows]
         return States(feature_MD, states, lambda: _project_patches(visual, states))
     if isinstance(visual, TimmModel) and not hasattr(visual.head, "pool"):
         trunk = visual.trunk
-        features = trunk.forward_features(pixels_MCHW)
+        with embedding(visual, pixels_MCHW, dropout):
+            features = trunk.forward_features(pixels_MCHW)
         feature_MD, features = visual.head(trunk.forward_head(features)), features[:rows]
 
         def in_common() -> Tensor:
@@ -79,15 +81,20 @@ def patches(visual: Any, size: tuple[int, int]) -> tuple[int, int | None]:
 
 
 def text_states(clip: Any, text_ML: Tensor, rows: int | None = None) -> States:
-    """Features of texts, and the states of the positions of the first ``rows``.
+    """Features of texts, which may be shorter than the context, and the states of the positions of the first ``rows``.
 
     Raises:
         UserError: a kind of tower whose words cannot be had.
     """
     tower = getattr(clip, "text", clip)
+    mask, length = getattr(tower, "attn_mask", None), text_ML.shape[1]
+    if mask is not None and length < len(mask):
+        mask = mask[:length, :length]
     if isinstance(tower, HFTextEncoder | TextTransformer):
+        # A tower with a class token cuts its mask itself.
+        cut = {} if mask is None or tower.cls_emb is not None else {"attn_mask": mask}
         with _returning_tokens(tower):
-            feature_MD, states = tower(text_ML)
+            feature_MD, states = functional_call(tower, cut, (text_ML,)) if cut else tower(text_ML)
         states = states[:rows]
         if isinstance(tower, HFTextEncoder):
             return States(feature_MD, states, lambda: tower.proj(states))
@@ -99,8 +106,8 @@ def text_states(clip: Any, text_ML: Tensor, rows: int | None = None) -> States:
         )
     # The towers of the class CLIP lie bare in the model, and its encode_text gives no tokens.
     embedded = tower.token_embedding(text_ML).to(tower.transformer.get_cast_dtype())
-    embedded = embedded + tower.positional_embedding.to(embedded.dtype)
-    states = tower.ln_final(tower.transformer(embedded, attn_mask=tower.attn_mask))
+    embedded = embedded + tower.positional_embedding[:length].to(embedded.dtype)
+    states = tower.ln_final(tower.transformer(embedded, attn_mask=mask))
     kind, eos_id = tower.text_pool_type, getattr(tower, "text_eos_id", None)
     pooled = text_global_pool(states, text_ML, kind, eos_token_id=eos_id)
     states = states[:rows]
