@@ -73,6 +73,9 @@ def test_a_size_that_is_no_multiple_of_its_patches_is_whole_at_the_end() -> None
     sides = [shape_at(made, SPAN, step, full).size[0] for step in range(100)]
     assert (sides[0], sides[-1]) == (196, 384)
     assert all(side % 14 == 0 for side in sides if side < 384)
+    nearly = FullShape((190, 190), (16, 16), 64)  # 12 patches would be 192 pixels
+    made = options(image_size={"start": 160, "end": 190, "over": "100%"})
+    assert max(shape_at(made, SPAN, step, nearly).size[0] for step in range(100)) == 190
 
 
 @pytest.mark.parametrize(
