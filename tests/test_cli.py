@@ -31,6 +31,7 @@ COMMANDS = {
     "quickstart": ["-h", "--dir"],
     "recipes": ["-h"],
     "report": ["-h", "run", "OTHER", "--output"],
+    "doctor": {"--json"},
     "train": ["-h", "recipe", "key=value"],
 }
 

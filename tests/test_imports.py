@@ -25,7 +25,7 @@ ROWS = [
     ["vlp.recipe"],
     ["vlp.engine", "vlp.console"],
     ["vlp.trainer"],
-    ["vlp.evaluation.report", "vlp.export", "vlp.inspection", "vlp.bench"],
+    ["vlp.evaluation.report", "vlp.doctor", "vlp.export", "vlp.inspection", "vlp.bench"],
     ["vlp.quickstart", "vlp.caption_command"],
     ["vlp.cli", "vlp.__main__"],
 ]

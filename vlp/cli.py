@@ -94,6 +94,10 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     )
     sub.add_argument("--output", metavar="FILE", help="default: RUN/report.html, or the JSON's name with .html")
 
+    sub = add("doctor", _doctor, "what is wrong with a run, on one page, from its files; also while it goes on")
+    sub.add_argument("run", help="run directory")
+    sub.add_argument("--json", metavar="FILE", help="write all findings there")
+
     sub = add("export", _export, "a model directory for other libraries, checked for parity")
     sub.add_argument("model", help="run, checkpoint or MODEL")
     sub.add_argument("directory", help="directory to write")
@@ -192,6 +196,16 @@ def _report(arguments: argparse.Namespace) -> None:
     from vlp.evaluation.report import write_report
 
     print(write_report(arguments.run, arguments.output, arguments.beside))
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    from vlp import doctor
+
+    diagnosis = doctor.examine(arguments.run)
+    doctor.show(diagnosis)
+    if arguments.json:
+        text = json.dumps(diagnosis.to_json(), indent=1, ensure_ascii=False)
+        Path(arguments.json).write_text(text + "\n", encoding="utf-8")
 
 
 def _export(arguments: argparse.Namespace) -> None:
