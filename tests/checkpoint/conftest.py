@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -80,6 +81,18 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A place that fails is asked once more, at once."""
     monkeypatch.setattr(place, "RETRIES", 1)
     monkeypatch.setattr(place, "FIRST_WAIT", 0.01)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Of two megabytes."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting wants the rights of root")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
 
 
 # ---- A bucket

@@ -29,11 +29,15 @@ class PlaceError(UserError):
 
     Attributes:
         hopeless: asking again is no use: it is not there, forbidden or full.
+        missing: it is not there.
     """
 
-    def __init__(self, message: str, hopeless: bool) -> None:
-        super().__init__(message)
-        self.hopeless = hopeless
+    def __init__(self, place: str, cause: Exception) -> None:
+        reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:200]
+        super().__init__(f"checkpoint.copy_to: {place}: {reason}")
+        hopeless = isinstance(cause, _HOPELESS) or getattr(cause, "errno", None) in _NUMBERS
+        self.hopeless = hopeless or "Credential" in reason
+        self.missing = isinstance(cause, FileNotFoundError)
 
 
 class Place:
@@ -78,9 +82,9 @@ class Place:
         try:
             found = self._ask("glob", f"{self._folder}/step-*/{CHECKSUMS_FILE}")
         except PlaceError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                return []
-            raise
+            if not error.missing:
+                raise
+            return []
         steps = [step_of(Path(path).parent) for path in found]
         return sorted(step for step in steps if step is not None)
 
@@ -141,11 +145,9 @@ class Place:
             try:
                 return self._attempt(method, *args, size=size, **options)
             except Exception as error:  # each store has errors of its own
-                reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-                hopeless = isinstance(error, _HOPELESS) or getattr(error, "errno", None) in _NUMBERS
-                hopeless = hopeless or "Credential" in reason
-                if hopeless or retries == 0:
-                    raise PlaceError(f"checkpoint.copy_to: {self.name}: {reason}", hopeless) from error
+                failure = PlaceError(self.name, error)
+                if failure.hopeless or retries == 0:
+                    raise failure from error
             time.sleep(wait)
             retries, wait = retries - 1, 2 * wait
 

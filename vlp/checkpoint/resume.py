@@ -119,6 +119,10 @@ def _fetched(place: Place, step: int, root: Path) -> Path | None:
         if not (defect := checksums.defect(partial)):
             directory.put_in_place(partial, final)
             return final
+    except PlaceError as error:
+        if not error.missing:
+            raise
+        defect = "a file is missing"
     except ValueError:
         defect = f"{checksums.CHECKSUMS_FILE} cannot be read"
     finally:
