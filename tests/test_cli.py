@@ -24,6 +24,7 @@ COMMANDS = {
         *("--prompt", "--name", "--root", "--samples", "--report", "--workers", "--ray", "--part", "--gpus"),
     ],
     "data": ["-h", "TOOL"],
+    "doctor": ["-h", "run", "--json"],
     "eval": ["-h", "model", "--on", "--scorer", "--beams", "--output", "--batch-size"],
     "export": ["-h", "model", "directory", "--to"],
     "inspect": ["-h", "recipe", "key=value"],
@@ -31,7 +32,6 @@ COMMANDS = {
     "quickstart": ["-h", "--dir"],
     "recipes": ["-h"],
     "report": ["-h", "run", "OTHER", "--output"],
-    "doctor": {"--json"},
     "train": ["-h", "recipe", "key=value"],
 }
 
