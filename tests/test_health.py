@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,18 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from vlp.health import IN_A_ROW, OVERFLOWS_IN_A_ROW, READ_AFTER, Health, HealthOptions, Spikes, drift, read_events, veto
+from vlp.health import (
+    IN_A_ROW,
+    OVERFLOWS_IN_A_ROW,
+    READ_AFTER,
+    Health,
+    HealthOptions,
+    drift,
+    running_statistics,
+    veto,
+)
+from vlp.spikes import Spikes
+from vlp.track import read_metrics
 from vlp.types import UserError
 
 NAN = math.nan
@@ -24,6 +36,11 @@ NAN = math.nan
 
 def health(run_dir: Path, nonfinite: str = "stop", **more: Any) -> Health:
     return Health(HealthOptions(nonfinite=nonfinite), run_dir, warmup_steps=0, **more)
+
+
+def read_events(run_dir: Path) -> list[Any]:
+    path = run_dir / "health.jsonl"
+    return [SimpleNamespace(**row) for row in read_metrics(path)] if path.exists() else []
 
 
 def watch(watched: Health, figures: list[tuple[float, float]], first: int = 1) -> None:
@@ -112,6 +129,37 @@ def test_bad_rows_of_one_process_stop_the_update_of_all(run_ranks, engine):
     assert run_ranks(engine, 2) == [(True, True, True)] * 2
 
 
+def test_what_a_forward_pass_did_to_running_statistics_is_taken_back(tmp_path):
+    model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 4), nn.BatchNorm1d(4))
+    model[3].eval()  # locked: its statistics do not move
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    watched = health(tmp_path, "skip", statistics=running_statistics(model))
+    before: dict[str, Tensor] = {}
+    for step, value in enumerate((1.0, NAN, 2.0), 1):
+        rows_N6 = torch.randn(8, 6) * value
+        loss = model(rows_N6).square().mean()
+        loss.backward()
+        grad_norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        veto(optimizer, grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        watched.step(step, [], loss, grad_norm)
+        after = {name: value.clone() for name, value in model.named_buffers() if "running" in name}
+        moved = {name for name in before if not torch.equal(before[name], after[name])}
+        assert moved == ({"1.running_mean", "1.running_var"} if step == 3 else set())
+        before = after
+    watched.check(3, model.state_dict())
+
+
+def test_weights_that_diverged_are_not_saved(tmp_path):
+    model, watched = _model(), health(tmp_path)
+    watched.check(1, model.state_dict())
+    with torch.no_grad():
+        model[2].bias[1] = math.inf
+    with pytest.raises(UserError, match=r"train: not finite at step 2: 2\.bias: .*the last checkpoint stays"):
+        watched.check(2, model.state_dict())
+
+
 # ---- What is told, and when it ends the run
 
 
@@ -139,7 +187,7 @@ def test_stopping_names_the_step_the_cure_and_the_keys(tmp_path, capsys):
         watched.read()
     (event,) = read_events(tmp_path)
     assert (event.step, event.kind, event.loss, event.grad_norm) == (42, "nonfinite", None, None)
-    assert (event.ranks, event.keys) == ((0,), (("key-42",),))
+    assert (event.ranks, event.keys) == ([0], [["key-42"]])
     assert "left out" in event.note
     assert event.note in capsys.readouterr().err
     assert json.loads((tmp_path / "health.jsonl").read_text())["loss"] is None, "no NaN, which is no JSON"
@@ -225,7 +273,7 @@ def test_all_ranks_agree_and_the_keys_of_all_are_written_once(run_ranks, tmp_pat
     assert first == second != ""
     assert told == also_told == {"train/skipped_updates": 1.0}
     (event,) = read_events(tmp_path)
-    assert (event.step, event.ranks, event.keys) == (2, (1,), (("c0", "d0"), ("c1", "d1")))
+    assert (event.step, event.ranks, event.keys) == (2, [1], [["c0", "d0"], ["c1", "d1"]])
 
 
 # ---- Spikes
@@ -284,7 +332,7 @@ def test_a_spike_is_a_line_and_a_row_and_does_not_stop(tmp_path, capsys):
     watched.read()
     (event,) = read_events(tmp_path)
     assert (event.kind, event.step, event.loss, event.grad_norm) == ("spike", 61, 7.5, 9.0)
-    assert event.keys == (("key-61",),)
+    assert event.keys == [["key-61"]]
     assert "the loss jumped to 7.5 at step 61, from a median of 2.02" in capsys.readouterr().err
 
 
@@ -302,6 +350,11 @@ def _drift(rank: int, world: int, kind: str, folder: str) -> Any:
     watched = health(Path(folder))
     watched.compare(7, dict(model.named_parameters()))
     if kind == "sharded":
+        watched.check(7, dict(model.named_parameters()))
+        if rank == 1:
+            model[2].weight.to_local().data.fill_(NAN)
+        with pytest.raises(UserError, match=r"at step 8: 2\.weight: "):
+            watched.check(8, dict(model.named_parameters()))
         return watched.metrics()
     return drift(dict(model.named_parameters())), watched.metrics()["train/rank_drift"]
 
@@ -311,7 +364,7 @@ def test_a_single_bit_is_drift(run_ranks, tmp_path):
     assert read_events(tmp_path) == []
     assert run_ranks(_drift, 2, "last bit", str(tmp_path)) == [((["2.weight"], [1]), 0.5)] * 2
     (event,) = read_events(tmp_path)
-    assert (event.kind, event.step, event.ranks) == ("drift", 7, (1,))
+    assert (event.kind, event.step, event.ranks) == ("drift", 7, [1])
     assert event.note == "weights of rank 1 differ from the others' (2.weight)"
 
 

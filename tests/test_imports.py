@@ -18,7 +18,7 @@ ROWS = [
     ["vlp.similarity"],
     ["vlp.objectives"],
     ["vlp.encoding"],
-    ["vlp.optim", "vlp.health", "vlp.flops"],
+    ["vlp.optim", "vlp.health", "vlp.spikes", "vlp.flops"],
     ["vlp.track"],
     ["vlp.checkpoint"],
     ["vlp.evaluation"],

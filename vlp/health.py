@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,10 +21,11 @@ from typing import Literal
 
 import torch
 from pydantic import BaseModel, Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from vlp import distributed
+from vlp.spikes import Spikes
 from vlp.types import UserError
 
 FILE = "health.jsonl"
@@ -77,38 +78,6 @@ def veto(optimizer: torch.optim.Optimizer, grad_norm: Tensor) -> None:
     optimizer.found_inf = (~torch.isfinite(grad_norm)).float()  # type: ignore[attr-defined]
 
 
-class Spikes:
-    """Tells losses that stand far above the last `WINDOW`; the first of each excursion only.
-
-    Far is `FACTOR` spreads above the median and at least a tenth of it. The spread is that of a normal distribution of
-    the same median absolute deviation, or of the same 95th percentile where that is larger, as losses near zero are
-    skewed upwards.
-
-    Args:
-        warmup: steps that are not judged.
-    """
-
-    WINDOW, LEAST, FACTOR = 100, 50, 8.0
-
-    def __init__(self, warmup: int) -> None:
-        self._warmup = warmup
-        self._last: deque[float] = deque(maxlen=self.WINDOW)
-        self._high = False
-
-    def usual(self, step: int, loss: float) -> float | None:
-        """The median of the losses before, if ``loss`` is a new spike above it. Every finite loss is told in order."""
-        median = limit = math.inf
-        if step > self._warmup and len(self._last) >= self.LEAST:
-            ordered = sorted(self._last)
-            median = ordered[len(ordered) // 2]
-            deviation = sorted(abs(value - median) for value in ordered)[len(ordered) // 2]
-            spread = max(1.4826 * deviation, (ordered[int(0.95 * len(ordered))] - median) / 1.645)
-            limit = median + max(self.FACTOR * spread, 0.1 * abs(median))
-        was_high, self._high = self._high, loss > limit
-        self._last.append(loss)
-        return median if self._high and not was_high else None
-
-
 @dataclass
 class _Step:
     step: int
@@ -127,6 +96,8 @@ class Health:
         say: prints a line; of rank zero's, which also writes the rows.
         scaled: whether a gradient scaler (fp16) finds its scale by gradients that are not finite, which are no event
             then, but for very many in a row.
+        statistics: `running_statistics` of the model, which the forward pass has changed before an update is left out:
+            where the run goes on over such steps, they are taken back with it.
     """
 
     options: HealthOptions
@@ -134,6 +105,7 @@ class Health:
     warmup_steps: int
     say: Callable[[str], None] = distributed.say
     scaled: bool = False
+    statistics: Sequence[Tensor] = ()
     _steps: list[_Step] = field(default_factory=list)
     _in_a_row: int = 0
     _left_out: int = 0
@@ -141,9 +113,11 @@ class Health:
 
     def __post_init__(self) -> None:
         self._spikes = Spikes(self.warmup_steps)
+        self._taken_back = self.options.nonfinite == "skip" and len(self.statistics) > 0
+        self._good = torch.cat(list(self.statistics)) if self._taken_back else torch.empty(0)
 
     def step(self, step: int, keys: Sequence[str], loss: Tensor, grad_norm: Tensor) -> None:
-        """Take the scalars of an update without looking at them.
+        """Take the scalars of an update without looking at them; right after it, before others read the model.
 
         Args:
             keys: of this process's rows.
@@ -152,6 +126,9 @@ class Health:
         """
         figures_2 = torch.stack([loss.detach().float(), grad_norm.detach().float().to(loss.device)])
         self._steps.append(_Step(step, keys, figures_2))
+        if self._taken_back:
+            self._good = torch.where(torch.isfinite(grad_norm), torch.cat(list(self.statistics)), self._good)
+            torch._foreach_copy_(list(self.statistics), self._good.split([len(part) for part in self.statistics]))
         if len(self._steps) >= READ_AFTER:
             self.read()
 
@@ -181,6 +158,25 @@ class Health:
         if sentence:
             raise UserError(sentence)
 
+    def check(self, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """Refuse to save what is not finite: the gradient was, but the weights diverged with its update.
+
+        Args:
+            tensors: by name, the same on every process; of what is sharded each looks at its part.
+
+        Raises:
+            UserError: on every process.
+        """
+        floats = {name: value for name, value in tensors.items() if value.is_floating_point()}
+        parts = [value.to_local() if isinstance(value, DTensor) else value for value in floats.values()]
+        flags_T = torch.stack([~torch.isfinite(part.detach()).all() for part in parts]).int()
+        distributed.max_over_ranks(flags_T)
+        if lost := [name for name, flag in zip(floats, flags_T.tolist(), strict=True) if flag]:
+            raise UserError(
+                f"train: not finite at step {step}: {_some(lost)}: lower train.lr, lengthen train.warmup or set "
+                "train.clip_norm; the last checkpoint stays as it is"
+            )
+
     def compare(self, step: int, weights: Mapping[str, Tensor]) -> None:
         """Whether ``weights`` are equal to the bit on all processes; when a checkpoint is saved.
 
@@ -193,8 +189,7 @@ class Health:
         names, ranks = drift(replicated)
         self._drift = len(ranks) / distributed.world_size()
         if ranks:
-            some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            note = f"weights of rank {', '.join(map(str, ranks))} differ from the others' ({some})"
+            note = f"weights of rank {', '.join(map(str, ranks))} differ from the others' ({_some(names)})"
             self._record(Event(step, "drift", ranks=tuple(ranks), note=note), [])
 
     def metrics(self) -> dict[str, float]:
@@ -246,6 +241,12 @@ class Health:
                 rows.write(json.dumps({**asdict(event), "keys": keys}, ensure_ascii=False) + "\n")
 
 
+def running_statistics(model: nn.Module) -> list[Tensor]:
+    """Those of the batch norms that are trained, C each."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    return [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
+
+
 def drift(weights: Mapping[str, Tensor]) -> tuple[list[str], list[int]]:
     """Names of the tensors that are not the same to the bit on all processes, and the ranks that differ from most.
 
@@ -261,19 +262,10 @@ def drift(weights: Mapping[str, Tensor]) -> tuple[list[str], list[int]]:
     return names, ranks
 
 
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
 def _fingerprint(value: Tensor) -> Tensor:
     integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     return value.view(integers[value.element_size()]).sum(dtype=torch.int64)
-
-
-def read_events(run_dir: Path) -> list[Event]:
-    """What `Health` wrote of a run, in that order; a last line that is cut off is left out."""
-    path = run_dir / FILE
-    events = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        events.append(Event(**{**row, "ranks": tuple(row["ranks"]), "keys": tuple(map(tuple, row["keys"]))}))
-    return events
