@@ -200,7 +200,7 @@ def test_a_run_that_ended_before_its_first_row(make_run):
     run = make_run([], scores=(), results=(), events=(event,), saved=())
     finding = told(run, "not finite")
     assert finding.verdict == "bad"
-    assert finding.says == f"1 time, the last: {note}"
+    assert finding.says == f"once, the last: {note}"
 
 
 def test_what_cannot_be_read_is_an_error_with_a_cure(make_run, tmp_path):
@@ -281,8 +281,8 @@ def test_curves_that_go_wrong(make_run, figure, value, topic, verdict, says):
     ("events", "topic", "verdict", "says"),
     [
         ((), "not finite", "ok", "every loss and gradient was finite"),
-        ((NAN,), "not finite", "look", "1 time, the last: the gradient is nan at step 200"),
-        (({**NAN, "step": 401},), "not finite", "bad", "1 time"),
+        ((NAN,), "not finite", "look", "once, the last: the gradient is nan at step 200"),
+        (({**NAN, "step": 401},), "not finite", "bad", "once"),
         ((NAN,) * 5, "not finite", "bad", "5 times"),
         ((), "loss spikes", "ok", "none"),
         ((SPIKE, {**SPIKE, "step": 170}), "loss spikes", "look", "2, at step 150, 170; the loss jumped to 7"),

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator
 
-from vlp.doctor.finding import Finding, judged
+from vlp.doctor.finding import Finding, judged, times
 from vlp.doctor.run_files import RunFiles, stretches
 
 # Of sets of five captions a picture, which everybody reports that way.
@@ -21,11 +21,8 @@ def evaluated(run: RunFiles) -> Finding:
         return Finding(topic, "look", "no evaluation set", cure)
     every, steps = run.option("evaluate.every"), [row["step"] for row in run.evaluations]
     if steps:
-        return Finding(
-            topic,
-            "ok",
-            f"{len(sets)} set{'s' if len(sets) > 1 else ''}, {len(steps)} times, last at step {steps[-1]:,}",
-        )
+        says = f"{len(sets)} set{'s' * (len(sets) > 1)}, {times(len(steps))}, last at step {steps[-1]:,}"
+        return Finding(topic, "ok", says)
     if not every:
         return Finding(topic, "look", "only at the end of the run", "evaluate.every=1000 shows what goes wrong in time")
     return Finding(topic, "ok", f"the first comes at step {every:,}")

@@ -25,3 +25,7 @@ def judged(topic: str, says: str, do: str, *, bad: bool, look: bool) -> Finding:
     """The worse of the two that is true; ``do`` only if one is."""
     verdict: Verdict = "bad" if bad else "look" if look else "ok"
     return Finding(topic, verdict, says, do if verdict != "ok" else "")
+
+
+def times(number: int) -> str:
+    return "once" if number == 1 else f"{number:,} times"

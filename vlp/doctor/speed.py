@@ -48,8 +48,7 @@ def speed(run: RunFiles) -> Finding:
         cure = "other work on the machine, heat, a slow store, or a phase of the recipe with larger pictures"
         return Finding(topic, "look", f"falling: {now:,.0f} samples/s now, {median(rates):,.0f} in the middle", cure)
     if mfu and median(mfu) < 0.2 and data(run).verdict == "ok":
-        cure = "a larger batch per GPU, train.precision=bf16; vlp bench step RECIPE tells what pays"
-        return Finding(topic, "look", says, cure)
+        return Finding(topic, "look", says, "a larger batch per GPU, train.precision=bf16")
     return Finding(topic, "ok", says)
 
 

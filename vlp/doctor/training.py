@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from statistics import median
 
-from vlp.doctor.finding import Finding
+from vlp.doctor.finding import Finding, times
 from vlp.doctor.run_files import RunFiles, stretches
 
 ENOUGH = 10  # rows, before a curve says anything
@@ -60,13 +60,13 @@ def not_finite(run: RunFiles) -> Finding:
         scaler = f"; {skipped:.0f} updates left out while the scaler looked for its scale" if skipped else ""
         return Finding(topic, "ok", f"every loss and gradient was finite{scaler}")
     last = events[-1]
-    says = f"{len(events)} time{'s' * (len(events) > 1)}, the last: {last['note']}"
+    says = f"{times(len(events))}, the last: {last['note']}"
     keys = sum(map(len, last["keys"]))
     cure = (
         f"look at its batch ({keys:,} keys in {run.directory / 'health.jsonl'}); lower train.lr or set train.clip_norm"
     )
     stopped = last["step"] >= run.step
-    return Finding(topic, "bad" if stopped or len(events) > 0.01 * run.step else "look", says, cure)
+    return Finding(topic, "bad" if stopped or len(events) > max(3, 0.01 * run.step) else "look", says, cure)
 
 
 def spikes(run: RunFiles) -> Finding:
