@@ -39,9 +39,9 @@ def record_batches(log: Path) -> None:
     """Write a line for each batch that the trainer takes, before it is computed with."""
     original = TrainingData.batches
 
-    def batches(self: TrainingData, start_step: int, stop_step: int) -> Iterator[Batch]:
+    def batches(self: TrainingData, start_step: int, stop_step: int, *shape: Any) -> Iterator[Batch]:
         with log.open("ab", buffering=0) as lines:
-            for step, batch in enumerate(original(self, start_step, stop_step), start_step):
+            for step, batch in enumerate(original(self, start_step, stop_step, *shape), start_step):
                 lines.write(json.dumps([step, rows_of(batch)]).encode() + b"\n")
                 yield batch
 
