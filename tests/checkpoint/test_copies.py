@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -113,6 +114,15 @@ def test_a_store_that_stays_away_is_an_error_at_the_end_and_the_same_command_cop
     assert fetched(run_dir, KEEP_ONE) == 2
 
 
+def test_a_store_that_is_back_at_the_end_is_tried_again(s3, run_dir, snapshot, until, said, impatient):
+    with Writer(run_dir, KEEP_ONE) as writer:
+        s3.is_dead = True
+        writer.save(snapshot(1))
+        until(lambda: "warning: step-0000001 was not copied" in said)
+        s3.reopen()
+    assert is_whole(s3, "step-0000001")
+
+
 def test_what_is_there_is_not_copied_again(s3, run_dir, snapshot):
     with Writer(run_dir, KEEP_ONE) as writer:
         writer.save(snapshot(1))
@@ -191,8 +201,8 @@ class Gated(MemoryFileSystem):
     protocol = "gated"
     store: ClassVar[dict[str, Any]] = {}
     pseudo_dirs: ClassVar[list[str]] = [""]
-    gate = threading.Event()
-    waiting = threading.Event()
+    gate: ClassVar[threading.Event]
+    waiting: ClassVar[threading.Event]
 
     def put_file(self, *arguments: Any, **options: Any) -> None:
         self.waiting.set()
@@ -200,18 +210,26 @@ class Gated(MemoryFileSystem):
         super().put_file(*arguments, **options)
 
 
-def test_a_slow_place_gets_the_newest_and_what_it_reads_stays(run_dir, snapshot, until):
+@pytest.fixture
+def gated() -> Iterator[type[Gated]]:
     fsspec.register_implementation("gated", Gated, clobber=True)
-    with Writer(run_dir, CheckpointOptions(keep=1, copy_to="gated://folder")) as writer:
-        writer.save(snapshot(1))
-        assert Gated.waiting.wait(60)
-        for step in (2, 3):
-            writer.save(snapshot(step))
-            writer.wait()
-        assert [path.name for path in checkpoints(run_dir)] == ["step-0000001", "step-0000003"]
-        Gated.gate.set()
+    Gated.gate, Gated.waiting = threading.Event(), threading.Event()
+    yield Gated
+    Gated.gate.set()
+
+
+def test_a_slow_place_gets_the_newest_and_what_it_reads_stays(run_dir, snapshot, gated):
+    writer = Writer(run_dir, CheckpointOptions(keep=1, copy_to="gated://folder"))
+    writer.save(snapshot(1))
+    assert gated.waiting.wait(60)
+    for step in (2, 3):
+        writer.save(snapshot(step))
+        writer.wait()
+    assert [path.name for path in checkpoints(run_dir)] == ["step-0000001", "step-0000003"]
+    gated.gate.set()
+    writer.close()
     assert [path.name for path in checkpoints(run_dir)] == ["step-0000003"]
-    whole = [path for path in Gated.store if path.endswith("checksums.json")]
+    whole = [path for path in gated.store if path.endswith("checksums.json")]
     assert len(whole) == 1
     assert whole[0].endswith("folder/run/checkpoints/step-0000003/checksums.json")
 
