@@ -155,7 +155,7 @@ def stepped(rank: int, world: int, config: dict[str, Any], entry: dict[str, Any]
         model.zero_grad()
     loss = step(3).loss
     local = {"loss": loss.total.item(), **{name: part.item() for name, part in loss.parts.items()}}
-    means = distributed.mean_over_ranks(local, torch.device("cpu"))
+    means = distributed.mean_over_ranks(local)
     found = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     return Found(means.pop("loss"), means, found)
 
@@ -283,7 +283,7 @@ def trained(rank: int, world: int, config: dict[str, Any], entries: list[dict[st
         optimizer.zero_grad()
         encoding.after_step(done.embeddings)
         local = {"loss": done.loss.total.item(), **{name: part.item() for name, part in done.loss.parts.items()}}
-        losses.append(distributed.mean_over_ranks(local, torch.device("cpu")))
+        losses.append(distributed.mean_over_ranks(local))
     return losses, {name: value.detach().clone() for name, value in model.named_parameters()}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 ROWS = [
     ["vlp", "vlp.types"],
-    ["vlp.resolve", "vlp.options", "vlp.flags", "vlp.distributed", "vlp.draws", "vlp.durations", "vlp.shapes"],
+    [f"vlp.{name}" for name in ("resolve", "options", "flags", "distributed", "sharded", "draws", "durations", "shapes")],
     ["vlp.signals", "vlp.watchdog"],
     ["vlp.data"],
     ["vlp.encoders"],
@@ -23,7 +23,8 @@ ROWS = [
     ["vlp.checkpoint"],
     ["vlp.evaluation"],
     ["vlp.recipe"],
-    ["vlp.engine", "vlp.console"],
+    ["vlp.engines", "vlp.console", "vlp.run_directory"],
+    ["vlp.run_state"],
     ["vlp.trainer"],
     ["vlp.evaluation.report", "vlp.doctor", "vlp.export", "vlp.inspection", "vlp.bench"],
     ["vlp.quickstart", "vlp.caption_command"],

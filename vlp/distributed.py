@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -61,7 +63,7 @@ class _Gathered(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
         grad = grad.contiguous()
         rows = grad.shape[0] // world_size()
-        if dist.get_backend() == dist.Backend.GLOO:  # whose reduce-scatter sends as much as an all-reduce: twice
+        if not grad.is_cuda:  # gloo, whose reduce-scatter sends as much as an all-reduce: twice
             parts = torch.empty_like(grad)
             dist.all_to_all_single(parts, grad)
             return parts.unflatten(0, (world_size(), rows)).sum(0), None
@@ -112,11 +114,14 @@ def max_over_ranks(values: Tensor) -> None:
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
 
 
-def mean_over_ranks(values: dict[str, float], device: torch.device) -> dict[str, float]:
+# Small things travel by way of the host (gloo, beside NCCL where there are GPUs), so that nobody waits for a device.
+
+
+def mean_over_ranks(values: dict[str, float]) -> dict[str, float]:
     """Average named scalars over the ranks in one collective; every rank must hold the same names."""
     if world_size() == 1:
         return values
-    packed = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
+    packed = torch.tensor(list(values.values()), dtype=torch.float64)
     dist.all_reduce(packed)
     return dict(zip(values, (packed / world_size()).tolist(), strict=True))
 
@@ -130,23 +135,34 @@ def from_all_ranks(value: Any) -> list[Any]:
     return values
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
+def any_rank(flag: bool) -> bool:
     """Whether ``flag`` is set on any rank, so that all take the same turn at the same step."""
     if world_size() == 1:
         return flag
-    packed = torch.tensor([int(flag)], device=device)
+    packed = torch.tensor([flag], dtype=torch.uint8)
     dist.all_reduce(packed, op=dist.ReduceOp.MAX)
     return bool(packed.item())
 
 
-def fail_together(sentence: str, device: torch.device) -> None:
+def fail_together(sentence: str) -> None:
     """Raise the UserError of any rank on all of them: one that ended alone would leave the others waiting for it.
 
     Args:
         sentence: what is wrong on this rank; empty if nothing is.
     """
-    if any_rank(bool(sentence), device):
+    if any_rank(bool(sentence)):
         raise UserError(next(filter(None, from_all_ranks(sentence))))
+
+
+@contextmanager
+def only_on_rank_zero() -> Iterator[None]:
+    """A body that only rank zero works in, while the others wait at its end: its UserError ends all of them."""
+    sentence = ""
+    try:
+        yield
+    except UserError as error:
+        sentence = str(error)
+    fail_together(sentence)
 
 
 def barrier() -> None:

@@ -212,8 +212,10 @@ class _Cached(NamedTuple):
         total = torch.zeros((), device=outputs["image"].device)
         for value, of in pairs:
             total = total + (value.float() * of).sum()
-        # DDP waits for the gradient of every parameter, also of those that no comparing loss sees.
-        return total + sum(0.0 * v.sum() for name, v in _floating(outputs).items() if name not in self.of_outputs)
+        # DDP waits for the gradient of every parameter, also of those that no comparing loss sees, and ZeRO 3 begins
+        # each sum of gradients anew with the first micro-batch only.
+        carried = {name for name, of in self.of_outputs.items() if of.ndim or last}
+        return total + sum(0.0 * v.sum() for name, v in _floating(outputs).items() if name not in carried)
 
 
 def _cached_gradients(total: Tensor, leaves: Outputs, shared: Sequence[Tensor]) -> _Cached:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlp import distributed
 from vlp.distributed import Gathering
 from vlp.embeddings import Encode, Encoders, Outputs
-from vlp.encoders import captioner, source, tokens
+from vlp.encoders import captioner, packing, pad_free, source, tokens
 from vlp.encoders.incremental import check_blocks
 from vlp.encoders.masking import Masking
+from vlp.encoders.packing import TextShapes, shapes_of
+from vlp.encoders.pad_free import LengthsOf
 from vlp.encoders.teacher import Teacher
 from vlp.encoders.two_tower import CaptionCounts, TwoTower
 from vlp.encoders.vision import PatchDropout
@@ -82,6 +85,7 @@ class Encoding:
     ) -> None:
         check(model, objectives, global_batch_size, num_samples)
         self._model = model
+        self._lengths_of = _text_lengths_of(model, needs(objectives))
         self._rows = global_batch_size // distributed.world_size()
         self._texts_are_asked_for = False
         self._text_gathering: Gathering | None = None
@@ -102,9 +106,23 @@ class Encoding:
         self._masking = Masking(model.tokenizer, share) if share else None
         self._smoothing = shared_field(objectives, "captions", "label_smoothing")
 
+    def with_text_lengths(self, batch: Batch) -> Batch:
+        """``batch``, on the host, with the lengths of its texts where the model can spare their padding.
+
+        Not on the device, whose answer every step would wait for.
+        """
+        if self._lengths_of is None:
+            return batch
+        hard = batch.hard_text_KNL
+        return replace(
+            batch,
+            text_length_VN=_by_row(self._lengths_of, batch.text_VNL),
+            hard_length_KN=None if hard is None else _by_row(self._lengths_of, hard),
+        )
+
     def encoders(
         self,
-        wrapped: nn.Module,
+        wrapped: Callable[..., Outputs],
         batch: Batch,
         seed: int = 0,
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
@@ -130,11 +148,12 @@ class Encoding:
             plain_pass = len(batch) == self._rows
             on_text = self._send if plain_pass and self._texts_are_asked_for else None
             captions = counts if "captions" in wanted else None
+            shapes = self._text_shapes(batch)
             if "masked_text" not in wanted:
-                return self._apart(wrapped(images, texts, wanted, on_text, None, captions, dropout))
+                return self._apart(wrapped(images, texts, wanted, on_text, None, captions, dropout, shapes))
             assert self._masking is not None
             masked_NL, labels_NL = self._masking(batch.text_NL, seed)
-            outputs = self._apart(wrapped(images, texts, wanted, on_text, masked_NL, captions, dropout))
+            outputs = self._apart(wrapped(images, texts, wanted, on_text, masked_NL, captions, dropout, shapes))
             # A tower that pools at its first place gives no token of it.
             outputs["masked_labels"] = labels_NL[:, labels_NL.shape[1] - outputs["masked_mask"].shape[1] :]
             return outputs
@@ -155,6 +174,16 @@ class Encoding:
             queue=self.momentum.queue if self.momentum else None,
             text_gathering=self._sent,
         )
+
+    def _text_shapes(self, batch: Batch) -> TextShapes | None:
+        """Of all texts that go through the tower at once; of the same rows the same, in whichever pass."""
+        if batch.text_length_VN is None:
+            return None
+        lengths = [batch.text_length_VN[: self._text_views]]
+        if self._hard_texts:
+            assert batch.hard_length_KN is not None
+            lengths.append(batch.hard_length_KN[: self._hard_texts])
+        return shapes_of(torch.cat(lengths).flatten())
 
     def _caption_counts(self, batch: Batch) -> CaptionCounts | None:
         if self._smoothing is None:
@@ -196,3 +225,17 @@ class Encoding:
     def load_state(self, state: dict[str, Tensor]) -> None:
         if self.momentum is not None:
             self.momentum.load_state(state)
+
+
+def _text_lengths_of(model: TwoTower, wanted: frozenset[str]) -> LengthsOf | None:
+    """What tells the lengths of texts, where features are all that is wanted of them; makes the tower ready for it."""
+    if "text_tokens" in wanted or ("captions" in wanted and model.tells_by_its_text_tower):
+        return None
+    lengths_of = pad_free.lengths_reader(model.clip)
+    if lengths_of is not None:
+        packing.prepare(getattr(model.clip, "text", model.clip))
+    return lengths_of
+
+
+def _by_row(lengths_of: LengthsOf, text_VNL: Tensor) -> Tensor:
+    return lengths_of(text_VNL.flatten(0, 1)).unflatten(0, text_VNL.shape[:2])

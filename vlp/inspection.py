@@ -6,8 +6,8 @@ from vlp import encoding
 from vlp.data.batches import TrainingData
 from vlp.data.captions import CaptionSource
 from vlp.durations import described
+from vlp.encoders import batch_norm
 from vlp.encoders.openclip import outline
-from vlp.engine import check_batch_statistics
 from vlp.evaluation.run import open_tasks
 from vlp.objectives.base import check_needs, hard_texts, needs, text_views
 from vlp.optim import adamw
@@ -33,7 +33,7 @@ def inspect(recipe: Recipe) -> str:
     )
     span = recipe.span(data.num_samples)
     batch = recipe.train.global_batch_size
-    check_batch_statistics(model, cached=(recipe.train.micro_batch_size or recipe.rows) < recipe.rows)
+    batch_norm.check(model, cached=(recipe.train.micro_batch_size or recipe.rows) < recipe.rows)
     adamw(model, recipe.train)
     encoding.check(model, recipe.objectives, recipe.rows, data.num_samples)
     lines = [

@@ -7,6 +7,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from vlp import sharded
 from vlp.ema import lerp
 from vlp.encoders.two_tower import TwoTower
 from vlp.features import Features, Queue
@@ -52,8 +53,8 @@ class Momentum:
         check_queue(queue_size, global_batch)
         self.decay = decay
         shared = {id(model.tokenizer): model.tokenizer}  # its vocabulary would take a second to copy
-        self._twin = deepcopy(model, shared).requires_grad_(False).eval()
-        self._twin.captioner = self._twin.fusion = None
+        self.twin = deepcopy(model, shared).requires_grad_(False).eval()
+        self.twin.captioner = self.twin.fusion = None
         self._wanted = wanted
         width = model.openclip_config["model_cfg"]["embed_dim"]
         self._image_QD, self._text_QD = (torch.zeros(queue_size, width, device=model.device) for _ in range(2))
@@ -70,12 +71,12 @@ class Momentum:
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
         """The twin's outputs for the last view of each picture and the first caption."""
-        return self._twin(batch.image_VNCHW[-1:], batch.text_VNL[:1], self._wanted)
+        return self.twin(batch.image_VNCHW[-1:], batch.text_VNL[:1], self._wanted)
 
     @torch.no_grad()
     def update(self, model: TwoTower, features: Features) -> None:
         """After an optimiser step: the twin follows ``model``; the global batch's ``features`` enter the queue."""
-        lerp(_each_once(self._twin.clip), _each_once(model.clip), 1 - self.decay)
+        lerp(_each_once(self.twin.clip), _each_once(model.clip), 1 - self.decay)
         if len(self._image_QD):
             start = self._seen % len(self._image_QD)
             self._image_QD[start : start + len(features.image_BD)] = features.image_BD
@@ -84,7 +85,7 @@ class Momentum:
 
     def state(self) -> dict[str, Tensor]:
         """All that a checkpoint needs, under names that no weight has."""
-        twin = {f"twin/{name}": value for name, value in _each_once(self._twin.clip).items()}
+        twin = {f"twin/{name}": value for name, value in _each_once(self.twin.clip).items()}
         return twin | {
             "queue/image": self._image_QD,
             "queue/text": self._text_QD,
@@ -92,9 +93,9 @@ class Momentum:
         }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """In place."""
-        for name, value in _each_once(self._twin.clip).items():
-            value.copy_(state[f"twin/{name}"])
+        """In place, of whole tensors."""
+        weights = _each_once(self.twin.clip)
+        sharded.fill(weights, {name: state[f"twin/{name}"] for name in weights})
         self._image_QD.copy_(state["queue/image"])
         self._text_QD.copy_(state["queue/text"])
         self._seen = int(state["queue/seen"])

@@ -16,12 +16,15 @@ from vlp.data.batches import DataOptions
 from vlp.durations import Schedule, Span
 from vlp.encoders.openclip import ModelOptions
 from vlp.evaluation.run import EvaluateOptions
+from vlp.health import HealthOptions
 from vlp.momentum import check_queue
 from vlp.objectives import base as objectives_base
 from vlp.optim import OptimOptions
 from vlp.options import explain
+from vlp.shapes import ShapeOptions
 from vlp.track import TrackOptions
 from vlp.types import UserError
+from vlp.watchdog import WatchdogOptions
 
 # What any data and any towers give, or what the objective itself names the source of.
 _ALWAYS = frozenset(
@@ -33,7 +36,7 @@ _ALWAYS = frozenset(
 )
 
 
-class TrainOptions(OptimOptions, frozen=True, extra="forbid"):
+class TrainOptions(OptimOptions, ShapeOptions, HealthOptions, WatchdogOptions, frozen=True, extra="forbid"):
     """How long, how large, how precise, and how the weights move."""
 
     steps: int | None = Field(None, gt=0, description="length of the run in steps (or samples, or epochs)")
@@ -42,6 +45,9 @@ class TrainOptions(OptimOptions, frozen=True, extra="forbid"):
     global_batch_size: int = Field(gt=1, description="samples of one step over all processes")
     micro_batch_size: int | None = Field(
         None, gt=0, description="samples per pass and process; smaller than the batch means cached gradients"
+    )
+    engine: Literal["ddp", "fsdp2", "zero1", "zero2", "zero3"] | None = Field(
+        None, description="what processes share: nothing, or the model in parts; as accelerate launch says, else ddp"
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="of the towers; logits and losses are always fp32"

@@ -151,7 +151,7 @@ def trained(rank: int, world: int, case: str, configs: dict[str, dict[str, Any]]
         optimizer.zero_grad()
         encoding.after_step(done.embeddings)
         local = {"loss": done.loss.total.item(), **{name: part.item() for name, part in done.loss.parts.items()}}
-        losses.append(distributed.mean_over_ranks(local, torch.device("cpu")))
+        losses.append(distributed.mean_over_ranks(local))
     return Trained(losses, first, {name: value.detach().clone() for name, value in model.named_parameters()})
 
 
@@ -245,7 +245,7 @@ def caption_losses(rank: int, world: int, configs: dict[str, dict[str, Any]]) ->
         _, theirs = loss(*(outputs[name] for name in names))
         encoder = Encoding(model, [objective], ROWS).encoders(model, here).model
         ours = objective.loss(embeddings.embed(encoder(here), here)).total
-    return distributed.mean_over_ranks({"open_clip": theirs.item(), "ours": ours.item()}, torch.device("cpu"))
+    return distributed.mean_over_ranks({"open_clip": theirs.item(), "ours": ours.item()})
 
 
 def test_open_clip_averages_means_of_captions_that_are_not_equally_long(run_ranks, configs):

@@ -288,7 +288,7 @@ def _on_a_rank(rank: int, world: int) -> float:
     }
     here = Embeddings(**{name: value for name, value in local.items() if name in Embeddings.__dataclass_fields__})
     total = loss(here, "infonce") + loss(here)
-    return distributed.mean_over_ranks({"loss": total.item()}, torch.device("cpu"))["loss"]
+    return distributed.mean_over_ranks({"loss": total.item()})["loss"]
 
 
 def _as_released(rank: int, world: int) -> float:
@@ -299,7 +299,7 @@ def _as_released(rank: int, world: int) -> float:
     stacked = torch.cat([embedded.text_ND[mine], embedded.hard_text_KND[:, mine].flatten(0, 1)])
     logits = SCALE * embedded.image_ND[mine] @ distributed.gather_rows(stacked).T
     labels = torch.arange(ROWS)[mine]
-    return distributed.mean_over_ranks({"loss": F.cross_entropy(logits, labels).item()}, torch.device("cpu"))["loss"]
+    return distributed.mean_over_ranks({"loss": F.cross_entropy(logits, labels).item()})["loss"]
 
 
 @pytest.mark.parametrize("world", [2, 3])

@@ -216,7 +216,7 @@ def step(rank: int, world: int, config: dict[str, Any], names: list[str], micro:
             no_sync=wrapped.no_sync if world > 1 else nullcontext,
         )
     parts = {name: value.item() for name, value in loss.parts.items()}
-    mean = distributed.mean_over_ranks(parts, torch.device("cpu"))
+    mean = distributed.mean_over_ranks(parts)
     return mean, {name: p.grad for name, p in model.named_parameters()}
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlp import distributed
+from vlp.types import UserError
 
 
 def synchronise(model: nn.Module) -> None:
@@ -25,6 +26,24 @@ def is_local(module: nn.Module) -> bool:
     """Whether ``module`` is a batch norm in training that sees this process's rows only."""
     batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
     return batch_norm and not isinstance(module, nn.SyncBatchNorm | GlobalBatchNorm)
+
+
+def check(model: nn.Module, cached: bool) -> None:
+    """Refuse batch norms in training whose statistics would be those of a part of the batch.
+
+    Over processes they are synchronised where their kind is known; cached micro-batches have no remedy.
+    """
+    batch_norm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in model.modules())
+    if cached and batch_norm:
+        raise UserError(
+            "train.micro_batch_size: this model has batch norms, whose statistics would be those of a micro-batch: "
+            "leave it out, or choose a tower with layer norms"
+        )
+    if distributed.world_size() > 1 and any(map(is_local, model.modules())):
+        raise UserError(
+            "model: this tower has batch norms of a kind that cannot be synchronised on the CPU: "
+            "use one process or GPUs, or choose a tower with layer norms"
+        )
 
 
 class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):

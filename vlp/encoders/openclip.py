@@ -35,6 +35,7 @@ __all__ = [
     "WEIGHTS_FILE",
     "ModelOptions",
     "build",
+    "describe_openclip_directory",
     "load",
     "outline",
     "save_openclip_directory",
@@ -108,27 +109,34 @@ def save_openclip_directory(
     model: TwoTower,
     directory: str | Path,
     state_dict: dict[str, Tensor] | None = None,
-    final: str | Path | None = None,
+    final: Path | None = None,
 ) -> None:
     """Write what ``open_clip.create_model_and_transforms("local-dir:DIRECTORY")`` and its tokenizer need.
 
-    ``state_dict`` (of ``model.clip``) replaces the model's own values. open_clip wants the full path of the
-    configuration of a transformers text tower: ``final`` is where the directory will lie when it is renamed
-    later; without it the place the tower came from is written.
+    ``state_dict`` (of ``model.clip``) replaces the model's own values; ``final`` as in `describe_openclip_directory`.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    written = deepcopy(model.openclip_config)
-    if text_tower.is_transformers(written["model_cfg"]):
-        text_tower.write(model.clip, written["model_cfg"], directory, Path(final) if final else None)
-    if isinstance(model.tokenizer, text_tower.HFTokenizer):
-        model.tokenizer.save_pretrained(directory)
-    text = json.dumps(written, indent=2, ensure_ascii=False)
-    (directory / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+    describe_openclip_directory(model, directory, final)
     values = model.clip.state_dict() if state_dict is None else state_dict
     save_file(_unshared(values), directory / WEIGHTS_FILE, metadata={"format": "pt"})
     if model.captioner is not None:  # open_clip reads neither this file nor its part of the configuration
         save_file(_unshared(model.captioner.state_dict()), directory / CAPTIONER_FILE)
+
+
+def describe_openclip_directory(model: TwoTower, directory: Path, final: Path | None = None) -> None:
+    """The same without the weights: configuration and tokenizer.
+
+    open_clip wants the full path of the configuration of a transformers text tower: ``final`` is where the directory
+    will lie when it is renamed later; without it the place the tower came from is written.
+    """
+    written = deepcopy(model.openclip_config)
+    if text_tower.is_transformers(written["model_cfg"]):
+        text_tower.write(model.clip, written["model_cfg"], directory, final)
+    if isinstance(model.tokenizer, text_tower.HFTokenizer):
+        model.tokenizer.save_pretrained(directory)
+    text = json.dumps(written, indent=2, ensure_ascii=False)
+    (directory / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def _unshared(values: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vlp.data.transforms import PictureFormat, eval_transform
 from vlp.encoders import captioner, pad_free, vision
 from vlp.encoders.captioner import CaptioningHead, CaptionPath
+from vlp.encoders.packing import TextShapes
 from vlp.encoders.special_tokens import SpecialTokens, special_tokens
 from vlp.encoders.tokens import States, image_states, marks_of, text_states, word_mask
 from vlp.encoders.vision import PatchDropout
@@ -99,9 +100,12 @@ class TwoTower(nn.Module):
         """Features ND of uint8 pictures, not normalised to length 1."""
         return vision.encode(self.clip, self.normalise(image_NCHW), dropout)
 
-    def encode_text(self, text_NL: Tensor) -> Tensor:
-        """Features ND of token ids, not normalised to length 1; ids behind `text_lengths` may be left out."""
-        return pad_free.encode(self.clip, text_NL)
+    def encode_text(self, text_NL: Tensor, shapes: TextShapes | None = None) -> Tensor:
+        """Features ND of token ids, not normalised to length 1; ids behind `text_lengths` may be left out.
+
+        With ``shapes``, those of the `text_lengths`, the padding behind these is not computed.
+        """
+        return pad_free.encode(self.clip, text_NL, shapes)
 
     def text_lengths(self, text_NL: Tensor) -> Tensor:
         """Of each text, the number of its first ids on which its feature depends (N)."""
@@ -144,6 +148,11 @@ class TwoTower(nn.Module):
         captioner.check_causal(self._caption_half(), coca=self.captioner is None)
         return self._caption_path()
 
+    @property
+    def tells_by_its_text_tower(self) -> bool:
+        """Whether captions, if it tells any, are told by the states of the text tower."""
+        return self.captioner is None or self.captioner.own_half is None
+
     def _caption_half(self) -> Any:
         own_half = None if self.captioner is None else self.captioner.own_half
         return getattr(self.clip, "text", self.clip) if own_half is None else own_half
@@ -171,6 +180,7 @@ class TwoTower(nn.Module):
         masked_NL: Tensor | None = None,
         captions: CaptionCounts | None = None,
         dropout: PatchDropout | None = None,
+        text_shapes: TextShapes | None = None,
     ) -> dict[str, Tensor]:
         """What objectives need under its names, rows first.
 
@@ -179,19 +189,21 @@ class TwoTower(nn.Module):
         view, where ``wanted`` names them; ``masked_tokens`` with ``masked_mask``, of the texts ``masked_NL``. Where
         ``on_text`` is given, it gets ``text`` before the image tower begins: time to send it. With ``captions``, the
         scalars ``caption_loss`` and ``caption_nll`` (without smoothing and gradient) of the first captions, in nats.
-        ``dropout`` leaves patches of the pictures out.
+        ``dropout`` leaves patches of the pictures out. ``text_shapes``, of all texts of ``text_VNL``, spare their
+        padding where nothing but features is wanted of them.
         """
         telling = captions is not None
-        outputs = self._text(text_VNL, wanted, telling)
+        outputs = self._text(text_VNL, wanted, telling, text_shapes)
         if on_text is not None:
             on_text(outputs["text"])
         outputs |= self._image(image_VNCHW, wanted, telling, dropout)
         if captions is not None:
             states_NLW, memory_NQW = outputs.pop("caption_states", None), outputs.pop("caption_memory")
             outputs |= self._caption_loss(text_VNL[0], states_NLW, memory_NQW, captions)
-        bias = self.clip.logit_bias
-        outputs["logit_scale"] = self.clip.logit_scale
-        outputs["logit_bias"] = torch.zeros_like(self.clip.logit_scale) if bias is None else bias
+        scale, bias = self.clip.logit_scale, self.clip.logit_bias
+        # Without a dimension, also where an engine has given them one.
+        outputs["logit_scale"] = scale.view(())
+        outputs["logit_bias"] = torch.zeros_like(scale).view(()) if bias is None else bias.view(())
         if masked_NL is not None:  # last, so that the passes with and without it draw the same dropout for the others
             _, outputs["masked_tokens"], outputs["masked_mask"] = self.encode_text_tokens(masked_NL)
         return outputs
@@ -199,11 +211,13 @@ class TwoTower(nn.Module):
     # All views go through a tower at once, whatever is wanted of the first besides: so the passes with and without it
     # draw the same dropout, and cached gradients are those of what was seen.
 
-    def _text(self, text_VNL: Tensor, wanted: frozenset[str], telling: bool) -> dict[str, Tensor]:
+    def _text(
+        self, text_VNL: Tensor, wanted: frozenset[str], telling: bool, shapes: TextShapes | None
+    ) -> dict[str, Tensor]:
         (views, rows), head = text_VNL.shape[:2], self.captioner
-        with_tokens, with_states = "text_tokens" in wanted, telling and (head is None or head.own_half is None)
+        with_tokens, with_states = "text_tokens" in wanted, telling and self.tells_by_its_text_tower
         if not with_tokens and not with_states:
-            return {"text": _by_view(self.encode_text(text_VNL.flatten(0, 1)), views)}
+            return {"text": _by_view(self.encode_text(text_VNL.flatten(0, 1), shapes), views)}
         found = self.text_states(text_VNL.flatten(0, 1), rows)
         outputs = {"text": _by_view(found.feature_MD, views)}
         if with_tokens:

@@ -1,0 +1,74 @@
+"""Everything that a run computes with, as a snapshot to save, and back from a checkpoint.
+
+There are no random states in it: every draw is a function of (seed, step) or (seed, position).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vlp import checkpoint
+from vlp.checkpoint import FUSION_FILE, MOMENTUM_FILE, OPTIMIZER_FILE, Snapshot, resuming
+from vlp.ema import EMA
+from vlp.encoders.openclip import describe_openclip_directory
+from vlp.encoders.source import CAPTIONER_FILE, EMA_FILE, WEIGHTS_FILE
+from vlp.encoders.two_tower import TwoTower
+from vlp.encoding import Encoding
+from vlp.engines.base import Engine, on_host
+from vlp.recipe import Recipe
+from vlp.run_directory import RECIPE_FILE
+
+_OF_MODEL = {"clip.": WEIGHTS_FILE, "captioner.": CAPTIONER_FILE, "fusion.": FUSION_FILE}
+
+
+def snapshot(
+    step: int, engine: Engine, encoding: Encoding, average: EMA | None, counters: Mapping[str, Any], recipe: Recipe
+) -> Snapshot:
+    """Whole tensors, on rank zero; every process has to call it."""
+    weights = on_host(engine.weights())
+    files = {file: _below(prefix, weights) for prefix, file in _OF_MODEL.items()}
+    files[EMA_FILE] = on_host(average.average.items() if average else ())
+    files[MOMENTUM_FILE] = on_host(encoding.state().items())
+    files[OPTIMIZER_FILE] = on_host(engine.optimizer_state())
+    state = {**counters, "scaler": engine.scaler_state()}
+    return Snapshot(step, files, state, partial(_describe, engine.model, recipe.to_yaml()))
+
+
+def _describe(model: TwoTower, recipe: str, directory: Path, final: Path) -> None:
+    describe_openclip_directory(model, directory, final)
+    (directory / RECIPE_FILE).write_text(recipe, encoding="utf-8")
+
+
+def _below(prefix: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+
+
+def restore_model(path: Path, model: TwoTower, encoding: Encoding) -> None:
+    """Weights, twin and queue; before an engine cuts them into parts.
+
+    Raises:
+        UserError: a file is missing or does not fit.
+    """
+    for prefix, file in _OF_MODEL.items():
+        module = getattr(model, prefix[:-1])
+        if module is not None:
+            with resuming(path):
+                module.load_state_dict(checkpoint.read(path, file))
+    if encoding.state():
+        with resuming(path):
+            encoding.load_state(checkpoint.read(path, MOMENTUM_FILE))
+
+
+def restore_training(path: Path, engine: Engine, average: EMA | None, state: Mapping[str, Any]) -> None:
+    """Optimiser and averaged weights, as the engine has them."""
+    with resuming(path):
+        engine.load_optimizer(checkpoint.read(path, OPTIMIZER_FILE))
+        engine.load_scaler(state["scaler"])
+    if average is not None:
+        with resuming(path):
+            average.load(checkpoint.read(path, EMA_FILE))
