@@ -320,6 +320,17 @@ def test_options_that_go_wrong(make_run, overrides, topic, says):
     assert finding.verdict == "look"
 
 
+def test_the_first_row_waits_for_workers_to_start(make_run):
+    rows = with_figure("train/data_time", lambda place: 0.4 if place == 0 else 0.01, 5)
+    assert told(make_run(rows, scores=()), "data").says == "a step waits for it 2.0 % of its 0.5 s"
+
+
+def test_a_loss_over_several_captions_has_another_chance_level(make_run):
+    objectives = "objectives=[{name: infonce, captions: 2}]"
+    run = make_run(with_figure("train/contrastive_loss", lambda _: CHANCE), (objectives,))
+    assert told(run, "loss").verdict == "ok"
+
+
 def test_a_fixed_temperature_is_no_clamp(make_run):
     run = make_run(with_figure("train/logit_scale", lambda _: 100.0), ("train.temperature=0.01",))
     assert told(run, "logit scale").verdict == "ok"

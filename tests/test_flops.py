@@ -100,6 +100,21 @@ def test_telling_captions_costs_more_with_its_vocabulary(tiny_coca, tiny_model):
         assert row(options, INFONCE, parse({"name": "captioning"})) == 3 * sum(counted)
 
 
+def test_a_half_of_its_own_is_read_besides_the_text_tower(tiny_model):
+    head = {"layers": 2, "width": 32, "heads": 2, "queries": 4}
+    shared, own = (
+        flops.forward(outline(ModelOptions.model_validate({"config": tiny_model, "captioner": h})), telling=True)
+        for h in (head, {**head, "text_layers": 1})  # as deep and wide as the text tower
+    )
+    assert own.caption - shared.caption == pytest.approx(own.text, rel=0.1)
+
+
+def test_hidden_words_are_another_text(tiny_model):
+    options = ModelOptions.model_validate({"config": tiny_model, "fusion": {"layers": 1, "width": 32, "heads": 2}})
+    image, text, _ = flops.forward(outline(options))
+    assert row(options, INFONCE, parse({"name": "masked_words"})) == 3 * (image + 2 * text)
+
+
 @pytest.mark.parametrize(
     ("name", "precision", "tflops"),
     [

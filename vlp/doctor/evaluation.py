@@ -30,7 +30,7 @@ def evaluated(run: RunFiles) -> Finding:
 
 def chance(run: RunFiles) -> Finding | None:
     """Sets on which the model does no better than drawing lots."""
-    judged, at_chance = 0, []
+    asked, at_chance = 0, []
     for result in run.results:
         number = {"zeroshot_retrieval": "num_texts", "zeroshot_classification": "num_images"}.get(
             result.get("task", "")
@@ -39,20 +39,20 @@ def chance(run: RunFiles) -> Finding | None:
         known = [key for key, level in levels.items() if level and metrics.get(key) is not None]
         if number is None or not known:
             continue
-        judged += 1
+        asked += 1
         # R@10 and top-5 have more right answers to count than R@1, so they tell sooner.
         key = max(known, key=lambda key: levels[key] * (levels[key] < 0.5))
         value, level = metrics[key], levels[key]
         if value < level + 3 * math.sqrt(level * (1 - level) / max(1, result.get(number, 1))):
             at_chance.append(f"{result['dataset']}: {key} {100 * value:.1f} %, chance {100 * level:.1f} %")
-    if not judged or run.step < 2 * (run.warmup_steps or 0):
+    if not asked or run.step < 2 * (run.warmup_steps or 0):
         return None
     if not at_chance:
-        return Finding("chance", "ok", f"above it on {'all ' * (judged > 1)}{judged} set{'s' * (judged > 1)}")
-    says = f"no better than chance on {len(at_chance)} of {judged} set{'s' * (judged > 1)}; {at_chance[0]}"
+        return Finding("chance", "ok", f"above it on {'all ' * (asked > 1)}{asked} set{'s' * (asked > 1)}")
+    says = f"no better than chance on {len(at_chance)} of {asked} set{'s' * (asked > 1)}; {at_chance[0]}"
     early = run.total_steps is not None and run.step < 0.3 * run.total_steps
     cure = "early in a run: wait; else see the lines on loss and learning rate, and the set's own captions"
-    return Finding("chance", "bad" if len(at_chance) == judged and not early else "look", says, cure)
+    return Finding("chance", "bad" if len(at_chance) == asked and not early else "look", says, cure)
 
 
 def collapsed(run: RunFiles) -> Finding | None:
