@@ -152,6 +152,19 @@ def test_a_run_that_fails_still_saves_and_fails_with_its_own_error(run_dir, snap
     assert "vlp: checkpoint" in capsys.readouterr().err
 
 
+def test_a_second_signal_ends_the_run_with_what_is_being_written(run_dir, snapshot):
+    def child() -> None:
+        with Writer(run_dir, KEEP_ONE) as writer:
+            writer.save(snapshot(1, numbers=1_000_000))
+            raise KeyboardInterrupt
+
+    process = FORK.Process(target=child)
+    process.start()
+    process.join()
+    assert process.exitcode == 1
+    assert_is(newest(run_dir, KEEP_ONE), 1)
+
+
 # ---- A full disk
 
 

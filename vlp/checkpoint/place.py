@@ -54,7 +54,7 @@ class Place:
     """
 
     def __init__(self, address: str, run_dir: Path) -> None:
-        self.name = f"{address.rstrip('/')}/{run_dir.resolve().name}/checkpoints"
+        self.name = f"{address.rstrip('/')}/{run_dir.absolute().name}/checkpoints"
         self._system = _connect(address)
         self._folder = self._system._strip_protocol(self.name)
         is_local = isinstance(self._system, fsspec.get_filesystem_class("file"))

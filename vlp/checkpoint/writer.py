@@ -23,7 +23,7 @@ class Writer:
     """Writes the checkpoints of a run, and their copies, in threads; on rank zero only.
 
     What fails raises its UserError once, at the next call; the checkpoints before stay as they are. As a context it
-    closes itself, and does not wait for anything where the run ends by a second signal.
+    closes itself; where the run ends by a second signal, only what is being written here is still finished.
 
     Raises:
         UserError: ``checkpoint.copy_to`` names nothing that can be written to.
@@ -117,7 +117,7 @@ def _problem(work: Callable[[], None]) -> UserError | None:
 
 
 def _in_background(work: Callable[[], None]) -> Future[None]:
-    """A thread that does not keep the process alive, as those of a pool do."""
+    """In a thread that the process waits for when it ends: cut off inside of safetensors, it would abort instead."""
     future: Future[None] = Future()
 
     def run() -> None:
@@ -128,5 +128,5 @@ def _in_background(work: Callable[[], None]) -> Future[None]:
         else:
             future.set_result(None)
 
-    threading.Thread(target=run, name="checkpoint", daemon=True).start()
+    threading.Thread(target=run, name="checkpoint").start()
     return future
