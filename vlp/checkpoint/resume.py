@@ -21,9 +21,11 @@ from vlp.checkpoint.place import Place, PlaceError
 from vlp.encoders.source import checkpoints, step_of
 from vlp.types import UserError
 
+_COUNTERS = ("step", "samples", "num_samples", "data", "bad_samples", "scaler")
+
 
 def newest(run_dir: Path, options: CheckpointOptions) -> Path | None:
-    """The newest checkpoint that is as it was written; on rank zero only, before anybody writes.
+    """The newest checkpoint that is as it was written; every process calls it, before any writes, and rank zero looks.
 
     It comes from ``checkpoint.copy_to`` where that has a newer one. A damaged one is named and set aside. What a killed
     run has left is taken away.
@@ -31,10 +33,14 @@ def newest(run_dir: Path, options: CheckpointOptions) -> Path | None:
     Raises:
         UserError: there are checkpoints, but none is whole; or the place of the copies cannot be used.
     """
-    try:
-        return _newest(run_dir, options)
-    except OSError as error:
-        raise UserError(f"the checkpoints of {run_dir} cannot be looked through: {error}") from error
+    found = None
+    with distributed.only_on_rank_zero():
+        if distributed.rank() == 0:
+            try:
+                found = _newest(run_dir, options)
+            except OSError as error:
+                raise UserError(f"the checkpoints of {run_dir} cannot be looked through: {error}") from error
+    return distributed.from_all_ranks(found)[0]
 
 
 def read(checkpoint: Path, name: str) -> dict[str, Tensor]:
@@ -48,15 +54,15 @@ def read(checkpoint: Path, name: str) -> dict[str, Tensor]:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The counters, with ``step``.
+    """The counters that a run goes on with, and ``step``.
 
     Raises:
         UserError: they are missing or broken.
     """
     with resuming(checkpoint):
         state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-        if not isinstance(state, dict):
-            raise ValueError(f"{STATE_FILE} holds no counters")
+        if missing := [name for name in _COUNTERS if name not in state]:
+            raise ValueError(f"{STATE_FILE} lacks {', '.join(missing)}")
         return state
 
 
