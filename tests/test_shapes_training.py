@@ -87,10 +87,13 @@ def test_killed_in_each_phase_a_run_ends_as_the_whole_one(recipe: Path, whole: A
     assert all(torch.equal(weights[name], expected_weights[name]) for name in expected_weights)
 
 
-@pytest.mark.parametrize("micro", [4, 3])
-def test_two_processes_train_the_same_model(recipe: Path, whole: Any, tmp_path: Path, micro: int) -> None:
+SHARDED = [pytest.param(3, engine, marks=pytest.mark.slow) for engine in ("fsdp2", "zero3")]
+
+
+@pytest.mark.parametrize(("micro", "engine"), [(4, "ddp"), (3, "ddp"), *SHARDED])
+def test_two_processes_train_the_same_model(recipe: Path, whole: Any, tmp_path: Path, micro: int, engine: str) -> None:
     """Also in micro-batches: which patches are left out is a function of the step and of the picture."""
-    run = runs.Run(recipe, tmp_path / "run", f"train.micro_batch_size={micro}")
+    run = runs.Run(recipe, tmp_path / "run", f"train.micro_batch_size={micro}", f"train.engine={engine}")
     run.start(2)
     run.finish()
     (weights, _, losses), (expected, _, expected_losses) = run.result(), whole.result()
