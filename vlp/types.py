@@ -30,6 +30,9 @@ class Skipped:
     samples: int = 1
 
 
+_ON_HOST = ("text_length_VN", "hard_length_KN")
+
+
 @dataclass(frozen=True)
 class Batch:
     """What the loader hands to the encoders: the rows of this process, every world-th of the global batch.
@@ -38,7 +41,8 @@ class Batch:
     and one caption of it, or as many as the objectives compare. captions are the strings of the first view;
     picture_N tells equal pictures from others (a hash of their bytes), hard_text_KNL holds captions that are nearly
     right but false of the picture (hard_mask_KN is false where there is none), where an objective asks; skipped names
-    the samples that had to be replaced while this batch was made.
+    the samples that had to be replaced while this batch was made. text_length_VN and hard_length_KN, which stay on
+    the host, tell how many ids of a text count, where the text tower can spare the others.
     """
 
     image_VNCHW: Tensor
@@ -49,6 +53,8 @@ class Batch:
     picture_N: Tensor | None = None
     hard_text_KNL: Tensor | None = None
     hard_mask_KN: Tensor | None = None
+    text_length_VN: Tensor | None = None
+    hard_length_KN: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -73,13 +79,16 @@ class Batch:
             picture_N=None if self.picture_N is None else self.picture_N[start:stop],
             hard_text_KNL=None if self.hard_text_KNL is None else self.hard_text_KNL[:, start:stop],
             hard_mask_KN=None if self.hard_mask_KN is None else self.hard_mask_KN[:, start:stop],
+            text_length_VN=None if self.text_length_VN is None else self.text_length_VN[:, start:stop],
+            hard_length_KN=None if self.hard_length_KN is None else self.hard_length_KN[:, start:stop],
         )
 
     def to(self, device: object) -> Batch:
-        """The same batch with its tensors on ``device``."""
+        """The same batch with its tensors on ``device``, but for what stays on the host."""
         from torch import Tensor
 
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        travelling = {name: value for name, value in vars(self).items() if name not in _ON_HOST}
+        tensors = {name: value for name, value in travelling.items() if isinstance(value, Tensor)}
         return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})  # type: ignore[call-overload]
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -31,6 +32,17 @@ def test_batches_arrive_whole_and_in_order() -> None:
             batch(number).skipped,
         )
     assert len(arrived) == 5
+
+
+def test_what_is_added_on_the_host_stays_there() -> None:
+    def measured(batch: Batch) -> Batch:
+        assert batch.text_VNL.device.type == "cpu"
+        return replace(batch, text_length_VN=(batch.text_VNL != 0).sum(-1))
+
+    for number, one in enumerate(to_device(map(batch, range(2)), "meta", measured)):
+        assert one.text_VNL.is_meta
+        assert one.text_length_VN is not None
+        assert one.text_length_VN.tolist() == [[8 if number else 0] * 4]
 
 
 def test_nothing_is_read_ahead_and_errors_pass_through() -> None:

@@ -7,6 +7,8 @@ that sees all positions and masks none, such as SigLIP's, or that pools at its l
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,33 +18,52 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from vlp.encoders import packing
 from vlp.encoders.captioner import is_causal
+from vlp.encoders.packing import TextShapes
+
+_BLIND_TO_PADDING = (MeanPooler, ClsPooler, ClsLastHiddenStatePooler)
+_MULTIPLE = 8  # ids: few lengths, so that memory of one step is used again in the next
+
+LengthsOf = Callable[[Tensor], Tensor]
+
+
+def lengths_reader(clip: Any) -> LengthsOf | None:
+    """What tells, of texts NL, the number of first ids on which the feature of each depends (N); None where on all.
+
+    To find out looks at the tower's mask, which waits for the device: once a run, not once a step.
+    """
+    tower = getattr(clip, "text", clip)
+    if type(tower) is HFTextEncoder:
+        padding = tower.config.pad_token_id
+        blind = padding is not None and type(tower.pooler) in _BLIND_TO_PADDING
+        return partial(_unmasked_lengths, padding) if blind else None
+    if type(tower) not in (CLIP, TextTransformer) or getattr(tower, "cls_emb", None) is not None:
+        return None  # a class token, as CoCa's, is the last of all and sees them all
+    return partial(packing.pooled_lengths, tower) if packing.pools_at_end(tower) and is_causal(tower) else None
 
 
 def used_lengths(clip: Any, text_NL: Tensor) -> Tensor:
     """Of each text, the number of its first ids on which its feature depends (N); L where that is not certain."""
-    tower = getattr(clip, "text", clip)
-    if type(tower) is HFTextEncoder:
-        end_N = _end_of_unmasked(tower, text_NL)
-    elif type(tower) in (CLIP, TextTransformer) and getattr(tower, "cls_emb", None) is None and is_causal(tower):
-        # No class token: CoCa's is the last of all, and sees them all.
-        end_N = _pooled_place(tower, text_NL)
-    else:
-        end_N = None
-    if end_N is None:
-        return torch.full_like(text_NL[:, 0], text_NL.shape[1])
-    return end_N + 1
+    lengths_of = lengths_reader(clip)
+    return torch.full_like(text_NL[:, 0], text_NL.shape[1]) if lengths_of is None else lengths_of(text_NL)
 
 
-def encode(clip: Any, text_NL: Tensor) -> Tensor:
+def encode(clip: Any, text_NL: Tensor, shapes: TextShapes | None = None) -> Tensor:
     """Features ND as of open_clip's ``encode_text``, also of texts shorter than the context of a causal tower.
 
-    open_clip's towers (3.3.0) cut neither their mask nor, in the class CLIP, their positions to the length of the text.
+    With ``shapes``, those of the `used_lengths` of the same texts, nothing behind these is computed, or little: a tower
+    that `packing.prepare` does not know computes all texts up to the longest.
     """
     tower = getattr(clip, "text", clip)
+    if shapes is not None:
+        if packing.is_prepared(tower):
+            return packing.encode(tower, text_NL, shapes)
+        text_NL = text_NL[:, : -(-shapes.longest // _MULTIPLE) * _MULTIPLE]
     mask, length = getattr(tower, "attn_mask", None), text_NL.shape[1]
     if mask is None or length == len(mask) or getattr(tower, "cls_emb", None) is not None:
         return clip.encode_text(text_NL, normalize=False)
+    # open_clip's towers (3.3.0) cut neither their mask nor, in the class CLIP, their positions.
     place = "clip." if tower is clip else "clip.text."
     shorter = {
         f"{place}attn_mask": mask[:length, :length],
@@ -64,19 +85,7 @@ class _Texts(nn.Module):
         return self.clip.encode_text(text_NL, normalize=False)
 
 
-def _pooled_place(tower: Any, text_NL: Tensor) -> Tensor | None:
-    """Where a tower of open_clip takes the feature (N); None where the text does not say it."""
-    bare = isinstance(tower, CLIP)  # the towers of this class lie in the model itself, under other names
-    kind, eos_id = (tower.text_pool_type, tower.text_eos_id) if bare else (tower.pool_type, tower.eos_id)
-    if kind == "argmax":
-        return text_NL.argmax(dim=1)
-    return (text_NL == eos_id).int().argmax(dim=1) if kind == "eos" else None
-
-
-def _end_of_unmasked(tower: HFTextEncoder, text_NL: Tensor) -> Tensor | None:
-    """The last place of each text that is no padding (N), 0 without any; None for poolings that may read the others."""
-    padding = tower.config.pad_token_id
-    if padding is None or type(tower.pooler) not in (MeanPooler, ClsPooler, ClsLastHiddenStatePooler):
-        return None
+def _unmasked_lengths(padding: int, text_NL: Tensor) -> Tensor:
+    """Up to the last place that is no padding; 1 where all is."""
     places_L = torch.arange(text_NL.shape[1], device=text_NL.device)
-    return ((text_NL != padding) * places_L).amax(dim=1)
+    return ((text_NL != padding) * places_L).amax(dim=1) + 1
