@@ -127,6 +127,23 @@ def test_what_cannot_be_read_is_named(here, name, content):
     assert "\n" not in str(raised.value)
 
 
+def newest_of_rank(rank: int, world: int, run_dir: Path) -> Path | str | None:
+    try:
+        return newest(run_dir, HERE_ALONE)
+    except UserError as error:
+        return str(error)
+
+
+def test_all_processes_get_what_one_found(run_dir, here, run_ranks):
+    spoil(here / "step-0000003")
+    assert run_ranks(newest_of_rank, 2, run_dir) == [here / "step-0000002"] * 2
+    for number in (1, 2):
+        spoil(here / f"step-000000{number}")
+    one, other = run_ranks(newest_of_rank, 2, run_dir)
+    assert one == other
+    assert one.startswith(f"no checkpoint of {run_dir} is whole")
+
+
 # ---- From the copies
 
 

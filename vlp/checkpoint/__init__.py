@@ -7,8 +7,7 @@ and number of processes wrote them, so any others can go on.
 
 from vlp.checkpoint.options import CheckpointOptions
 from vlp.checkpoint.resume import newest, read, read_state, resuming
-from vlp.checkpoint.snapshot import Snapshot, to_host
-from vlp.checkpoint.synchronous import FUSION_FILE, MOMENTUM_FILE, OPTIMIZER_FILE, load, restore, save
+from vlp.checkpoint.snapshot import FUSION_FILE, MOMENTUM_FILE, OPTIMIZER_FILE, Snapshot, to_host
 from vlp.checkpoint.writer import Writer
 
 __all__ = [
@@ -18,12 +17,9 @@ __all__ = [
     "CheckpointOptions",
     "Snapshot",
     "Writer",
-    "load",
     "newest",
     "read",
     "read_state",
-    "restore",
     "resuming",
-    "save",
     "to_host",
 ]

@@ -10,6 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+OPTIMIZER_FILE = "optimizer.safetensors"
+MOMENTUM_FILE = "momentum.safetensors"  # the twin and its queue
+FUSION_FILE = "fusion.safetensors"
+
 
 @dataclass(frozen=True)
 class Snapshot:
