@@ -201,6 +201,7 @@ def test_a_run_that_ended_before_its_first_row(make_run):
     finding = told(run, "not finite")
     assert finding.verdict == "bad"
     assert finding.says == f"once, the last: {note}"
+    assert told(run, "progress").says == "stopped at step 3 of 400"
 
 
 def test_what_cannot_be_read_is_an_error_with_a_cure(make_run, tmp_path):

@@ -15,6 +15,9 @@ def progress(run: RunFiles) -> Finding:
     of = f"step {run.step:,}" + (f" of {total:,}" if total else "")
     if total and run.step >= total:
         return Finding(topic, "ok", f"finished: {of}")
+    last = run.events[-1] if run.events else {"kind": "", "step": 0}
+    if last["kind"] == "nonfinite" and last["step"] >= run.step and run.option("train.nonfinite") == "stop":
+        return Finding(topic, "look", f"stopped at {of}", "mend what is not finite; the same command goes on")
     says = f"{of}, last row {_long(run.silent_seconds)} ago"
     if run.silent_seconds > max(600.0, 20 * run.option("track.every", 10) * _batch_time(run)):
         cure = "if nothing trains there any more, the same command goes on from the last checkpoint"
@@ -73,7 +76,7 @@ def checkpoints(run: RunFiles) -> Finding:
     says += f"; a kill loses {_long(lost)} at most" if lost else ""
     trained = sum(row["train/batch_time"] for row in run.rows) * run.option("track.every", 10)
     share = sum(saving) / (trained + sum(saving)) if trained else 0.0
-    if saving:
+    if saving and run.checkpoints:
         says += f"; saving took {100 * share:.1f} % of the time"
     if not run.checkpoints and run.step >= 2 * every:
         return Finding(
