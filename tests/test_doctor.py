@@ -106,6 +106,10 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
             (directory / f"checkpoints/step-{step:07d}/state.json").write_text(json.dumps(state))
         if events:
             (directory / "health.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+            when = os.stat(directory / "metrics.jsonl").st_mtime + (
+                60 if events[-1]["step"] > EVERY * len(rows) else -60
+            )
+            os.utime(directory / "health.jsonl", (when, when))
         return directory
 
     return make
@@ -204,6 +208,14 @@ def test_a_run_that_ended_before_its_first_row(make_run):
     assert told(run, "progress").says == "stopped at step 3 of 400"
 
 
+def test_an_event_of_before_the_run_was_resumed_is_no_news(make_run):
+    run = make_run(good_rows(20), events=({**NAN, "step": 205},))
+    assert told(run, "progress").says == "stopped at step 205 of 400"
+    long_ago = time.time() - 7200
+    os.utime(run / "health.jsonl", (long_ago, long_ago))
+    assert told(run, "progress").says.startswith("step 200 of 400, last row ")
+
+
 def test_what_cannot_be_read_is_an_error_with_a_cure(make_run, tmp_path):
     (tmp_path / "empty").mkdir()
     for directory, sentence in (
@@ -219,6 +231,7 @@ def test_files_cut_off_by_a_kill_are_read_as_far_as_they_go(make_run):
     run = make_run()
     with (run / "metrics.jsonl").open("a") as rows:
         rows.write('{"step": 410, "train/lo')
+    (run / "health.jsonl").write_text('{"step": 41')
     (run / "evaluation/half.json").write_text('{"dataset": ')
     (run / "checkpoints/step-0000400/state.json").write_text("")
     assert told(run, "progress").verdict == "ok"

@@ -43,13 +43,6 @@ class Stopwatch:
             self._saving += seconds
             self._stopped += seconds
 
-    def read(self) -> tuple[float, float]:
-        """Seconds per step, and those of them spent waiting for data; starts again."""
-        steps = max(1, self._steps)
-        figures = (time.perf_counter() - self._started - self._stopped) / steps, self._data_seconds / steps
-        self.reset()
-        return figures
-
     def metrics(self, samples: int, flops: float, peak: float | None = None) -> dict[str, float]:
         """Times and speed for a row of the log; starts again.
 
@@ -61,8 +54,11 @@ class Stopwatch:
             flops: of a sample, forward and backward.
             peak: FLOP/s of a device, where it is known.
         """
-        batch_time, data_time = self.read()
-        saving, self._saving = self._saving, 0.0
+        steps = max(1, self._steps)
+        batch_time = (time.perf_counter() - self._started - self._stopped) / steps
+        data_time, saving = self._data_seconds / steps, self._saving
+        self._saving = 0.0
+        self.reset()
         per_gpu = samples / batch_time / distributed.world_size()
         return {
             "train/batch_time": batch_time,

@@ -32,6 +32,7 @@ class RunFiles:
         checkpoints: their steps.
         num_samples: of the data, as a checkpoint says; None before the first.
         silent_seconds: since the last row was written.
+        news_of_health: whether the last event came after the last row; one of before the run was resumed did not.
     """
 
     directory: Path
@@ -43,6 +44,7 @@ class RunFiles:
     checkpoints: list[int]
     num_samples: int | None
     silent_seconds: float
+    news_of_health: bool
 
     def option(self, key: str, default: Any = None) -> Any:
         """The value of ``train.lr``; ``default`` where the recipe has no such key."""
@@ -61,7 +63,8 @@ class RunFiles:
     @property
     def step(self) -> int:
         """The last one that anything is known of."""
-        return max(row["step"] for row in [*self.rows, *self.evaluations, *self.events])
+        news = self.events[-1:] if self.news_of_health else []
+        return max((row["step"] for row in [*self.rows, *self.evaluations, *news]), default=0)
 
     @property
     def world(self) -> int:
@@ -97,18 +100,21 @@ def read(directory: Path) -> RunFiles:
         raise UserError(f"there is no run {directory}: give the directory that vlp train wrote")
     if not any((directory / name).exists() for name in ("recipe.yaml", "metrics.jsonl")):
         raise UserError(f"{directory} is no run: it has neither recipe.yaml nor metrics.jsonl")
-    metrics = directory / "metrics.jsonl"
+    metrics, health = directory / "metrics.jsonl", directory / "health.jsonl"
     rows = _rows(metrics)
+    events = _rows(health)
+    written = metrics.stat().st_mtime if metrics.exists() else 0.0
     run = RunFiles(
         directory,
         _recipe(directory / "recipe.yaml"),
         [row for row in rows if "train/lr" in row],
         [row for row in rows if any(name.startswith("val/") for name in row)],
-        _rows(directory / "health.jsonl"),
+        events,
         _results(directory / "evaluation"),
         sorted(int(path.name[5:]) for path in directory.glob("checkpoints/step-*") if path.name[5:].isdigit()),
         _num_samples(directory),
-        max(0.0, time.time() - metrics.stat().st_mtime) if metrics.exists() else 0.0,
+        max(0.0, time.time() - written) if written else 0.0,
+        bool(events) and health.stat().st_mtime >= written,
     )
     if not rows and not run.events:
         every = run.option("track.every", 10)

@@ -15,8 +15,7 @@ def progress(run: RunFiles) -> Finding:
     of = f"step {run.step:,}" + (f" of {total:,}" if total else "")
     if total and run.step >= total:
         return Finding(topic, "ok", f"finished: {of}")
-    last = run.events[-1] if run.events else {"kind": "", "step": 0}
-    if last["kind"] == "nonfinite" and last["step"] >= run.step and run.option("train.nonfinite") == "stop":
+    if run.news_of_health and run.events[-1]["kind"] == "nonfinite" and run.option("train.nonfinite") == "stop":
         return Finding(topic, "look", f"stopped at {of}", "mend what is not finite; the same command goes on")
     says = f"{of}, last row {_long(run.silent_seconds)} ago"
     if run.silent_seconds > max(600.0, 20 * run.option("track.every", 10) * _batch_time(run)):

@@ -65,8 +65,8 @@ def not_finite(run: RunFiles) -> Finding:
     cure = (
         f"look at its batch ({keys:,} keys in {run.directory / 'health.jsonl'}); lower train.lr or set train.clip_norm"
     )
-    stopped = last["step"] >= run.step
-    return Finding(topic, "bad" if stopped or len(events) > max(3, 0.01 * run.step) else "look", says, cure)
+    ended = run.news_of_health and last["step"] >= run.step
+    return Finding(topic, "bad" if ended or len(events) > max(3, 0.01 * run.step) else "look", says, cure)
 
 
 def spikes(run: RunFiles) -> Finding:
