@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,8 +19,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import accelerate.commands.launch as launch_commands
 import psutil
 import pytest
+import yaml
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+
+from data_tools.scenes import ScenesOptions, write_scenes
+from vlp.engines import launch
+from vlp.track import read_metrics
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "recipes" / "launch"
@@ -193,3 +201,121 @@ def test_a_rank_that_fails_starts_the_run_again_but_a_mistake_does_not(tmp_path:
     ports = [start["environment"]["MASTER_PORT"] for name, start in job.starts().items() if name.startswith("1-")]
     assert len(ports) == len(set(ports)) == starts
     assert job.requeued() == []
+
+
+# ---- Accelerate
+
+ENGINES = {
+    "ddp": {"engine": "ddp"},
+    "fsdp2": {"engine": "fsdp2", "offload": False, "reshard_after_forward": True},
+    "deepspeed_zero1": {"engine": "zero1"},
+    "deepspeed_zero2": {"engine": "zero2"},
+    "deepspeed_zero3": {"engine": "zero3"},
+}
+
+
+def test_every_configuration_has_its_engine() -> None:
+    assert {path.stem for path in LAUNCH.glob("accelerate/*.yaml")} == ENGINES.keys()
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("machines", [1, 2])
+def test_a_configuration_starts_the_engine_it_is_named_after(
+    name: str, machines: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["--config_file", str(LAUNCH / "accelerate" / f"{name}.yaml"), "--num_processes", "4"]
+    arguments += ["--num_machines", str(machines), "--main_process_ip", "127.0.0.1", "--main_process_port", "29871"]
+    chosen, defaults, _ = launch_commands._validate_launch_command(
+        launch_commands.launch_command_parser().parse_args([*arguments, "-m", "vlp"])
+    )
+    if chosen.use_deepspeed:
+        chosen.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
+        command, environment = prepare_deepspeed_cmd_env(chosen)
+        assert command is None, "torchrun starts it, not DeepSpeed's launcher, which wants ssh and a host file"
+    else:
+        environment = prepare_multi_gpu_env(chosen)
+    assert int(chosen.nproc_per_node) == 4 // machines
+    assert environment["ACCELERATE_MIXED_PRECISION"] == "no", "the recipe says the precision"
+    with monkeypatch.context() as patch:
+        for key, value in environment.items():
+            patch.setenv(key, value)
+        settings = launch._settings(None)
+    assert settings.items() >= ENGINES[name].items()
+    sharing = settings.get("deepspeed", {}).get("zero_optimization", {})
+    assert not sharing or sharing["offload_optimizer"]["device"] == "none"
+
+
+# ---- Real training
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    write_scenes(ScenesOptions(out=folder / "data", num_train=64, num_eval=8, samples_per_shard=32))
+    tree = {
+        "name": "test",
+        "data": {"train": str(folder / "data" / "train"), "workers": 1, "shuffle_window": 16, "shuffle_streams": 2},
+        "model": {
+            "config": {
+                "embed_dim": 16,
+                "vision_cfg": {"image_size": 24, "patch_size": 8, "layers": 1, "width": 32, "head_width": 16},
+                "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+            }
+        },
+        "objectives": [{"name": "infonce"}],
+        "train": {"steps": 200, "global_batch_size": 8},
+        "checkpoint": {"every": 1000},
+        "track": {"every": 1, "tensorboard": False},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(tree))
+    return folder / "recipe.yaml"
+
+
+@pytest.mark.slow
+def test_a_job_of_slurm_trains_saves_and_goes_on(recipe: Path, tmp_path: Path) -> None:
+    """With nothing but srun standing in: told to stop ahead of the limit, and submitted again as it was."""
+    slurm.install(tmp_path / "bin")
+    run_dir = tmp_path / "run"
+
+    def submit() -> subprocess.Popen[str]:
+        command = ["bash", str(LAUNCH / "slurm" / "srun.sbatch"), str(recipe), f"run_dir={run_dir}"]
+        return subprocess.Popen(command, env={**os.environ, **variables(tmp_path)}, stderr=subprocess.PIPE, text=True)
+
+    job = submit()
+    while not (run_dir / "metrics.jsonl").exists() or len(read_metrics(run_dir / "metrics.jsonl")) < 5:
+        assert job.poll() is None, job.communicate()[1]
+        time.sleep(0.01)
+    job.send_signal(signal.SIGUSR1)
+    said = job.communicate(timeout=120)[1]
+    assert job.returncode == 0, said
+    assert said.count("saving, then stopping") == 1
+    (stopped,) = re.findall(r"^stopped at step (\d+) and saved", said, re.MULTILINE)
+    assert 5 <= int(stopped) < 200
+    assert (tmp_path / "requeued").read_text().split() == [str(os.getpid())]
+
+    job = submit()
+    said = job.communicate(timeout=240)[1]
+    assert job.returncode == 0, said
+    assert f"going on from step {stopped}\n" in said
+    assert [row["step"] for row in read_metrics(run_dir / "metrics.jsonl")] == list(range(1, 201))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fsdp2", "deepspeed_zero1"])
+def test_accelerate_launch_trains_with_the_engine(recipe: Path, tmp_path: Path, name: str) -> None:
+    configuration = LAUNCH / "accelerate" / f"{name}.yaml"
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.accelerate_cli",
+        "launch",
+        "--config_file",
+        str(configuration),
+    ]
+    command += ["--num_processes", "2", "--main_process_port", "0"]
+    command += ["-m", "vlp", "train", str(recipe), f"run_dir={tmp_path / 'run'}", "train.steps=2"]
+    done = subprocess.run(command, env={**os.environ, **variables(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f", {ENGINES[name]['engine']}, fp32 towers" in done.stderr
+    assert "global batch: 8 = 2 processes x 4" in done.stderr
+    assert [row["step"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [1, 2]
