@@ -116,7 +116,7 @@ def s3(_servers: ModuleType, _s3_port: int, monkeypatch: pytest.MonkeyPatch) -> 
     """The door before an S3 server with an empty bucket, ``s3://copies``; the environment leads to it.
 
     ``dies_after``: so many bytes are let in, then it ``is_dead``; ``errors``: each request is answered by 500;
-    ``silent``: by nothing; ``bucket``: what is behind it.
+    ``silent``: by nothing; ``keeps_all``: nothing may be deleted; ``bucket``: what is behind it.
     """
     import boto3
 
@@ -124,6 +124,7 @@ def s3(_servers: ModuleType, _s3_port: int, monkeypatch: pytest.MonkeyPatch) -> 
         dies_after: float = float("inf")
         errors = False
         silent = False
+        keeps_all = False
 
         def _pass_on(self, source: socket.socket, target: socket.socket, back: bool) -> None:
             if back:
@@ -132,6 +133,9 @@ def s3(_servers: ModuleType, _s3_port: int, monkeypatch: pytest.MonkeyPatch) -> 
                 while data := source.recv(1 << 16):
                     if self.errors:
                         source.sendall(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n")
+                        continue
+                    if self.keeps_all and data.startswith(b"DELETE"):
+                        source.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
                         continue
                     self.dies_after -= len(data)
                     self.is_dead = self.is_dead or self.dies_after < 0

@@ -24,6 +24,8 @@ def keys(s3: Any) -> dict[str, list[str]]:
     """Checkpoint -> its files in the bucket."""
     found: dict[str, list[str]] = {}
     for item in s3.bucket.objects.all():
+        if item.key.endswith(".can-be-written"):
+            continue
         folder, run, root, checkpoint, name = item.key.split("/", 4)
         assert (folder, run, root) == ("team", "run", "checkpoints")
         found.setdefault(checkpoint, []).append(name)
@@ -139,6 +141,18 @@ def test_the_same_step_with_other_weights_is_copied_again(s3, run_dir, snapshot)
             writer.save(snapshot(1, numbers=numbers))
     shutil.rmtree(run_dir)
     assert len(read(newest(run_dir, KEEP_ONE), "open_clip_model.safetensors")["weight"]) == 4
+
+
+def test_where_nothing_may_be_deleted_old_copies_stay_and_that_is_said_once(s3, run_dir, snapshot, until, capsys):
+    s3.keeps_all = True
+    assert newest(run_dir, KEEP_ONE) is None
+    with Writer(run_dir, KEEP_ONE) as writer:
+        for step in (1, 2, 3):
+            writer.save(snapshot(step))
+            until(lambda step=step: is_whole(s3, f"step-000000{step}"))
+    assert capsys.readouterr().err.count("warning: old copies stay (checkpoint.copy_to: s3://copies/team/run") == 1
+    assert [is_whole(s3, f"step-000000{step}") for step in (1, 2, 3)] == [True] * 3
+    assert fetched(run_dir, KEEP_ONE) == 3
 
 
 # ---- At the start
