@@ -367,7 +367,7 @@ def test_a_run_does_not_go_on_with_more_or_fewer_samples(recipe_file, scenes, tm
 
 def test_weights_that_diverge_with_the_last_update_are_not_saved(recipe_file):
     diverge = ["train.steps=1", "train.lr=3e38", "train.warmup=0", "train.weight_decay=1e30", "track.every=1"]
-    with pytest.raises(UserError, match="weights are not finite at step 1"):
+    with pytest.raises(UserError, match="not finite at step 1"):
         run(recipe_file, *diverge)
     assert not list(Path(recipe.load(str(recipe_file)).run_dir).glob("checkpoints/step-*"))
 

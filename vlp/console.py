@@ -96,12 +96,11 @@ def decisions(
     model: TwoTower,
     data: TrainingData,
     span: Span,
-    world: int,
     micro_batch_size: int,
     device: str,
 ) -> Iterator[str]:
     """What was decided, a line each."""
-    batch = recipe.train.global_batch_size
+    batch, world = recipe.train.global_batch_size, distributed.world_size()
     rows = recipe.rows // world
     passes = math.ceil(rows / micro_batch_size)
     cached = f" in {passes} cached micro-batches" if passes > 1 else ""

@@ -79,8 +79,9 @@ class Momentum:
         lerp(_each_once(self.twin.clip), _each_once(model.clip), 1 - self.decay)
         if len(self._image_QD):
             start = self._seen % len(self._image_QD)
-            self._image_QD[start : start + len(features.image_BD)] = features.image_BD
-            self._text_QD[start : start + len(features.text_BD)] = features.text_BD
+            # Of an update that was left out, too: one row that is not finite would be in the losses of many steps.
+            self._image_QD[start : start + len(features.image_BD)] = features.image_BD.nan_to_num(0.0, 0.0, 0.0)
+            self._text_QD[start : start + len(features.text_BD)] = features.text_BD.nan_to_num(0.0, 0.0, 0.0)
             self._seen += len(features.image_BD)
 
     def state(self) -> dict[str, Tensor]:

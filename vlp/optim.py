@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, Field, model_validator
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from vlp.durations import Duration, Scheduled, Span, smallest
 from vlp.types import UserError
@@ -71,17 +72,13 @@ def adamw(model: nn.Module, options: OptimOptions) -> torch.optim.AdamW:
 
     Groups as in open_clip: no decay below two dimensions or for names with bn, ln, bias or logit_scale.
     """
-    decay: list[nn.Parameter] = []
-    no_decay: list[nn.Parameter] = []
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             exempt = parameter.ndim < 2 or any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
-            (no_decay if exempt else decay).append(parameter)
-    groups = [
-        {"params": decay, "weight_decay": options.weight_decay},
-        {"params": no_decay, "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+            # Of a group all or none are sharded: the fused kernel takes no mixture.
+            group = {"params": [], "weight_decay": 0.0 if exempt else options.weight_decay}
+            groups.setdefault((exempt, isinstance(parameter, DTensor)), group)["params"].append(parameter)
     if not groups:
         raise UserError("nothing to train: model.lock_image and model.lock_text freeze every parameter")
-    return torch.optim.AdamW(groups, lr=options.lr, betas=options.betas, eps=options.eps, fused=True)
+    return torch.optim.AdamW(list(groups.values()), lr=options.lr, betas=options.betas, eps=options.eps, fused=True)

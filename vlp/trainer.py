@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from vlp import checkpoint, distributed, embeddings, flops, run_state, sharded
+from vlp import checkpoint, distributed, embeddings, flops, run_state
 from vlp.console import Stopwatch, decisions, evaluation_line, training_line
 from vlp.data.bad_samples import BadSamples
 from vlp.data.batches import TrainingData
@@ -29,7 +28,7 @@ from vlp.engines.base import Engine
 from vlp.engines.launch import Launch, start
 from vlp.evaluation import run as evaluation
 from vlp.evaluation.tasks.base import Task
-from vlp.health import Health
+from vlp.health import Health, running_statistics
 from vlp.objectives.base import check_needs, hard_texts, loss_of, moving_weights, needs, text_views
 from vlp.optim import learning_rate
 from vlp.recipe import Recipe
@@ -65,8 +64,6 @@ def train(recipe: Recipe) -> Outcome:
 
 
 def _train(recipe: Recipe, launch: Launch, signals: Signals, watchdog: Watchdog) -> Outcome:
-    rank, world = distributed.rank(), distributed.world_size()
-
     # ---- Run directory: new, or the one to go on with
     run_dir = Path(recipe.run_dir)
     resumed = checkpoint.newest(run_dir, recipe.checkpoint)
@@ -83,24 +80,12 @@ def _train(recipe: Recipe, launch: Launch, signals: Signals, watchdog: Watchdog)
     for task in tasks:
         task.check(model)
     batch_norm.synchronise(model.clip)
-    data = TrainingData(
-        recipe.data,
-        model.picture_format,
-        model.tokenizer,
-        recipe.train.global_batch_size,
-        recipe.seed,
-        rank,
-        world,
-        crops(recipe.objectives),
-        text_views(recipe.objectives),
-        with_picture_ids="picture_ids" in wanted,
-        hard_texts=hard_texts(recipe.objectives),
-    )
+    data = _data(recipe, model)
     if state is not None:
         check_same_data(data, state)
     span = recipe.span(data.num_samples)
     shape_check.check(model, recipe.train, span, wanted)
-    rows = recipe.rows // world
+    rows = recipe.rows // distributed.world_size()
     micro_batch_size = min(recipe.train.micro_batch_size or rows, rows)
     batch_norm.check(model, cached=micro_batch_size < rows)
 
@@ -113,7 +98,7 @@ def _train(recipe: Recipe, launch: Launch, signals: Signals, watchdog: Watchdog)
     encoding = Encoding(model, recipe.objectives, recipe.rows, data.num_samples)
     if resumed is not None:
         run_state.restore_model(resumed, model, encoding)
-    said = list(decisions(recipe, model, data, span, world, micro_batch_size, f"{launch.device}, {launch.engine}"))
+    said = list(decisions(recipe, model, data, span, micro_batch_size, f"{launch.device.type}, {launch.engine}"))
     engine = engines.load(launch, model, recipe, [encoding.momentum.twin] if encoding.momentum else [])
     average = EMA(model.averaged(), recipe.train.ema_decay) if recipe.train.ema_decay else None
     if resumed is not None and state is not None:
@@ -121,36 +106,50 @@ def _train(recipe: Recipe, launch: Launch, signals: Signals, watchdog: Watchdog)
     write_recipe(recipe)
 
     # ---- Steps
-    first_step = state["step"] if state is not None else 0
-    full = shape_check.full_shape(model)
+    full, statistics = shape_check.full_shape(model), running_statistics(model.clip)
+    warmup = span.steps(recipe.train.warmup, "train.warmup")
     run = _Run(
         recipe,
         engine,
         average,
         encoding,
-        BadSamples(recipe.data.max_bad_fraction, data.num_samples),
-        [state["bad_samples"]] if state is not None else [],
+        data,
         span,
         micro_batch_size,
-        data.digest,
-        watchdog,
         lambda step: shape_at(recipe.train, span, step, full),
-        Health(recipe.train, run_dir, span.steps(recipe.train.warmup, "train.warmup"), scaled=engine.scales_gradients),
         flops.per_row(outline(recipe.model, recipe.starts(), wanted), recipe.objectives) * recipe.rows,
+        watchdog,
+        Health(recipe.train, run_dir, warmup, scaled=engine.scales_gradients, statistics=statistics),
+        BadSamples(recipe.data.max_bad_fraction, data.num_samples),
+        [state["bad_samples"]] if state is not None else [],
     )
-    if rank == 0:
-        run.tracker = Tracker(recipe.track, run_dir, recipe.name, span.total_steps, first_step)
-        run.writer = checkpoint.Writer(run_dir, recipe.checkpoint)
-        for line in said:
-            run.tracker.say(line)
-        if first_step:
-            run.tracker.say(f"going on from step {first_step}")
-    try:
-        with closing(to_device(data.batches(first_step, span.total_steps, run.shape), launch.device)) as batches:
-            return _steps(run, data, batches, tasks, signals, first_step)
-    finally:
-        if run.tracker is not None:
-            run.tracker.close()
+    first_step = state["step"] if state is not None else 0
+    with ExitStack() as stack:
+        if distributed.rank() == 0:
+            run.tracker = Tracker(recipe.track, run_dir, recipe.name, span.total_steps, first_step)
+            stack.callback(run.tracker.close)
+            run.writer = stack.enter_context(checkpoint.Writer(run_dir, recipe.checkpoint))
+            run.health.say = run.tracker.say
+            for line in [*said, *([f"going on from step {first_step}"] if first_step else [])]:
+                run.tracker.say(line)
+        batches = to_device(data.batches(first_step, span.total_steps, run.shape), launch.device)
+        return _steps(run, stack.enter_context(closing(batches)), tasks, signals, first_step)
+
+
+def _data(recipe: Recipe, model: TwoTower) -> TrainingData:
+    return TrainingData(
+        recipe.data,
+        model.picture_format,
+        model.tokenizer,
+        recipe.train.global_batch_size,
+        recipe.seed,
+        distributed.rank(),
+        distributed.world_size(),
+        crops(recipe.objectives),
+        text_views(recipe.objectives),
+        with_picture_ids="picture_ids" in needs(recipe.objectives),
+        hard_texts=hard_texts(recipe.objectives),
+    )
 
 
 @dataclass
@@ -161,15 +160,15 @@ class _Run:
     engine: Engine
     average: EMA | None
     encoding: Encoding
-    bad_samples: BadSamples
-    earlier_bad_samples: list[dict[str, Any]]
+    data: TrainingData
     span: Span
     micro_batch_size: int
-    data_digest: dict[str, Any]
-    watchdog: Watchdog
     shape: Callable[[int], Shape]
-    health: Health
     flops: float  # of a step, over all processes
+    watchdog: Watchdog
+    health: Health
+    bad_samples: BadSamples
+    earlier_bad_samples: list[dict[str, Any]]
     tracker: Tracker | None = None  # on rank zero, as is the writer
     writer: checkpoint.Writer | None = None
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
@@ -191,9 +190,7 @@ class _Run:
         return self.bad_samples.merged([*self.earlier_bad_samples, *states])
 
 
-def _steps(
-    run: _Run, data: TrainingData, batches: Iterator[Batch], tasks: list[Task], signals: Signals, first_step: int
-) -> Outcome:
+def _steps(run: _Run, batches: Iterator[Batch], tasks: list[Task], signals: Signals, first_step: int) -> Outcome:
     recipe, total = run.recipe, run.span.total_steps
     results: list[evaluation.Result] = []
     run.model.train()
@@ -230,7 +227,7 @@ def _steps(
     if first_step >= total:
         results = _evaluate(run, tasks, total)
     _written(run)
-    for line in [*data.defects_by_kind(), *run.all_bad_samples().summary()]:
+    for line in [*run.data.defects_by_kind(), *run.all_bad_samples().summary()]:
         distributed.say(line)
     return Outcome(run.run_dir, total, finished=True, results=results)
 
@@ -334,20 +331,17 @@ def _save(run: _Run, step: int) -> None:
     run.health.read()
     run.health.compare(step, dict(run.model.named_parameters()))
     # The update came after the gradient: weights that diverged with it must not become the newest checkpoint.
-    parts = sum(float(sharded.local(p.detach()).sum()) for p in run.model.parameters())
-    if distributed.any_rank(not math.isfinite(parts)):
-        raise UserError(
-            f"train: weights are not finite at step {step}: lower train.lr, lengthen train.warmup or set "
-            "train.clip_norm; the last checkpoint stays as it is"
-        )
+    averages = run.average.average if run.average else {}
+    run.health.check(step, {**run.model.state_dict(), **averages, **run.encoding.state()})
     counters = {
         "samples": run.samples(step),
         "num_samples": run.span.num_samples,
-        "data": run.data_digest,
+        "data": run.data.digest,
         "bad_samples": run.all_bad_samples().state(),
     }
-    if run.writer is not None:
-        run.writer.wait()  # one snapshot in memory at a time
+    with distributed.only_on_rank_zero():
+        if run.writer is not None:
+            run.writer.wait()  # one snapshot in memory at a time
     taken = run_state.snapshot(step, run.engine, run.encoding, run.average, counters, run.recipe)
     if run.writer is not None:
         run.writer.save(taken)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vlp import distributed, ema, sharded
+from vlp.checkpoint import to_host
 from vlp.ema import EMA
 from vlp.encoders.two_tower import TwoTower
 
@@ -138,12 +139,12 @@ def copy_of(model: TwoTower) -> TwoTower:
 
 def on_host(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     """Whole tensors in host memory of their own, on rank zero; nothing elsewhere. Every process has to call it."""
-    host = {}
-    for name, tensor in tensors:
-        value = sharded.whole(tensor.detach())
-        if distributed.rank() == 0:
-            host[name] = value.to("cpu", copy=True)
-    return host
+    whole = ((name, sharded.whole(tensor.detach())) for name, tensor in tensors)
+    if distributed.rank() == 0:
+        return to_host(whole)
+    for _ in whole:
+        pass
+    return {}
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:

@@ -37,6 +37,7 @@ class Engine(Base):
             parameter = getattr(model.clip, name)
             if parameter is not None:
                 parameter.data = parameter.data.reshape(1)
+        model.clip.register_state_dict_post_hook(_without_dimension)
         self._adamw = adamw(model, recipe.train)
         self._engine, self.optimizer, _, _ = deepspeed.initialize(
             model=model,
@@ -71,10 +72,6 @@ class Engine(Base):
         if parameter.requires_grad:  # AdamW works on a copy, also where precision is the same
             self._set(parameter, parameter.data, None)
 
-    def weights(self) -> Named:
-        for name, value in self.model.state_dict().items():
-            yield name, value.reshape(()) if _is_scalar(name) else value
-
     def optimizer_state(self) -> Named:
         from deepspeed.utils import safe_get_full_optimizer_state
 
@@ -95,7 +92,7 @@ class Engine(Base):
             return
         for part in self._parts():
             moments = {field: torch.zeros_like(part) for field in _MOMENTS}
-            self._adamw.state[part] = {"step": step.to(part.device), **moments}
+            self._adamw.state[part] = {"step": step.to(part.device, copy=True), **moments}
         self._link_moments()
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
@@ -152,6 +149,14 @@ class Zero3(ShardedEngine, Engine):
 
     def _link_moments(self) -> None:
         """They are found by way of the parts."""
+
+
+def _without_dimension(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: object) -> None:
+    """Whoever looks at the weights, to save or to average them, sees the scalars as they are elsewhere."""
+    for name in _SCALARS:
+        value = state.get(prefix + name)
+        if value is not None and value.numel() == 1:  # not one of ZeRO 3, whose values are elsewhere
+            state[prefix + name] = value.view(())
 
 
 def _is_scalar(name: str) -> bool:

@@ -38,7 +38,9 @@ TRUE_CAPTIONS = {"caption_loss": ("with its picture", 0), "caption_loss_shuffled
 SLOTS = {"slot_acc": "mean of slots", "slot_acc_all": "captions without a fault", "parses": "sentences"}
 COLOURS = 6  # of the page's style sheet
 STYLES: tuple[Style, ...] = ("solid", "dashed", "dotted")
-NOT_LOSSES = {name for name, _ in SINGLE + TIMES} | {"train/samples_per_second_per_gpu", "train/skipped_samples"}
+OF_THE_MACHINE = ("samples_per_second_per_gpu", "save_time", "tflops_per_gpu", "mfu", "peak_memory_gib", "rank_drift")
+OF_THE_STEP = ("skipped_samples", "skipped_updates", "patch_dropout", "image_size", "text_length")
+NOT_LOSSES = {name for name, _ in SINGLE + TIMES} | {f"train/{name}" for name in OF_THE_MACHINE + OF_THE_STEP}
 
 
 def charts(rows: Sequence[dict[str, float]], results: Sequence[SetResult]) -> list[Chart]:
