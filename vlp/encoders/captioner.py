@@ -19,7 +19,6 @@ from open_clip.model import CLIP
 from open_clip.transformer import AttentionalPooler, MultimodalTransformer, TextTransformer
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from vlp.types import UserError
 
@@ -93,11 +92,6 @@ class CaptioningHead(nn.Module):
         """What the decoder attends to, NQW, from the states of patches."""
         return self.image_norm(self.pooler(image_NPW if self.places is None else image_NPW + self.places))
 
-    def use_gradient_checkpointing(self) -> None:
-        self.decoder.set_grad_checkpointing(True)
-        if self.own_half is not None:
-            self.own_half.set_grad_checkpointing(True)
-
 
 @dataclass(frozen=True)
 class CaptionPath:
@@ -139,12 +133,8 @@ def decode(decoder: MultimodalTransformer, memory_NQW: Tensor, text_NLW: Tensor)
     """What open_clip's decoder has just before it multiplies with the vocabulary, NLW."""
     mask = decoder.attn_mask[: text_NLW.shape[1], : text_NLW.shape[1]]
     for block, cross in zip(decoder.resblocks, decoder.cross_attn, strict=True):
-        if decoder.grad_checkpointing:
-            text_NLW = checkpoint(block, text_NLW, None, None, mask, use_reentrant=False)
-            text_NLW = checkpoint(cross, text_NLW, memory_NQW, memory_NQW, None, use_reentrant=False)
-        else:
-            text_NLW = block(text_NLW, attn_mask=mask)
-            text_NLW = cross(text_NLW, k_x=memory_NQW, v_x=memory_NQW)
+        text_NLW = block(text_NLW, attn_mask=mask)
+        text_NLW = cross(text_NLW, k_x=memory_NQW, v_x=memory_NQW)
     return decoder.ln_final(text_NLW)
 
 

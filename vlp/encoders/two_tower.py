@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from vlp.data.transforms import PictureFormat, eval_transform
 from vlp.encoders import captioner, pad_free, vision
+from vlp.encoders.blocks import blocks
 from vlp.encoders.captioner import CaptioningHead, CaptionPath
 from vlp.encoders.packing import TextShapes
+from vlp.encoders.recompute import Policy, recompute
 from vlp.encoders.special_tokens import SpecialTokens, special_tokens
 from vlp.encoders.tokens import States, image_states, marks_of, text_states, word_mask
 from vlp.encoders.vision import PatchDropout
@@ -73,6 +75,8 @@ class TwoTower(nn.Module):
             resize_mode=pixels["resize_mode"],
             fill_color=pixels["fill_color"],
         )
+        parts = (part for block in blocks(self.clip.visual) for part in block.modules())
+        self._is_convolutional = any(isinstance(part, nn.Conv2d) for part in parts)
         self.register_buffer("mean_C11", torch.tensor(pixels["mean"]).view(-1, 1, 1), persistent=False)
         self.register_buffer("std_C11", torch.tensor(pixels["std"]).view(-1, 1, 1), persistent=False)
 
@@ -96,9 +100,14 @@ class TwoTower(nn.Module):
         pixels = image_NCHW.to(torch.float32, memory_format=torch.contiguous_format)
         return pixels.div_(255).sub_(self.mean_C11).div_(self.std_C11)
 
+    def _pixels(self, image_NCHW: Tensor) -> Tensor:
+        """As `normalise`, in the layout that the image tower computes fastest in: convolutions want channels last."""
+        layout = torch.channels_last if self._is_convolutional else torch.contiguous_format
+        return self.normalise(image_NCHW).contiguous(memory_format=layout)
+
     def encode_image(self, image_NCHW: Tensor, dropout: PatchDropout | None = None) -> Tensor:
         """Features ND of uint8 pictures, not normalised to length 1."""
-        return vision.encode(self.clip, self.normalise(image_NCHW), dropout)
+        return vision.encode(self.clip, self._pixels(image_NCHW), dropout)
 
     def encode_text(self, text_NL: Tensor, shapes: TextShapes | None = None) -> Tensor:
         """Features ND of token ids, not normalised to length 1; ids behind `text_lengths` may be left out.
@@ -113,7 +122,7 @@ class TwoTower(nn.Module):
 
     def image_states(self, image_MCHW: Tensor, rows: int | None = None, dropout: PatchDropout | None = None) -> States:
         """Features of uint8 pictures, and the states of the patches of the first ``rows``."""
-        return image_states(self.clip.visual, self.normalise(image_MCHW), rows, dropout)
+        return image_states(self.clip.visual, self._pixels(image_MCHW), rows, dropout)
 
     def text_states(self, text_ML: Tensor, rows: int | None = None) -> States:
         """Features of token ids, and the states of the positions of the first ``rows``."""
@@ -263,11 +272,13 @@ class TwoTower(nn.Module):
                 module.eval()
         return self
 
-    def use_gradient_checkpointing(self) -> None:
-        """Recompute activations in the backward pass: less memory, about a third more compute."""
-        self.clip.set_grad_checkpointing(True)
-        if self.captioner is not None:
-            self.captioner.use_gradient_checkpointing()
+    def use_gradient_checkpointing(self, policy: Policy = "full") -> None:
+        """Compute activations again in the backward pass, all or those that cost little: less memory, same gradients.
+
+        Raises:
+            UserError: no layer can.
+        """
+        recompute(self, policy)
 
     @torch.no_grad()
     def set_temperature(self, temperature: float) -> None:
