@@ -202,7 +202,7 @@ def test_killed_at_each_file_operation_of_a_save(
 ) -> None:
     run = Run(recipe, tmp_path / "run", "data.workers=0", "checkpoint.keep=1")
     checkpoints = tmp_path / "run" / "checkpoints"
-    for number in range(1, 100):
+    for number in range(1, 100, 3):
         run.start(before=lambda number=number: runs.killed_at_file_operation(number, checkpoints))
         if run.wait() == 0:
             break

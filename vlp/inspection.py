@@ -6,7 +6,7 @@ from vlp import encoding
 from vlp.data.batches import TrainingData
 from vlp.data.captions import CaptionSource
 from vlp.durations import described
-from vlp.encoders import batch_norm
+from vlp.encoders import batch_norm, shape_check
 from vlp.encoders.openclip import outline
 from vlp.evaluation.run import open_tasks
 from vlp.objectives.base import check_needs, hard_texts, needs, text_views
@@ -33,6 +33,7 @@ def inspect(recipe: Recipe) -> str:
     )
     span = recipe.span(data.num_samples)
     batch = recipe.train.global_batch_size
+    shape_check.check(model, recipe.train, span, needs(recipe.objectives))
     batch_norm.check(model, cached=(recipe.train.micro_batch_size or recipe.rows) < recipe.rows)
     adamw(model, recipe.train)
     encoding.check(model, recipe.objectives, recipe.rows, data.num_samples)
