@@ -1,9 +1,9 @@
 """Runs the benchmarks of loader, losses, rewrites and evaluation one after another and writes them into README.md.
 
     python benchmarks/speed/run.py [pictures tokenizer loader resume memory loss rewrite layer sugarcrepe generate
-        caption_loss]
+        caption_loss tower step scaling]
 
-All of them take some fifty minutes on two cores, which should have nothing else to do. Each writes
+All of them take some seventy minutes on two cores, which should have nothing else to do. Each writes
 ``results/NAME.json``; the table is made of all the files that are there.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 HERE = Path(__file__).parent
 NAMES = (
     *("pictures", "tokenizer", "loader", "resume", "memory", "loss", "rewrite", "layer", "sugarcrepe", "generate"),
-    "caption_loss",
+    *("caption_loss", "tower", "step", "scaling"),
 )
 START, END = "<!-- table: written by run.py -->", "<!-- end of table -->"
 PICTURES = {
@@ -34,6 +34,10 @@ LOSSES = {  # targets of time and memory, by kind and batch and peer
     ("softmax, batch 16384", "open_clip ClipLoss"): ("≥ 1.9", "≥ 12"),
     ("sigmoid, batch 8192", "open_clip SigLipLoss"): ("≥ 1.3", "≥ 6"),
     ("sigmoid, batch 8192", "SigLipLoss in chunks, emulated"): ("", "≥ 2"),
+}
+STEPS = {  # targets of a step's time, by pair
+    "open_clip / vlp, all places": "≥ 1",
+    "open_clip / vlp, patch dropout 0.5": "≥ 1.5",
 }
 Row = tuple[str, str, str]
 
@@ -150,6 +154,42 @@ def caption_loss(result: dict[str, Any]) -> Iterator[Row]:
             yield f"{about}: memory, {peer} / vlp", "≥ 8" if dense else "", spread(ratio["mib"])
 
 
+def tower(result: dict[str, Any]) -> Iterator[Row]:
+    for name, row in result["rows"].items():
+        reached = f"{spread(row['ratio']['clock'])}; of CPU {spread(row['ratio']['cpu'])}"
+        differ = ", ".join(f"{kind} {value:.0e}" for kind, value in row["difference"].items())
+        about = f"text tower of {result['model']}, {name}, {row['mean']:.1f} of {result['places']} ids"
+        yield f"{about}: open_clip / vlp", "≥ 1.6, ≤ 1e-5", f"{reached}; differences: {differ}"
+
+
+def step(result: dict[str, Any]) -> Iterator[Row]:
+    for name, row in result["rows"].items():
+        about = f"training step, {name}, {result['precision']}"
+        for pair, ratio in row["ratio"].items():
+            peer, ours = (row["loops"][loop] for loop in pair.split(" / "))
+            rates = (
+                f"{peer['samples_per_second']['median']:.4g} and {ours['samples_per_second']['median']:.4g} samples/s"
+            )
+            reached = f"{spread(ratio['clock'])}; of CPU {spread(ratio['cpu'])}; {rates}"
+            memory = f"memory {peer['mib'] / max(1, ours['mib']):.2f}"
+            mfu = f"; MFU {peer['mfu']:.1%} and {ours['mfu']:.1%}" if ours["mfu"] else ""
+            yield f"{about}: {pair}", STEPS.get(pair, ""), f"{reached}; {memory}{mfu}"
+        if row["loss_difference"] is not None:
+            steps = len(row["loops"]["open_clip"]["losses"])
+            reached = f"{row['loss_difference']:.0e}"
+            yield f"{about}: losses of the first {steps} steps differ by", "≤ 1e-4", reached
+
+
+def scaling(result: dict[str, Any]) -> Iterator[Row]:
+    for world, by_engine in result["traffic"].items():
+        for engine, found in by_engine.items():
+            reached = (
+                f"{found['step']:,.0f}, of which for the loss {found['gather'] + found['scatter'] + found['sums']:,.0f}"
+            )
+            about = f"a step of a CLIP of {found['weights']:,.0f} weights, {world} processes, {engine}"
+            yield f"{about}: bytes that each sends", "", reached
+
+
 def table(results: dict[str, Any]) -> str:
     """Markdown of all results there are, in the order of ``NAMES``."""
     makers = {
@@ -164,6 +204,9 @@ def table(results: dict[str, Any]) -> str:
         "sugarcrepe": sugarcrepe,
         "generate": generate,
         "caption_loss": caption_loss,
+        "tower": tower,
+        "step": step,
+        "scaling": scaling,
     }
     rows = [row for name in NAMES if name in results for row in makers[name](results[name])]
     lines = ["| | target | reached |", "|---|---:|---|", *(f"| {' | '.join(row)} |" for row in rows)]
@@ -181,6 +224,7 @@ def main() -> None:
     for name in arguments.names or NAMES:
         print(f"---- {name}", flush=True)
         command = [sys.executable, str(HERE / f"{name}.py"), "--json", str(folder / f"{name}.json")]
+        command += ["--page", str(HERE.parents[1] / "docs" / "scaling.md")] if name == "scaling" else []
         subprocess.run(command, check=True)
     results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
     readme = HERE / "README.md"
