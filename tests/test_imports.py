@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 ROWS = [
     ["vlp", "vlp.types"],
     [f"vlp.{name}" for name in ("resolve", "options", "flags", "distributed", "sharded", "draws", "durations", "shapes")],
-    ["vlp.signals", "vlp.watchdog"],
+    ["vlp.signals", "vlp.watchdog", "vlp.rendezvous"],
     ["vlp.data"],
     ["vlp.encoders"],
     ["vlp.generation", "vlp.generation_options", "vlp.captioning"],
