@@ -174,7 +174,7 @@ def test_batch_norms_train_with_a_twin_on_two_processes_as_on_one(recipe_file, t
 def test_bf16_checkpointed_activations_and_siglip_train_like_fp32(recipe_file, tmp_path):
     siglip = ("objectives.0.name=siglip", "evaluate.sets=[]")
     plain = losses(run(recipe_file, *siglip, f"run_dir={tmp_path / 'plain'}"))
-    checkpointed = run(recipe_file, *siglip, f"run_dir={tmp_path / 'less'}", "train.gradient_checkpointing=true")
+    checkpointed = run(recipe_file, *siglip, f"run_dir={tmp_path / 'less'}", "train.gradient_checkpointing=full")
     assert losses(checkpointed) == pytest.approx(plain, rel=1e-5)
     AcceleratorState._reset_state(reset_partial_state=True)  # Accelerate keeps the first precision of a process
     half = losses(run(recipe_file, *siglip, f"run_dir={tmp_path / 'half'}", "train.precision=bf16"))
@@ -338,11 +338,14 @@ def test_another_recipe_does_not_go_on_with_a_run(recipe_file):
 
 def test_a_run_from_before_an_option_existed_goes_on(recipe_file):
     few = ("train.steps=2", "evaluate.sets=[]")
-    stored = run(recipe_file, *few) / "recipe.yaml"
-    tree = yaml.safe_load(stored.read_text())
+    latest = run(recipe_file, *few) / "checkpoints" / "latest"
+    tree = yaml.safe_load((latest / "recipe.yaml").read_text())
     del tree["train"]["gradient_checkpointing"]
-    stored.write_text(yaml.safe_dump(tree))
+    (latest / "recipe.yaml").write_text(yaml.safe_dump(tree))
+    (latest / "checksums.json").unlink()
     run(recipe_file, *few)
+    with pytest.raises(UserError, match=r"different: train\.gradient_checkpointing"):
+        run(recipe_file, *few, "train.gradient_checkpointing=full")
 
 
 def test_a_run_that_was_moved_goes_on_and_a_stored_recipe_that_is_broken_is_named(recipe_file, tmp_path):

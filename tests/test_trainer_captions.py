@@ -97,7 +97,7 @@ def test_cached_micro_batches_train_the_same(trained: Any, kind: str) -> None:
 def test_bf16_and_checkpointed_activations_train_like_fp32(trained: Any) -> None:
     short = ("train.steps=4", "train.ema_decay=null")
     plain = figures(trained("head", "plain", *short))
-    assert figures(trained("head", "less", *short, "train.gradient_checkpointing=true")) == pytest.approx(
+    assert figures(trained("head", "less", *short, "train.gradient_checkpointing=full")) == pytest.approx(
         plain, rel=1e-5
     )
     AcceleratorState._reset_state(reset_partial_state=True)  # Accelerate keeps the first precision of a process

@@ -15,6 +15,7 @@ from vlp.checkpoint import CheckpointOptions
 from vlp.data.batches import DataOptions
 from vlp.durations import Schedule, Span
 from vlp.encoders.openclip import ModelOptions
+from vlp.encoders.recompute import Policy
 from vlp.evaluation.run import EvaluateOptions
 from vlp.health import HealthOptions
 from vlp.momentum import check_queue
@@ -52,7 +53,11 @@ class TrainOptions(OptimOptions, ShapeOptions, HealthOptions, WatchdogOptions, f
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="of the towers; logits and losses are always fp32"
     )
-    gradient_checkpointing: bool = Field(False, description="recompute activations in backward to save memory")
+    gradient_checkpointing: Policy | None = Field(
+        None,
+        description="full: of each layer of the towers keep the input alone, and compute the rest again in backward; "
+        "selective: keep products of matrices and attention, too",
+    )
     ema_decay: float | None = Field(None, gt=0, lt=1, description="keep an average of the weights and evaluate it")
 
     @model_validator(mode="after")

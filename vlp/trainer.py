@@ -90,8 +90,8 @@ def _train(recipe: Recipe, launch: Launch, signals: Signals, watchdog: Watchdog)
     batch_norm.check(model, cached=micro_batch_size < rows)
 
     # ---- Optimiser, average, what an earlier call left
-    if recipe.train.gradient_checkpointing:
-        model.use_gradient_checkpointing()
+    if recipe.train.gradient_checkpointing is not None:
+        model.use_gradient_checkpointing(recipe.train.gradient_checkpointing)
     model.to(launch.device)
     if recipe.train.temperature is not None:
         model.set_temperature(value_at(recipe.train.temperature, span, 0, "train.temperature"))
@@ -132,7 +132,8 @@ def _train(recipe: Recipe, launch: Launch, signals: Signals, watchdog: Watchdog)
             run.health.say = run.tracker.say
             for line in [*said, *([f"going on from step {first_step}"] if first_step else [])]:
                 run.tracker.say(line)
-        batches = to_device(data.batches(first_step, span.total_steps, run.shape), launch.device)
+        on_host = data.batches(first_step, span.total_steps, run.shape)
+        batches = to_device(on_host, launch.device, encoding.with_text_lengths)
         return _steps(run, stack.enter_context(closing(batches)), tasks, signals, first_step)
 
 
