@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 # Of the texts in order of their lengths, where each group of attention ends: a long tail stays in a small group.
 _ENDS = (1 / 2, 3 / 4, 7 / 8)
-_SMALL = 64  # rows of a group that is not worth kernels of its own
+_SMALL = 8  # rows of a group that is not worth kernels of its own
 
 
 class TextShapes(NamedTuple):
