@@ -128,9 +128,9 @@ def _scaling(model: Model, machine: Machine, rows: int) -> Iterator[Sequence[str
 
 
 def _rate(found: Step, machine: Machine | None = None, model: Model | None = None) -> str:
-    """Marked where the host, not the GPU, sets the pace."""
+    """Three digits; marked where the host, not the GPU, sets the pace."""
     bound = machine is not None and model is not None and is_launch_bound(found, model, machine)
-    return f"{found.samples_per_second:,.0f}{'*' if bound else ''}"
+    return f"{float(f'{found.samples_per_second:.3g}'):,.0f}{'*' if bound else ''}"
 
 
 def is_launch_bound(found: Step, model: Model, machine: Machine) -> bool:

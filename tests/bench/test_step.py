@@ -70,7 +70,8 @@ def test_both_losses_fall_alike(recipe_with, capsys):
         {"objective": {"name": "siglip"}},
         {"micro_batch_size": 4},
         {"clip_norm": 0.05, "schedule": "constant"},
-        {"gradient_checkpointing": True},
+        {"gradient_checkpointing": "full"},
+        {"gradient_checkpointing": "selective"},
     ],
 )
 def test_the_peer_does_what_the_recipe_says(recipe_with, changes):

@@ -68,7 +68,7 @@ class OpenClipLoop:
         clip.output_dict = True
         if patch_dropout:
             clip.visual.patch_dropout = PatchDropout(patch_dropout)
-        if options.gradient_checkpointing:
+        if options.gradient_checkpointing is not None:  # it knows one policy, the full one
             clip.set_grad_checkpointing()
         self._clip = torch.compile(clip) if compiled else clip
         self._options, self._span = options, span

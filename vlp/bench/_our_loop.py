@@ -39,8 +39,8 @@ class OurLoop:
     ) -> None:
         options, span = recipe.train, recipe.span(num_samples)
         model = build(recipe.model, recipe.seed, recipe.starts(), needs(recipe.objectives))
-        if options.gradient_checkpointing:
-            model.use_gradient_checkpointing()
+        if options.gradient_checkpointing is not None:
+            model.use_gradient_checkpointing(options.gradient_checkpointing)
         model.to(launch.device)
         encoding = Encoding(model, recipe.objectives, recipe.rows, num_samples)
         engine = engines.load(launch, model, recipe, [encoding.momentum.twin] if encoding.momentum else [])

@@ -31,6 +31,7 @@ from vlp.types import Batch
 OURS, WHOLE, PEER = "vlp", "vlp, whole pictures and texts", "open_clip"
 WHOLE_SHAPE: dict[str, Any] = {"patch_dropout": 0.0, "image_size": None, "text_length": None}
 _BATCHES = 4
+_MOST_ROWS = 1 << 14  # of all batches together: pictures of peers take four times the memory
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ class Case:
     def _read(self, train: TrainOptions) -> list[Batch]:
         """The first batches, all with the shape of the first step."""
         shape = shape_at(train, self._span, 0, full_shape(self._outline))
-        return [batch.to(self.launch.device) for batch in self._data.batches(0, _BATCHES, lambda step: shape)]
+        number = max(1, min(_BATCHES, _MOST_ROWS // self.recipe.rows))
+        return [batch.to(self.launch.device) for batch in self._data.batches(0, number, lambda step: shape)]
 
     def start(self, contender: Contender) -> _steps.Loop:
         """A model with the recipe's first weights, and its optimiser."""
