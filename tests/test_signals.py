@@ -112,6 +112,25 @@ def test_a_signal_in_the_midst_of_a_print_does_no_harm(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text().count("saving, then stopping\n") > 100
 
 
+@pytest.mark.usefixtures("_at_once")
+@pytest.mark.parametrize("number", ALL)
+def test_forks_live_on_and_keep_silent(number: int, capfd: pytest.CaptureFixture[str]) -> None:
+    """Those that load data while the run saves."""
+
+    def body(asked: Signals) -> None:
+        child = os.fork()
+        if child == 0:
+            for _ in range(2):
+                os.kill(os.getpid(), number)
+                time.sleep(0.01)
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert not asked.received
+
+    assert exit_code(body) == 0
+    assert capfd.readouterr().err == ""
+
+
 def test_without_a_terminal_it_is_received_all_the_same() -> None:
     def body(asked: Signals) -> None:
         os.close(2)

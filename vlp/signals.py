@@ -26,6 +26,7 @@ class Signals:
     def __init__(self) -> None:
         self.received = False
         self._first_s: float | None = None  # when SIGINT or SIGTERM came first
+        self._process = os.getpid()
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
@@ -39,6 +40,8 @@ class Signals:
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
+        if os.getpid() != self._process:
+            return  # its forks live on until it has saved: launchers signal whole process groups
         if number == signal.SIGUSR1:
             self._ask("saving, then stopping")
         elif self._first_s is None:
