@@ -8,8 +8,8 @@ open_clip plain and with its own ``--force-patch-dropout 0.5``. Pictures and cap
 takes your own, whose captions then decide how long texts are). The first 20 losses are compared where nothing is left
 out.
 
-On CUDA the models are ViT-B-32, B-16 and L-14 in bf16 at several batch sizes, open_clip also with ``--torchcompile``, and
-ViT-B-32 at 32,768 in cached micro-batches beside ``--accum-freq``; what has no room there is left out and named.
+On CUDA the models are ViT-B-32, B-16 and L-14 in bf16 at several batch sizes, open_clip also with ``--torchcompile``,
+and ViT-B-32 at 32,768 in cached micro-batches beside ``--accum-freq``; what has no room there is left out and named.
 """
 
 from __future__ import annotations
