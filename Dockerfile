@@ -4,11 +4,12 @@
 #   docker run --rm -it --init --gpus all --ipc host --user "$(id -u):$(id -g)" -v "$PWD:/work" vlp quickstart
 #
 # --ipc host (or --shm-size 8g): the loader's processes, and NCCL's, hand data over in shared memory. Leave --gpus out to
-# run on the CPU. All GPUs of a node, and of several, with what InfiniBand needs (docs/clusters.md):
+# run on the CPU. All GPUs of a node, with time to save when it is stopped; several nodes need --network host, and those
+# with InfiniBand --ulimit memlock=-1 --device /dev/infiniband (docs/clusters.md):
 #
-#   docker run --rm --init --gpus all --ipc host --network host --ulimit memlock=-1 --device /dev/infiniband \
-#     --stop-timeout 300 --user "$(id -u):$(id -g)" -v "$PWD:/work" --entrypoint torchrun vlp \
-#     --nproc_per_node gpu -m vlp train recipe.yaml
+#   docker run --rm --init --gpus all --ipc host --stop-timeout 300 --user "$(id -u):$(id -g)" -v "$PWD:/work" \
+#     --env PET_SHUTDOWN_TIMEOUT=240 --entrypoint torchrun vlp \
+#     --standalone --nproc_per_node gpu -m vlp train recipe.yaml
 #
 # CUDA and NCCL come with torch's wheels, so that the smallest base will do: it says which drivers fit (580 and newer).
 # The image is about 7 GB, 6.3 of them Python packages, of which torch with CUDA, NCCL and Triton are 5.2.
