@@ -12,7 +12,7 @@
 #     --standalone --nproc_per_node gpu -m vlp train recipe.yaml
 #
 # CUDA and NCCL come with torch's wheels, so that the smallest base will do: it says which drivers fit (580 and newer).
-# The image is about 7 GB, 6.3 of them Python packages, of which torch with CUDA, NCCL and Triton are 5.2.
+# The image is about 7 GB, 6.3 of them Python packages, of which torch with CUDA, NCCL and Triton are 5.4.
 FROM nvidia/cuda:13.0.2-base-ubuntu24.04
 
 # A compiler and Python's headers are for Triton, which torch.compile calls: it builds small C modules at run time.
