@@ -171,13 +171,14 @@ def step(result: dict[str, Any]) -> Iterator[Row]:
                 f"{peer['samples_per_second']['median']:.4g} and {ours['samples_per_second']['median']:.4g} samples/s"
             )
             reached = f"{spread(ratio['clock'])}; of CPU {spread(ratio['cpu'])}; {rates}"
-            memory = f"memory {peer['mib'] / max(1, ours['mib']):.2f}"
+            memory = f"memory {peer['mib'] / ours['mib']:.2f}"
             mfu = f"; MFU {peer['mfu']:.1%} and {ours['mfu']:.1%}" if ours["mfu"] else ""
             yield f"{about}: {pair}", STEPS.get(pair, ""), f"{reached}; {memory}{mfu}"
         if row["loss_difference"] is not None:
             steps = len(row["loops"]["open_clip"]["losses"])
             reached = f"{row['loss_difference']:.0e}"
-            yield f"{about}: losses of the first {steps} steps differ by", "≤ 1e-4", reached
+            target = "≤ 1e-4" if result["precision"] == "fp32" else ""
+            yield f"{about}: losses of the first {steps} steps differ by", target, reached
 
 
 def scaling(result: dict[str, Any]) -> Iterator[Row]:

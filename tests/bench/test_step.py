@@ -104,6 +104,14 @@ def test_what_open_clip_cannot_train_is_measured_alone(recipe_with, capsys, chan
     assert figures["loss_difference"] is None
 
 
+def test_a_coca_is_measured_alone(recipe_with, tiny_coca):
+    options = recipe_with(schedule="constant")
+    options = options.model_copy(update={"model": options.model.model_copy(update={"config": tiny_coca})})
+    figures = figures_of(options)
+    assert "CoCa" in figures["no_ratio"]
+    assert list(figures["loops"]) == [OURS]
+
+
 def test_what_is_left_out_stands_beside_whole_pictures_and_open_clips_own_dropout(recipe_with):
     figures = figures_of(recipe_with(patch_dropout=0.5, image_size=16, text_length=8))
     dropped = f"{PEER}, force_patch_dropout 0.5"

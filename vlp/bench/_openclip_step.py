@@ -15,6 +15,8 @@ from open_clip.transformer import PatchDropout
 from torch import Tensor, nn
 
 from vlp.durations import Span
+from vlp.encoders import captioner
+from vlp.encoders.two_tower import TwoTower
 from vlp.objectives import base
 from vlp.optim import learning_rate
 from vlp.recipe import Recipe
@@ -24,8 +26,8 @@ _PRECISIONS = {"fp32": "fp32", "bf16": "amp_bfloat16", "fp16": "amp"}
 _LOG_EVERY = 100  # open_clip's default
 
 
-def why_not(recipe: Recipe) -> str:
-    """Why open_clip's loop cannot train this recipe; empty if it can."""
+def why_not(recipe: Recipe, outline: TwoTower) -> str:
+    """Why open_clip's loop cannot train this recipe, whose model has this ``outline``; empty if it can."""
     try:
         importlib.import_module("open_clip_train.train")
     except ImportError as error:
@@ -33,6 +35,8 @@ def why_not(recipe: Recipe) -> str:
     plain = [base.parse({"name": name}) for name in ("infonce", "siglip")]
     if list(recipe.objectives) not in [[objective] for objective in plain]:
         return "open_clip has no such objectives: it is compared by infonce or siglip alone, without options"
+    if captioner.is_coca(outline.clip):
+        return "open_clip trains a CoCa by its captions, too: choose a model without"
     options = recipe.train
     if options.ema_decay is not None or options.temperature is not None or options.max_logit_scale != 100:
         return "open_clip has neither ema_decay nor temperature nor another max_logit_scale than 100"

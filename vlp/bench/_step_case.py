@@ -50,11 +50,11 @@ class Case:
 
     def __init__(self, recipe: Recipe, launch: Launch) -> None:
         self.recipe, self.launch = recipe, launch
-        self._outline = outline(recipe.model, recipe.starts())
+        self.outline = outline(recipe.model, recipe.starts())
         self._data = TrainingData(
             recipe.data,
-            self._outline.picture_format,
-            self._outline.tokenizer,
+            self.outline.picture_format,
+            self.outline.tokenizer,
             recipe.train.global_batch_size,
             recipe.seed,
             image_views=crops(recipe.objectives),
@@ -68,7 +68,7 @@ class Case:
 
     def about(self) -> str:
         """What is measured, in a line."""
-        recipe, shape = self.recipe, self._outline
+        recipe, shape = self.recipe, self.outline
         height, width = shape.picture_format.size
         ids_N = torch.cat([shape.special_tokens.told(batch.text_NL.cpu()).sum(1) + 1 for batch in self._batches])
         mean, most, places = ids_N.float().mean(), ids_N.max(), self._batches[0].text_NL.shape[1]
@@ -79,7 +79,7 @@ class Case:
 
     def _read(self, train: TrainOptions) -> list[Batch]:
         """The first batches, all with the shape of the first step."""
-        shape = shape_at(train, self._span, 0, full_shape(self._outline))
+        shape = shape_at(train, self._span, 0, full_shape(self.outline))
         number = max(1, min(_BATCHES, _MOST_ROWS // self.recipe.rows))
         return [batch.to(self.launch.device) for batch in self._data.batches(0, number, lambda step: shape)]
 
@@ -134,7 +134,7 @@ class Case:
     def _row(self, windows: Sequence[Window], mib: float, losses: list[float]) -> dict[str, Any]:
         """The figures of a contender; FLOPs are those of whole pictures and texts, whatever is left out."""
         rate = _steps.rate(windows)
-        flops_per_second = rate["median"] * flops.per_row(self._outline, self.recipe.objectives)
+        flops_per_second = rate["median"] * flops.per_row(self.outline, self.recipe.objectives)
         peak = flops.peak_of(self.launch.device, self.recipe.train.precision)
         return {
             "samples_per_second": rate,

@@ -80,9 +80,12 @@ def _synchronise(device: torch.device) -> None:
 def memory(start: Start, device: torch.device) -> float:
     """MiB of weights, gradients, optimiser and whatever a step holds besides, at their highest.
 
-    On the CPU of a forked process of its own, by its resident size; on CUDA what its allocator gave out.
+    On the CPU of a forked process of its own, by its resident size; on CUDA what its allocator gave out; 0 elsewhere,
+    where nobody counts.
     """
-    return _allocated(start, device) if device.type == "cuda" else in_child(_resident, start)
+    if device.type == "cuda":
+        return _allocated(start, device)
+    return in_child(_resident, start) if device.type == "cpu" else 0.0
 
 
 def _resident(start: Start) -> float:

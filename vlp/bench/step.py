@@ -38,7 +38,7 @@ def run(recipe: Recipe, seconds: float = 3, repeats: int = 5, curve: int = 20) -
         raise UserError("vlp bench step measures one process: start it without torchrun or accelerate launch")
     case = Case(recipe, launch)
     print(case.about())
-    if no_peer := _openclip_step.why_not(recipe):
+    if no_peer := _openclip_step.why_not(recipe, case.outline):
         print(no_peer)
     figures = case.measure(contenders(recipe, with_peers=not no_peer), seconds, repeats, curve)
     print_figures(figures)
@@ -79,8 +79,9 @@ def print_figures(figures: dict[str, Any]) -> None:
     for pair, kinds in figures["ratio"].items():
         clock, cpu = (f"{found['median']:.2f} ({found['min']:.2f} to {found['max']:.2f})" for found in kinds.values())
         peer, name = pair.split(" / ")
-        memory = figures["loops"][peer]["mib"] / max(1, figures["loops"][name]["mib"])
-        print(f"{pair}: time {clock}, of CPU {cpu}, memory {memory:.2f}")
+        theirs, ours = (figures["loops"][loop]["mib"] for loop in (peer, name))
+        memory = f", memory {theirs / ours:.2f}" if ours else ""
+        print(f"{pair}: time {clock}, of CPU {cpu}{memory}")
     if figures["loss_difference"] is not None:
         (first, *_, last) = figures["loops"][PEER]["losses"]
         number = len(figures["loops"][PEER]["losses"])
