@@ -135,7 +135,7 @@ def stepped(rank: int, world: int, config: dict[str, Any], entry: dict[str, Any]
 
     def step(seed: int) -> embeddings.Step:
         batch = global_batch(crops([objective]), base.text_views([objective]), seed)
-        here = batch.rows(rank * rows, (rank + 1) * rows)
+        here = encoding.with_text_lengths(batch.rows(rank * rows, (rank + 1) * rows))
         return embeddings.backward(
             encoding.encoders(wrapped, here, seed),
             here,

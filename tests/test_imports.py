@@ -8,7 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 ROWS = [
     ["vlp", "vlp.types"],
-    [f"vlp.{name}" for name in ("resolve", "options", "flags", "distributed", "sharded", "draws", "durations", "shapes")],
+    ["vlp.resolve", "vlp.options", "vlp.flags", "vlp.distributed", "vlp.sharded", "vlp.draws", "vlp.durations"],
+    ["vlp.shapes"],
     ["vlp.signals", "vlp.watchdog", "vlp.rendezvous"],
     ["vlp.data"],
     ["vlp.encoders"],

@@ -340,12 +340,12 @@ def test_a_run_from_before_an_option_existed_goes_on(recipe_file):
     few = ("train.steps=2", "evaluate.sets=[]")
     latest = run(recipe_file, *few) / "checkpoints" / "latest"
     tree = yaml.safe_load((latest / "recipe.yaml").read_text())
-    del tree["train"]["gradient_checkpointing"]
+    del tree["train"]["eps"]
     (latest / "recipe.yaml").write_text(yaml.safe_dump(tree))
     (latest / "checksums.json").unlink()
     run(recipe_file, *few)
-    with pytest.raises(UserError, match=r"different: train\.gradient_checkpointing"):
-        run(recipe_file, *few, "train.gradient_checkpointing=full")
+    with pytest.raises(UserError, match=r"different: train\.eps\)"):
+        run(recipe_file, *few, "train.eps=1e-5")
 
 
 def test_a_run_that_was_moved_goes_on_and_a_stored_recipe_that_is_broken_is_named(recipe_file, tmp_path):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vlp import sharded
 from vlp.ema import lerp
+from vlp.encoders.packing import shapes_of
 from vlp.encoders.two_tower import TwoTower
 from vlp.features import Features, Queue
 from vlp.types import Batch, UserError
@@ -71,7 +72,9 @@ class Momentum:
 
     def encode(self, batch: Batch) -> dict[str, Tensor]:
         """The twin's outputs for the last view of each picture and the first caption."""
-        return self.twin(batch.image_VNCHW[-1:], batch.text_VNL[:1], self._wanted)
+        lengths_VN = batch.text_length_VN
+        shapes = None if lengths_VN is None else shapes_of(lengths_VN[0])
+        return self.twin(batch.image_VNCHW[-1:], batch.text_VNL[:1], self._wanted, text_shapes=shapes)
 
     @torch.no_grad()
     def update(self, model: TwoTower, features: Features) -> None:

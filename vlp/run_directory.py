@@ -20,6 +20,7 @@ RECIPE_FILE = "recipe.yaml"
 # What may change when a run goes on, because it does not change what the run computes.
 FREE_TO_CHANGE = (
     *("run_dir", "track.", "checkpoint.", "evaluate.", "train.engine", "train.hang_timeout", "train.nonfinite"),
+    "train.gradient_checkpointing",
     *("data.workers", "data.max_bad_fraction", "data.cache", "data.read_ahead_mb"),
     "data.train",  # the same shards may have another path; that they are the same, their digest tells
 )

@@ -231,6 +231,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_ends_the_run(
         (("train.engine=zero3", "train.ema_decay=0.9"), 2, "zero3 does not go with train.ema_decay"),
         (("train.engine=zero2", "train.precision=fp16"), 2, "train.precision: fp16"),
         (("train.engine=fsdp",), 1, "train.engine"),
+        (("train.engine=zero3", "train.gradient_checkpointing=selective"), 2, "selective does not go with zero3"),
     ],
 )
 def test_what_an_engine_cannot_do_is_said_in_one_sentence(

@@ -29,6 +29,7 @@ def check(launch: Launch, recipe: Recipe) -> None:
     Raises:
         UserError: with the engines that can.
     """
+    _check_recomputing(launch, recipe)
     wanted = needs(recipe.objectives)
     asked = {
         "train.ema_decay": recipe.train.ema_decay is not None,
@@ -41,6 +42,14 @@ def check(launch: Launch, recipe: Recipe) -> None:
                 f"zero3 does not go with {what}: DeepSpeed has whole weights only while a module works; "
                 "use fsdp2, which shares as much among the processes, or zero2"
             )
+
+
+def _check_recomputing(launch: Launch, recipe: Recipe) -> None:
+    if launch.engine == "zero3" and recipe.train.gradient_checkpointing == "selective":
+        # Its linear layers add their bias in place to products that would have been kept: wrong, and nobody is told.
+        raise UserError(
+            "train.gradient_checkpointing: selective does not go with zero3: write full, or take the engine fsdp2"
+        )
 
 
 def load(launch: Launch, model: TwoTower, recipe: Recipe, frozen: list[nn.Module]) -> Engine:
