@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
 
-from vlp import distributed
+from vlp import distributed, rendezvous
 from vlp.recipe import Recipe
 from vlp.types import UserError
 from vlp.watchdog import process_group_timeout
@@ -53,10 +52,10 @@ def start(recipe: Recipe) -> Launch:
         if settings["engine"] != "ddp":
             raise UserError(f"train.precision: fp16 does not go with {settings['engine']}: use bf16, or the engine ddp")
     ddp = settings["engine"] == "ddp"
+    rendezvous.join(process_group_timeout(options.hang_timeout))
     accelerator = Accelerator(
         mixed_precision=options.precision if ddp and options.precision != "fp32" else "no",
         cpu=not torch.accelerator.is_available(),
-        kwargs_handlers=[_process_group(options.hang_timeout)],
     )
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     if distributed.world_size() != asked:
@@ -74,12 +73,6 @@ def start(recipe: Recipe) -> Launch:
             "accelerate launch, or take the engine ddp"
         )
     return Launch(accelerator, **settings)
-
-
-def _process_group(hang_timeout: float) -> InitProcessGroupKwargs:
-    """Gloo beside NCCL, for small things that must not wait for a GPU."""
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else None
-    return InitProcessGroupKwargs(backend=backend, timeout=process_group_timeout(hang_timeout))
 
 
 def _settings(asked: str | None) -> dict[str, Any]:
