@@ -284,7 +284,12 @@ def test_the_environment_of_accelerate_chooses_the_engine(
     ("environment", "sentence"),
     [
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "fsdp_version 1 is not supported"),
+        (
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"},
+            "fsdp_offload_params is not supported",
+        ),
         ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "0"}, "zero_stage 0 shards nothing"),
+        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "configured for bf16, but train.precision is fp32"),
     ],
 )
 def test_what_accelerate_may_ask_for_and_is_not_there_is_refused(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
@@ -103,7 +103,6 @@ def _shard(module: nn.Module, mesh: Any, precision: str, launch: Launch) -> None
     options: dict[str, Any] = {
         "mesh": mesh,
         "mp_policy": bf16 if precision == "bf16" else MixedPrecisionPolicy(),
-        "offload_policy": CPUOffloadPolicy() if launch.offload else OffloadPolicy(),
     }
     fusion = getattr(module, "fusion", None)
     everywhere = {p for p in module.parameters() if p.ndim == 0 or p.numel() == 1}

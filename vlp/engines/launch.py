@@ -22,13 +22,12 @@ class Launch:
     Attributes:
         engine: ddp, fsdp2, zero1, zero2 or zero3.
         deepspeed: the configuration that Accelerate or the recipe's engine asks for.
-        offload, reshard_after_forward: of FSDP2.
+        reshard_after_forward: of FSDP2.
     """
 
     accelerator: Accelerator
     engine: str
     deepspeed: dict[str, Any] = field(default_factory=dict)
-    offload: bool = False
     reshard_after_forward: bool = True
 
     @property
@@ -51,6 +50,11 @@ def start(recipe: Recipe) -> Launch:
             raise UserError("train.precision: fp16 needs a CUDA device; use bf16 or fp32 here")
         if settings["engine"] != "ddp":
             raise UserError(f"train.precision: fp16 does not go with {settings['engine']}: use bf16, or the engine ddp")
+    if (asked_for := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) not in ("no", options.precision):
+        raise UserError(
+            f"mixed_precision: accelerate launch was configured for {asked_for}, but train.precision is "
+            f"{options.precision}, which decides: write mixed_precision: no, or the same in the recipe"
+        )
     ddp = settings["engine"] == "ddp"
     rendezvous.join(process_group_timeout(options.hang_timeout))
     accelerator = Accelerator(
@@ -104,12 +108,13 @@ def _of_fsdp() -> dict[str, Any]:
 
     if os.environ.get("FSDP_VERSION") != "2":
         raise UserError("fsdp_config: fsdp_version 1 is not supported: set fsdp_version: 2")
+    if os.environ.get("FSDP_OFFLOAD_PARAMS", "false").lower() == "true":
+        raise UserError(
+            "fsdp_config: fsdp_offload_params is not supported: offload the optimiser by DeepSpeed "
+            "(offload_optimizer_device: cpu), or take more processes"
+        )
     plugin = FullyShardedDataParallelPlugin()
-    return {
-        "engine": "fsdp2",
-        "offload": plugin.cpu_offload.__class__.__name__ == "CPUOffloadPolicy",
-        "reshard_after_forward": bool(plugin.reshard_after_forward),
-    }
+    return {"engine": "fsdp2", "reshard_after_forward": bool(plugin.reshard_after_forward)}
 
 
 def _of_deepspeed() -> dict[str, Any]:
