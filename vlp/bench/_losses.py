@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import resource
 import statistics
@@ -152,6 +153,7 @@ def _measure(loss: Loss, rows: int, width: int) -> dict[str, float]:
     loss(inputs[0][:64], inputs[1][:64], *inputs[2:]).backward()
     for value in inputs:
         value.grad = None
+    gc.collect()  # what the parent had left lying would go away in the meantime
     before, start, count = psutil.Process().memory_info().rss, time.process_time(), 0
     while not count or time.process_time() - start < _LEAST_SECONDS:
         total = loss(*inputs)
