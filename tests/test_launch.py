@@ -207,7 +207,7 @@ def test_a_rank_that_fails_starts_the_run_again_but_a_mistake_does_not(tmp_path:
 
 ENGINES = {
     "ddp": {"engine": "ddp"},
-    "fsdp2": {"engine": "fsdp2", "offload": False, "reshard_after_forward": True},
+    "fsdp2": {"engine": "fsdp2", "reshard_after_forward": True},
     "deepspeed_zero1": {"engine": "zero1"},
     "deepspeed_zero2": {"engine": "zero2"},
     "deepspeed_zero3": {"engine": "zero3"},
