@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -203,6 +205,22 @@ def test_memory_is_of_the_model_and_its_steps():
 
     large, small = (_steps.memory(lambda mib=mib: loop(mib), torch.device("cpu")) for mib in (200, 20))
     assert 150 < large - small < 210
+
+
+def test_memory_is_not_that_of_garbage_in_this_process():
+    class Loop:
+        def train(self, steps: int) -> None:
+            gc.collect()
+            torch.ones(100 << 18).sum()
+
+    gc.disable()
+    try:
+        garbage = SimpleNamespace(tensor=torch.ones(300 << 18))
+        garbage.itself = garbage
+        del garbage
+        assert 90 < _steps.memory(Loop, torch.device("cpu")) < 140
+    finally:
+        gc.enable()
 
 
 def test_several_processes_are_refused(recipe_with, monkeypatch):

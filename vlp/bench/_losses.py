@@ -125,6 +125,7 @@ def features(rows: int, width: int) -> tuple[Tensor, Tensor]:
 
 def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
     """What the function returns in a forked process, whose memory is its own from there on."""
+    gc.collect()  # or it inherits what lies about here, and its memory falls while it is measured
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_answer, args=(sender, function, *arguments))
@@ -153,7 +154,6 @@ def _measure(loss: Loss, rows: int, width: int) -> dict[str, float]:
     loss(inputs[0][:64], inputs[1][:64], *inputs[2:]).backward()
     for value in inputs:
         value.grad = None
-    gc.collect()  # what the parent had left lying would go away in the meantime
     before, start, count = psutil.Process().memory_info().rss, time.process_time(), 0
     while not count or time.process_time() - start < _LEAST_SECONDS:
         total = loss(*inputs)

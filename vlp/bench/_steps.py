@@ -90,7 +90,6 @@ def memory(start: Start, device: torch.device) -> float:
 
 def _resident(start: Start) -> float:
     torch.set_num_threads(1)  # a forked process cannot use its parent's thread pool
-    gc.collect()  # what the parent had left lying would go away in the meantime
     before = psutil.Process().memory_info().rss
     start().train(_STEPS_OF_MEMORY)
     unit = 1 if sys.platform == "darwin" else 1024
