@@ -159,6 +159,7 @@ def test_a_temperature_that_the_clamp_forbids_is_refused(recipe_file, temperatur
         ("objectives.0.weight={start: 1, end: 2, after: 6}", r"infonce\.weight: stays 1 to the end, .* has 6 steps"),
         ("objectives.0.weight={start: 1, end: 2, after: 5, over: 9}", r"infonce\.weight: stays 1 to the end"),
         ("train.temperature={start: 1, end: 0.1, after: 2 epochs}", r"train\.temperature: stays 1 to the end"),
+        ("train.temperature={start: 1, end: 0.1}", r"train\.temperature: is 0\.1 from the first step on, so 1 has no"),
     ],
 )
 def test_a_schedule_that_the_run_cannot_follow_is_refused_before_its_first_step(recipe_file, override, sentence):

@@ -87,12 +87,17 @@ class Schedule(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         return self.start + (self.end - self.start) * share
 
     def check(self, span: Span, key: str) -> None:
-        """Refuse durations that are none, and one that the run ends before it begins to move."""
+        """Refuse durations that are none, one that the run ends before it begins to move, and no duration at all."""
         last = span.total_steps - 1
         if self.at(span, last, key) == self.start and span.steps(self.after, f"{key}.after") > 0:
             raise UserError(
                 f"{key}: stays {self.start:g} to the end, since the run has {span.total_steps} steps: lower "
                 f"{key}.after, or write the number alone"
+            )
+        if self.at(span, 0, key) == self.end:
+            raise UserError(
+                f"{key}: is {self.end:g} from the first step on, so {self.start:g} has no effect: say {key}.after or "
+                f"{key}.over, or write the number alone"
             )
 
 

@@ -15,7 +15,6 @@ from pydantic import BaseModel, Field, model_validator
 from vlp.durations import Schedule, Scheduled, Span, described, largest, smallest, value_at
 from vlp.types import UserError
 
-_SHORTEST_TEXT = 3  # its start, a word, its end
 _IDS = 4  # a ramp of the length of texts moves by so many at once: few lengths, few kernels
 _DROPOUT, _SIZE, _LENGTH = "train.patch_dropout", "train.image_size", "train.text_length"
 
@@ -85,7 +84,8 @@ def shape_at(options: ShapeOptions, span: Span, step: int, full: FullShape) -> S
             size = min(height, size[0]), min(width, size[1])
     if options.text_length is not None:
         ids = value_at(options.text_length, span, step, _LENGTH)
-        length = int(ids) if ids in _ends(options.text_length) else max(_SHORTEST_TEXT, _multiple(ids, _IDS))
+        least = int(smallest(options.text_length))
+        length = int(ids) if ids in _ends(options.text_length) else max(least, _multiple(ids, _IDS))
         length = min(length, full.text_length)
     return Shape(size, length, value_at(options.patch_dropout, span, step, _DROPOUT))
 
@@ -102,15 +102,15 @@ def check(options: ShapeOptions, span: Span, full: FullShape) -> None:
     Raises:
         UserError: with the key and the values next to it.
     """
-    for key, value in ((_DROPOUT, options.patch_dropout), (_SIZE, options.image_size), (_LENGTH, options.text_length)):
-        if isinstance(value, Schedule):
-            value.check(span, key)
     side, patch = min(full.size), full.patch[full.size.index(min(full.size))]
     for key, value, most in ((_SIZE, options.image_size, side), (_LENGTH, options.text_length, full.text_length)):
         if value is not None and largest(value) > most:
             raise UserError(f"{key} {described(value)} exceeds the model's {most}: lower it, or change the model")
         if value == most:
             raise UserError(f"{key} {most} is the model's own and has no effect: remove it")
+    for key, value in ((_DROPOUT, options.patch_dropout), (_SIZE, options.image_size), (_LENGTH, options.text_length)):
+        if isinstance(value, Schedule):
+            value.check(span, key)
     for end in () if options.image_size is None else _ends(options.image_size):
         if end % patch and end != side:
             below, above = int(end // patch * patch), min(side, int(end // patch * patch) + patch)

@@ -333,7 +333,7 @@ def _save(run: _Run, step: int) -> None:
     run.health.compare(step, dict(run.model.named_parameters()))
     # The update came after the gradient: weights that diverged with it must not become the newest checkpoint.
     averages = run.average.average if run.average else {}
-    run.health.check(step, {**run.model.state_dict(), **averages, **run.encoding.state()})
+    run.health.check(step, {**run.engine.parts(), **averages, **run.encoding.state()})
     counters = {
         "samples": run.samples(step),
         "num_samples": run.span.num_samples,

@@ -27,8 +27,8 @@ from typing import Any
 from claim import HERE, Claim, Run, Runs
 
 from vlp import recipe
+from vlp.run_directory import FREE_TO_CHANGE
 from vlp.track import read_metrics
-from vlp.trainer import FREE_TO_CHANGE
 from vlp.types import UserError
 
 PACKAGES = ("vlp", "torch", "open_clip_torch", "timm")

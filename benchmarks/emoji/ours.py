@@ -12,8 +12,8 @@ from pathlib import Path
 import figures
 
 from vlp import recipe
+from vlp.run_directory import FREE_TO_CHANGE
 from vlp.track import read_metrics
-from vlp.trainer import FREE_TO_CHANGE
 from vlp.types import UserError
 
 

@@ -50,9 +50,8 @@ def chance(run: RunFiles) -> Finding | None:
     if not at_chance:
         return Finding("chance", "ok", f"above it on {'all ' * (asked > 1)}{asked} set{'s' * (asked > 1)}")
     says = f"no better than chance on {len(at_chance)} of {asked} set{'s' * (asked > 1)}; {at_chance[0]}"
-    early = run.total_steps is not None and run.step < 0.3 * run.total_steps
     cure = "early in a run: wait; else see the lines on loss and learning rate, and the set's own captions"
-    return Finding("chance", "bad" if len(at_chance) == asked and not early else "look", says, cure)
+    return Finding("chance", "bad" if len(at_chance) == asked and not run.is_early else "look", says, cure)
 
 
 def collapsed(run: RunFiles) -> Finding | None:
@@ -73,7 +72,7 @@ def collapsed(run: RunFiles) -> Finding | None:
         return None
     spread, says = max(worst)
     cure = "lower train.lr, lengthen train.warmup, larger batch; equal captions of many pictures tie as well"
-    return judged("collapse", says, cure, bad=spread > -0.3, look=spread > -1.0)
+    return judged("collapse", says, cure, bad=spread > -0.3 and not run.is_early, look=spread > -1.0)
 
 
 def overfit(run: RunFiles) -> Finding | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -64,7 +64,19 @@ class RunFiles:
     def step(self) -> int:
         """The last one that anything is known of."""
         news = self.events[-1:] if self.news_of_health else []
-        return max((row["step"] for row in [*self.rows, *self.evaluations, *news]), default=0)
+        return max([row["step"] for row in [*self.rows, *self.evaluations, *news]] + self.checkpoints, default=0)
+
+    @property
+    def is_early(self) -> bool:
+        """Too early to expect much; also where the length of the run is not known yet."""
+        return self.total_steps is None or self.step < max(2 * (self.warmup_steps or 0), 0.3 * self.total_steps)
+
+    @property
+    def phase(self) -> RunFiles:
+        """The run since pictures and texts have had the shape that they have in its last row."""
+        shape = ("train/image_size", "train/text_length", "train/patch_dropout")
+        rows = [row for row in self.rows if all(row.get(name) == self.rows[-1].get(name) for name in shape)]
+        return replace(self, rows=rows)
 
     @property
     def world(self) -> int:

@@ -37,6 +37,7 @@ def data(run: RunFiles) -> Finding:
 
 
 def speed(run: RunFiles) -> Finding:
+    run = run.phase
     topic, rates, mfu = "speed", run.values("train/samples_per_second")[1:], run.values("train/mfu")[1:]
     if len(rates) < 6:
         return Finding(topic, "ok", f"{rates[-1]:,.0f} samples/s" if rates else "too few rows to judge")
@@ -47,7 +48,7 @@ def speed(run: RunFiles) -> Finding:
         says += f", {median(tflops):.3g} TFLOP/s a process"
     now = stretches(rates)[-1]
     if now < 0.75 * median(rates):
-        cure = "other work on the machine, heat, a slow store, or a phase of the recipe with larger pictures"
+        cure = "other work on the machine, heat or a slow store"
         return Finding(topic, "look", f"falling: {now:,.0f} samples/s now, {median(rates):,.0f} in the middle", cure)
     if mfu and median(mfu) < 0.2 and data(run).verdict == "ok":
         return Finding(topic, "look", says, "a larger batch per GPU, train.precision=bf16")
@@ -55,7 +56,7 @@ def speed(run: RunFiles) -> Finding:
 
 
 def memory(run: RunFiles) -> Finding | None:
-    points = run.points("train/peak_memory_gib")
+    points = run.phase.points("train/peak_memory_gib")
     if not points:
         return None
     (_, early), (_, now) = points[len(points) // 4], points[-1]

@@ -107,6 +107,8 @@ def scale(run: RunFiles) -> Finding:
     first, now = points[0][1], points[-1][1]
     if run.option("train.temperature") is not None:
         return Finding(topic, "ok", f"{now:.1f}, as train.temperature says")
+    if run.option("model.init") is not None and min(first, now) >= 0.999 * most:
+        return Finding(topic, "ok", f"{now:.1f}, as at the start")
     if now >= 0.999 * most:
         since = next((step for step, value in points if value >= 0.999 * most), points[-1][0])
         cure = "usual late in large runs; early: train.lr is too high, or the pairs are too easy or too few (overfit)"

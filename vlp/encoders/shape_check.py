@@ -10,7 +10,7 @@ from open_clip.hf_model import HFTextEncoder
 from torch import Tensor
 
 from vlp import shapes
-from vlp.durations import Schedule, Span, smallest
+from vlp.durations import Schedule, Scheduled, Span, largest, smallest
 from vlp.encoders import vision
 from vlp.encoders.evaluating import evaluating
 from vlp.encoders.two_tower import TwoTower
@@ -56,14 +56,23 @@ def _check_pictures(model: TwoTower, options: ShapeOptions, full: FullShape, wan
                 "have fewer: remove one of them, or choose a ViT"
             )
         ways.append(model.caption_memory)
-    height, width = _of_side(full, smallest(options.image_size))
-    _try(
-        model,
-        ways,
-        torch.zeros(1, 3, height, width, dtype=torch.uint8, device=model.device),
-        f"train.image_size: this image tower ({_kind(model.clip.visual)}) takes no pictures of {height} x {width}",
-        "raise or remove it, or choose a ViT of open_clip or a convolutional tower without attention pooling",
-    )
+    for side in _sides(options.image_size, full):
+        height, width = _of_side(full, side)
+        _try(
+            model,
+            ways,
+            torch.zeros(1, 3, height, width, dtype=torch.uint8, device=model.device),
+            f"train.image_size: this image tower ({_kind(model.clip.visual)}) takes no pictures of {height} x {width}",
+            "raise or remove it, or choose a ViT of open_clip or a convolutional tower without attention pooling",
+        )
+
+
+def _sides(size: Scheduled, full: FullShape) -> list[int]:
+    """Every one that the run comes to."""
+    low, high = int(smallest(size)), int(largest(size))
+    step = full.patch[full.size.index(min(full.size))]
+    ramp = range(low, high, step) if isinstance(size, Schedule) and size.over != 0 else (low,)
+    return sorted({*ramp, high})
 
 
 def _check_texts(model: TwoTower, options: ShapeOptions, span: Span, full: FullShape, wanted: frozenset[str]) -> None:

@@ -53,6 +53,10 @@ class Engine(ABC):
         optimiser stay as they are.
         """
 
+    def parts(self) -> dict[str, Tensor]:
+        """Of the weights under their names, what this process holds."""
+        return {name: sharded.local(value) for name, value in self.model.state_dict().items()}
+
     def weights(self) -> Named:
         """Of `model`, under its names, perhaps sharded; every process has to take all of them."""
         yield from self.model.state_dict().items()
@@ -115,8 +119,9 @@ class ShardedEngine(Engine):
     """One whose processes hold parts of the weights: rank zero keeps a whole copy in host memory, to evaluate with."""
 
     def __init__(self, model: TwoTower) -> None:
-        self.model = model
-        self._whole = copy_of(model).cpu() if distributed.rank() == 0 else None
+        self.model, device = model, model.device
+        self._whole = copy_of(model.cpu()) if distributed.rank() == 0 else None  # nowhere else is there room for two
+        model.to(device)
 
     @contextmanager
     def evaluated(self, average: EMA | None) -> Iterator[TwoTower | None]:
@@ -128,8 +133,10 @@ class ShardedEngine(Engine):
         sharded.fill(self._whole.state_dict(), values)
         sharded.fill({name: value for name, value in ema.state(self._whole.averaged()).items() if averages}, averages)
         self._whole.to(self.model.device)
-        yield self._whole
-        self._whole.cpu()
+        try:
+            yield self._whole
+        finally:
+            self._whole.cpu()
 
 
 def copy_of(model: TwoTower) -> TwoTower:

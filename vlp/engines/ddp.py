@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import AbstractContextManager
 from typing import Any
 
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from vlp.encoders.two_tower import TwoTower
 from vlp.engines.base import Engine as Base
@@ -40,7 +40,11 @@ class Engine(Base):
         return self._accelerator.no_sync(self._wrapped)
 
     def step(self, max_norm: float | None) -> Tensor:
-        norm = self._accelerator.clip_grad_norm_(trainable(self.model), max_norm or math.inf)
+        self._accelerator.unscale_gradients(self._stepping)
+        parameters = trainable(self.model)
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if max_norm is not None:  # by infinity, every gradient would be multiplied by one
+            clip_grads_with_norm_(parameters, max_norm, norm)
         if self._accelerator.scaler is None:  # which skips such steps itself
             veto(self.optimizer, norm)
         self._stepping.step()

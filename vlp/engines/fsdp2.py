@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -111,4 +112,6 @@ def _shard(module: nn.Module, mesh: Any, precision: str, launch: Launch) -> None
     for block in blocks(module):
         if block not in of_fusion:
             fully_shard(block, reshard_after_forward=launch.reshard_after_forward, **options)
+    # Numbers that come with a batch, such as the mean length of captions, keep their precision.
+    options["mp_policy"] = replace(options["mp_policy"], cast_forward_inputs=False)
     fully_shard(module, ignored_params=everywhere, **options)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from vlp.durations import Schedule
 from vlp.encoders.two_tower import TwoTower
 from vlp.engines import ddp, fsdp2, zero
 from vlp.engines.base import Engine
@@ -29,10 +30,13 @@ def check(launch: Launch, recipe: Recipe) -> None:
     Raises:
         UserError: with the engines that can.
     """
+    if launch.engine.startswith("zero"):
+        zero.imported()
     _check_recomputing(launch, recipe)
     wanted = needs(recipe.objectives)
     asked = {
         "train.ema_decay": recipe.train.ema_decay is not None,
+        "a schedule of train.temperature": isinstance(recipe.train.temperature, Schedule),
         "an objective with a momentum twin": "momentum" in wanted,
         "an objective with a fusion tower": "fusion" in wanted,
     }

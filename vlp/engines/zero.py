@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -32,7 +31,7 @@ class Engine(Base):
         self.model = model
         self._precision = recipe.train.precision
         self._device = launch.device
-        deepspeed = _imported()
+        deepspeed = imported()
         for name in _SCALARS:  # DeepSpeed cuts a parameter along its first dimension
             parameter = getattr(model.clip, name)
             if parameter is not None:
@@ -125,6 +124,19 @@ class Zero3(ShardedEngine, Engine):
         ShardedEngine.__init__(self, model)
         Engine.__init__(self, model, recipe, launch, frozen)
 
+    def step(self, max_norm: float | None) -> Tensor:
+        norm = super().step(max_norm)
+        kept = self.optimizer.persistent_parameters
+        if kept:  # DeepSpeed (0.19) leaves them in parts after an update that it left out
+            kept[0].all_gather(kept)
+        return norm
+
+    def parts(self) -> dict[str, Tensor]:
+        return {
+            name: _without_padding(value) if hasattr(value, "ds_tensor") else value
+            for name, value in self.model.state_dict(keep_vars=True).items()
+        }
+
     def weights(self) -> Named:
         import deepspeed
 
@@ -140,6 +152,7 @@ class Zero3(ShardedEngine, Engine):
         # DeepSpeed's functions for whole values (0.19) fail where the parts are not equal.
         from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
 
+        assert whole.numel() == parameter.ds_numel, "a value that is in parts itself"
         length, rank, world = parameter.ds_tensor.ds_numel, distributed.rank(), distributed.world_size()
         part = nn.functional.pad(whole.flatten(), (0, length * world - whole.numel())).narrow(0, rank * length, length)
         if field is None:
@@ -149,6 +162,13 @@ class Zero3(ShardedEngine, Engine):
 
     def _link_moments(self) -> None:
         """They are found by way of the parts."""
+
+
+def _without_padding(parameter: Any) -> Tensor:
+    """This process's part; what fills it up to the length of the others' is anything."""
+    length = parameter.ds_tensor.ds_numel
+    filled = min(length, max(0, parameter.ds_numel - distributed.rank() * length))
+    return parameter.ds_tensor.detach().narrow(0, 0, filled)
 
 
 def _without_dimension(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: object) -> None:
@@ -163,7 +183,12 @@ def _is_scalar(name: str) -> bool:
     return name.rsplit(".", 1)[-1] in _SCALARS
 
 
-def _imported() -> Any:
+def imported() -> Any:
+    """DeepSpeed.
+
+    Raises:
+        UserError: it is not installed.
+    """
     try:
         import deepspeed
     except ImportError as error:
@@ -180,8 +205,15 @@ def _configuration(given: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     for section in ("optimizer", "scheduler"):
         if section in given:
             raise UserError(f"deepspeed_config: {section} is the recipe's, in the section train: remove it there")
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    rows = recipe.rows // world
+    sharing = given.get("zero_optimization", {})
+    for key in ("stage3_param_persistence_threshold", "stage3_model_persistence_threshold"):
+        if sharing.get(key) == 0:
+            raise UserError(
+                f"deepspeed_config: {key} 0 would cut the logit scale, which every step looks at: remove it"
+            )
+    if any(sharing.get(f"offload_{what}", {}).get("device") == "nvme" for what in ("optimizer", "param")):
+        raise UserError("deepspeed_config: an offload to nvme is not supported: write cpu, or take more processes")
+    rows = recipe.rows // distributed.world_size()
     return {
         **given,
         "train_micro_batch_size_per_gpu": rows,
