@@ -82,7 +82,9 @@ class Schedule(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
         if step < first:
             return self.start
         updates = _rounded_up(after + over) - first  # rounded as one, so that 20% and 80% end with the run
-        way = min(1.0, (step - first) / (updates - 1)) if updates > 1 else 1.0
+        if updates <= 1 or step >= first + updates - 1:
+            return self.end
+        way = (step - first) / (updates - 1)
         share = way if self.shape == "linear" else (1 - math.cos(math.pi * way)) / 2
         return self.start + (self.end - self.start) * share
 
