@@ -28,7 +28,7 @@ from vlp.bench._step_case import OURS, PEER, Case, Contender
 from vlp.bench.step import print_figures, versions
 from vlp.engines.launch import start
 
-TINY: dict[str, Any] = {  # platform.md's baseline
+TINY: dict[str, Any] = {
     "config": {
         "embed_dim": 128,
         "vision_cfg": {"image_size": 64, "patch_size": 8, "layers": 6, "width": 192, "head_width": 64},
