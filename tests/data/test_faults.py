@@ -500,9 +500,12 @@ def stop_after(steps: int) -> None:
     """The process dies when it takes the batch after so many."""
     original = TrainingData.batches
 
-    def stopped(self: TrainingData, start_step: int, stop_step: int) -> Iterator[Batch]:
-        for step, batch in enumerate(original(self, start_step, stop_step), start_step):
+    def stopped(self: TrainingData, start_step: int, stop_step: int, *shape_of: Any) -> Iterator[Batch]:
+        for step, batch in enumerate(original(self, start_step, stop_step, *shape_of), start_step):
             if step == steps:
+                for thread in threading.enumerate():
+                    if thread.name == "checkpoint":  # what is being written
+                        thread.join()
                 raise SystemExit(3)
             yield batch
 
