@@ -96,7 +96,7 @@ class Schedule(BaseModel, frozen=True, extra="forbid", allow_inf_nan=False):
                 f"{key}: stays {self.start:g} to the end, since the run has {span.total_steps} steps: lower "
                 f"{key}.after, or write the number alone"
             )
-        if self.at(span, 0, key) == self.end:
+        if not span.exactly(self.after, f"{key}.after") and not span.exactly(self.over, f"{key}.over"):
             raise UserError(
                 f"{key}: is {self.end:g} from the first step on, so {self.start:g} has no effect: say {key}.after or "
                 f"{key}.over, or write the number alone"
