@@ -33,6 +33,18 @@ from vlp.types import Batch
 
 FORK = multiprocessing.get_context("fork")
 Row = tuple[str, str, str]  # key, caption, digest of the pixels and ids
+TINY_MODEL: dict[str, Any] = {
+    "embed_dim": 16,
+    "vision_cfg": {
+        "image_size": 24,
+        "patch_size": 8,
+        "layers": 1,
+        "width": 32,
+        "head_width": 16,
+        "patch_dropout": 0.25,
+    },
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
 
 
 def record_batches(log: Path) -> None:

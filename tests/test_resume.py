@@ -41,20 +41,7 @@ assert _spec is not None
 assert _spec.loader is not None
 runs = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(runs)
-Run, Row = runs.Run, tuple[str, str, str]
-
-TINY_MODEL = {
-    "embed_dim": 16,
-    "vision_cfg": {
-        "image_size": 24,
-        "patch_size": 8,
-        "layers": 1,
-        "width": 32,
-        "head_width": 16,
-        "patch_dropout": 0.25,
-    },
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
+Run, TINY_MODEL, Row = runs.Run, runs.TINY_MODEL, tuple[str, str, str]
 STEPS, BATCH = 24, 8
 
 

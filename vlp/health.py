@@ -24,7 +24,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from vlp import distributed
+from vlp import distributed, sharded
 from vlp.spikes import Spikes
 from vlp.types import UserError
 
@@ -168,7 +168,7 @@ class Health:
             UserError: on every process.
         """
         floats = {name: value for name, value in tensors.items() if value.is_floating_point()}
-        parts = [value.to_local() if isinstance(value, DTensor) else value for value in floats.values()]
+        parts = sharded.locals_of(floats.values())
         flags_T = torch.stack([~torch.isfinite(part.detach()).all() for part in parts]).int()
         distributed.max_over_ranks(flags_T)
         if lost := [name for name, flag in zip(floats, flags_T.tolist(), strict=True) if flag]:

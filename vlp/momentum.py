@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-
 import torch
 from torch import Tensor, nn
 
@@ -53,8 +51,7 @@ class Momentum:
     ) -> None:
         check_queue(queue_size, global_batch)
         self.decay = decay
-        shared = {id(model.tokenizer): model.tokenizer}  # its vocabulary would take a second to copy
-        self.twin = deepcopy(model, shared).requires_grad_(False).eval()
+        self.twin = model.copied().requires_grad_(False).eval()
         self.twin.captioner = self.twin.fusion = None
         self._wanted = wanted
         width = model.openclip_config["model_cfg"]["embed_dim"]

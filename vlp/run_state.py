@@ -57,18 +57,22 @@ def restore_model(path: Path, model: TwoTower, encoding: Encoding) -> None:
     for prefix, file in _OF_MODEL.items():
         module = getattr(model, prefix[:-1])
         if module is not None:
+            weights = checkpoint.read(path, file)
             with resuming(path):
-                module.load_state_dict(checkpoint.read(path, file))
+                module.load_state_dict(weights)
     if encoding.state():
+        twin = checkpoint.read(path, MOMENTUM_FILE)
         with resuming(path):
-            encoding.load_state(checkpoint.read(path, MOMENTUM_FILE))
+            encoding.load_state(twin)
 
 
 def restore_training(path: Path, engine: Engine, average: EMA | None, state: Mapping[str, Any]) -> None:
     """Optimiser and averaged weights, as the engine has them."""
+    moments = checkpoint.read(path, OPTIMIZER_FILE)
     with resuming(path):
-        engine.load_optimizer(checkpoint.read(path, OPTIMIZER_FILE))
+        engine.load_optimizer(moments)
         engine.load_scaler(state["scaler"])
     if average is not None:
+        averages = checkpoint.read(path, EMA_FILE)
         with resuming(path):
-            average.load(checkpoint.read(path, EMA_FILE))
+            average.load(averages)

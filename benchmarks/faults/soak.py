@@ -49,18 +49,6 @@ _spec.loader.exec_module(runs)
 WORLD, BATCH = 2, 8
 HANG_TIMEOUT_S = 3.0
 KINDS = {"kill": 6, "term": 2, "stop": 1}  # and how often each comes
-MODEL = {
-    "embed_dim": 16,
-    "vision_cfg": {
-        "image_size": 24,
-        "patch_size": 8,
-        "layers": 1,
-        "width": 32,
-        "head_width": 16,
-        "patch_dropout": 0.25,
-    },
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
 
 
 class Run(runs.Run):  # type: ignore[name-defined, misc]
@@ -217,7 +205,7 @@ def soak(folder: Path, kinds: Sequence[str], seed: int) -> dict[str, Any]:
         "name": "soak",
         "seed": seed,
         "data": {"train": str(folder / "data" / "train"), "workers": 1, "shuffle_window": 16, "shuffle_streams": 2},
-        "model": {"config": MODEL},
+        "model": {"config": runs.TINY_MODEL},
         "objectives": [{"name": "infonce"}],
         "train": {"steps": steps, "global_batch_size": BATCH, "warmup": 2, "ema_decay": 0.9},
         "checkpoint": {"every": 2, "keep": 2},

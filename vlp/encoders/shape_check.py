@@ -56,13 +56,14 @@ def _check_pictures(model: TwoTower, options: ShapeOptions, full: FullShape, wan
                 "have fewer: remove one of them, or choose a ViT"
             )
         ways.append(model.caption_memory)
+    kind = vision.kind(model.clip.visual)
     for side in _sides(options.image_size, full):
         height, width = _of_side(full, side)
         _try(
             model,
             ways,
             torch.zeros(1, 3, height, width, dtype=torch.uint8, device=model.device),
-            f"train.image_size: this image tower ({_kind(model.clip.visual)}) takes no pictures of {height} x {width}",
+            f"train.image_size: this image tower ({kind}) takes no pictures of {height} x {width}",
             "raise or remove it, or choose a ViT of open_clip or a convolutional tower without attention pooling",
         )
 
@@ -115,7 +116,3 @@ def _try(model: TwoTower, ways: list[Callable[[Tensor], Any]], rows: Tensor, ref
 def _of_side(full: FullShape, side: float) -> tuple[int, int]:
     options = ShapeOptions(image_size=side)
     return shape_at(options, Span(1, 1, 1), 0, full).size
-
-
-def _kind(visual: Any) -> str:
-    return type(getattr(visual, "trunk", visual)).__name__

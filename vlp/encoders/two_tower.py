@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -289,6 +290,10 @@ class TwoTower(nn.Module):
     def clamp_logit_scale(self, maximum: float = 100.0) -> None:
         """Keep the multiplier between 1 and ``maximum``, in place; for after an optimiser step."""
         self.clip.logit_scale.clamp_(0.0, math.log(maximum))
+
+    def copied(self) -> TwoTower:
+        """A copy with weights of its own; the tokenizer, whose vocabulary would take a second, is the same."""
+        return deepcopy(self, {id(self.tokenizer): self.tokenizer})
 
     def averaged(self) -> dict[str, nn.Module]:
         """What evaluation uses, and a run may average: modules by the prefix of their weights' names."""

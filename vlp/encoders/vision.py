@@ -65,7 +65,7 @@ def check_dropout(clip: Any) -> None:
     visual = clip.visual
     if not isinstance(visual, VisionTransformer) and not _has_dropout(visual):
         raise UserError(
-            f"train.patch_dropout: an image tower of the kind {_kind(visual)} cannot leave patches out: remove it, or "
+            f"train.patch_dropout: an image tower of the kind {kind(visual)} cannot leave patches out: remove it, or "
             "choose a ViT"
         )
     own = visual.patch_dropout if isinstance(visual, VisionTransformer) else visual.trunk.patch_drop
@@ -179,5 +179,6 @@ def _has_dropout(visual: Any) -> bool:
     )
 
 
-def _kind(visual: Any) -> str:
+def kind(visual: Any) -> str:
+    """What an image tower is called in a sentence: the class of timm's own model where there is one."""
     return type(getattr(visual, "trunk", visual)).__name__

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -120,7 +119,7 @@ class ShardedEngine(Engine):
 
     def __init__(self, model: TwoTower) -> None:
         self.model, device = model, model.device
-        self._whole = copy_of(model.cpu()) if distributed.rank() == 0 else None  # nowhere else is there room for two
+        self._whole = model.cpu().copied() if distributed.rank() == 0 else None  # nowhere else is there room for two
         model.to(device)
 
     @contextmanager
@@ -131,17 +130,13 @@ class ShardedEngine(Engine):
             yield None
             return
         sharded.fill(self._whole.state_dict(), values)
-        sharded.fill({name: value for name, value in ema.state(self._whole.averaged()).items() if averages}, averages)
+        if averages:
+            sharded.fill(ema.state(self._whole.averaged()), averages)
         self._whole.to(self.model.device)
         try:
             yield self._whole
         finally:
             self._whole.cpu()
-
-
-def copy_of(model: TwoTower) -> TwoTower:
-    """A copy with weights of its own; the tokenizer, whose vocabulary would take a second, is the same."""
-    return deepcopy(model, {id(model.tokenizer): model.tokenizer})
 
 
 def on_host(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
