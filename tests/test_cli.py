@@ -67,9 +67,12 @@ def options_by_command() -> dict[str, list[str]]:
     def taken(parser: argparse.ArgumentParser) -> list[str]:
         return [a.option_strings[0] if a.option_strings else str(a.metavar or a.dest) for a in parser._actions]
 
-    (commands,) = cli._parser(["caption"])._subparsers._group_actions  # type: ignore[union-attr]
-    assert isinstance(commands.choices, dict)
-    return {name: taken(command) for name, command in commands.choices.items()}
+    def command(name: str) -> argparse.ArgumentParser:
+        (commands,) = cli._parser([name])._subparsers._group_actions  # type: ignore[union-attr]
+        assert isinstance(commands.choices, dict)
+        return commands.choices[name]
+
+    return {name: taken(command(name)) for name in [*resolve.names(cli.COMMANDS), "data"]}
 
 
 def test_training_has_no_flags_and_no_command_grows_one_unnoticed() -> None:

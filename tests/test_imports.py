@@ -28,7 +28,8 @@ ROWS = [
     ["vlp.run_state"],
     ["vlp.trainer"],
     ["vlp.evaluation.report", "vlp.doctor", "vlp.export", "vlp.inspection", "vlp.bench"],
-    ["vlp.quickstart", "vlp.caption_command"],
+    ["vlp.quickstart"],
+    ["vlp.commands"],
     ["vlp.cli", "vlp.__main__"],
 ]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}

@@ -45,7 +45,7 @@ def test_recipes_shown_are_valid(tmp_path: Path) -> None:
 
 def test_readme_names_every_objective_recipe_and_tool() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    recipes = [path.stem for path in resolve.recipes_folder().glob("*.yaml")]
+    recipes = list(resolve.recipes())
     tools = [f"vlp data {tool} " for tool in resolve.names("data_tools")]
     named = [f"`{name}`" for name in [*resolve.names("vlp.objectives"), *recipes]]
     assert [word for word in [*named, *tools] if word not in text] == []

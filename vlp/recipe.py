@@ -190,7 +190,7 @@ def find(reference: str) -> Path:
     named = resolve.recipes_folder() / f"{reference.removesuffix('.yaml')}.yaml"
     if named.is_file() and path.suffix in ("", ".yaml") and len(path.parts) <= 2:
         return named
-    known = sorted(p.stem for p in resolve.recipes_folder().glob("*.yaml"))
+    known = list(resolve.recipes())
     raise UserError(
         f"no recipe '{reference}'{resolve.nearest(path.stem, known)}: give a file, or one of {', '.join(known)}"
     )

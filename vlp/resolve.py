@@ -58,3 +58,10 @@ def recipes_folder() -> Path:
     here = Path(__file__).parent
     installed = here / "recipes"
     return installed if installed.is_dir() else here.parent / "recipes"
+
+
+def recipes() -> dict[str, Path]:
+    """The recipes by name; one in a folder of its own kind is named with it, as ``finetune/lora``."""
+    folder = recipes_folder()
+    found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+    return {name: path for name, path in found.items() if not name.startswith("launch/")}

@@ -1,4 +1,4 @@
-"""What ``vlp caption MODEL SHARDS`` takes and does; the command itself stands in `vlp.caption_command`."""
+"""What ``vlp caption MODEL SHARDS`` takes and does; the command itself stands in `vlp.commands.caption`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,14 @@
-"""``vlp caption``: captions of pictures to the terminal or as JSON, of shards as a layer."""
+"""What pictures show, told by a captioner; of shards as a layer beside them.
+
+The captioner is a CoCa, or a run with model.captioner.
+
+  vlp caption MODEL picture.jpg other.png             a line each: name, tab, caption
+  vlp caption MODEL photos --json captions.json       a directory with all its pictures, however deep
+  vlp caption MODEL data/train --report page.html     shards: a layer beside them, for data.captions
+
+Of pictures that cannot be read the others are captioned, they are named, and the exit code is 1. Of shards, the same
+command again captions what is missing, and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +27,11 @@ from vlp.flags import add_field, checked, default_of, flag, given
 from vlp.generation_options import GenerationOptions
 from vlp.types import UserError
 
-DESCRIPTION = """\
-Have a captioner say what pictures show: a CoCa, or a run with model.captioner.
-
-  vlp caption MODEL picture.jpg other.png             a line each: name, tab, caption
-  vlp caption MODEL photos --json captions.json       a directory with all its pictures, however deep
-  vlp caption MODEL data/train --report page.html     shards: a layer beside them, for data.captions
-
-Of pictures that cannot be read the others are captioned, they are named, and the exit code is 1. Of shards, the same
-command again captions what is missing, and nothing else.
-"""
 _PREFIX = "generation"
 _DECODERS = min(8, os.cpu_count() or 1)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("model", help="run, checkpoint or exported directory, NAME:TAG of open_clip, hf-hub:, local-dir:")
     add("inputs", nargs="+", metavar="IMAGE|DIR|SHARDS", help="pictures, directories of them, or shards (.tar)")
@@ -50,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     on_shards.add_arguments(parser.add_argument_group("for shards"))
 
 
-def run(arguments: argparse.Namespace, device: str) -> None:
+def run(arguments: argparse.Namespace) -> None:
     """Write the captions; ends with exit code 1 if some of the pictures have none.
 
     Raises:
@@ -68,7 +67,7 @@ def run(arguments: argparse.Namespace, device: str) -> None:
     idle = [name for name in on_shards.FLAGS if getattr(arguments, name) is not None]
     if idle:
         raise UserError(f"{flag(idle[0])} has no effect on pictures: it is for shards, leave it away")
-    _caption_pictures(arguments, options, device)
+    _caption_pictures(arguments, options)
 
 
 def _is_shards(name: str) -> bool:
@@ -133,17 +132,18 @@ def find_pictures(inputs: Sequence[str]) -> list[Picture]:
     return found
 
 
-def _caption_pictures(arguments: argparse.Namespace, options: GenerationOptions, device: str) -> None:
+def _caption_pictures(arguments: argparse.Namespace, options: GenerationOptions) -> None:
     from data_tools.verify import check_output, printable
 
     if arguments.json not in (None, "-"):
         check_output("--json", Path(arguments.json))
     pictures = find_pictures(arguments.inputs)
+    from vlp import distributed
     from vlp.captioning import captions_where_possible
     from vlp.data.samples import BadSample
     from vlp.encoders.openclip import load
 
-    model = load(arguments.model, device)
+    model = load(arguments.model, distributed.device())
     without: list[str] = []
     with _output(arguments.json) as tell, _progress(len(pictures), arguments.json) as advance:
         for batch in captions_where_possible(model, pictures, _read, arguments.batch_size, options, _DECODERS):

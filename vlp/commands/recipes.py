@@ -1,0 +1,17 @@
+"""List the recipes."""
+
+from __future__ import annotations
+
+import argparse
+
+from vlp import resolve
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """None."""
+
+
+def run(arguments: argparse.Namespace) -> None:
+    for name, path in resolve.recipes().items():
+        first_line = path.read_text(encoding="utf-8").split("\n", 1)[0]
+        print(f"{name:<20} {first_line.lstrip('# ')}")
