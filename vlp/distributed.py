@@ -169,8 +169,8 @@ def fail_together(sentence: str) -> None:
 
 
 @contextmanager
-def only_on_rank_zero() -> Iterator[None]:
-    """A body that only rank zero works in, while the others wait at its end: its UserError ends all of them."""
+def failing_together() -> Iterator[None]:
+    """A body whose UserError on any rank, be it the only one that works in it, is raised at its end on all of them."""
     sentence = ""
     try:
         yield

@@ -28,6 +28,7 @@ from vlp.engines.base import Engine
 from vlp.engines.launch import Launch, start
 from vlp.evaluation import run as evaluation
 from vlp.evaluation.tasks.base import Task
+from vlp.evaluation.team import ALONE, everyone
 from vlp.health import Health, running_statistics
 from vlp.objectives.base import check_needs, hard_texts, loss_of, moving_weights, needs, text_views
 from vlp.optim import learning_rate
@@ -311,16 +312,18 @@ def _log(run: _Run, figures: dict[str, Tensor | float], step: int) -> None:
 
 
 def _evaluate(run: _Run, tasks: list[Task], step: int) -> list[evaluation.Result]:
-    """Zero-shot evaluation by rank zero, with the averaged weights where there are any; the others wait."""
+    """Zero-shot evaluation with the averaged weights where there are any, by all processes that have them whole."""
     results: list[evaluation.Result] = []
     if not tasks:
         return results
     run.watchdog.at(step, "evaluation")
-    with distributed.only_on_rank_zero(), run.engine.evaluated(run.average) as model:
+    with distributed.failing_together(), run.engine.evaluated(run.average) as model:
         if model is not None:
-            name, place = run.recipe.name, str(run.run_dir)
-            results = evaluation.run_tasks(model, tasks, run.recipe.evaluate.batch_size, name, place, step)
-            evaluation.write_results(results, run.run_dir / "evaluation" / "{dataset}.json")
+            name, place, batch_size = run.recipe.name, str(run.run_dir), run.recipe.evaluate.batch_size
+            team = everyone() if run.engine.evaluates_together else ALONE
+            results = evaluation.run_tasks(model, tasks, batch_size, name, place, step, team)
+            if distributed.rank() == 0:
+                evaluation.write_results(results, run.run_dir / "evaluation" / "{dataset}.json")
     if run.tracker is not None:
         run.tracker.say(evaluation_line(step, evaluation.metrics_for_log(results)))
     return results
@@ -340,7 +343,7 @@ def _save(run: _Run, step: int) -> None:
         "data": run.data.digest,
         "bad_samples": run.all_bad_samples().state(),
     }
-    with distributed.only_on_rank_zero():
+    with distributed.failing_together():
         if run.writer is not None:
             run.writer.wait()  # one snapshot in memory at a time
     taken = run_state.snapshot(step, run.engine, run.encoding, run.average, counters, run.recipe)
@@ -351,6 +354,6 @@ def _save(run: _Run, step: int) -> None:
 def _written(run: _Run) -> None:
     """Wait for the last checkpoint, whose failure is that of the run."""
     run.watchdog.at(run.span.total_steps, "save")
-    with distributed.only_on_rank_zero():
+    with distributed.failing_together():
         if run.writer is not None:
             run.writer.close()

@@ -34,7 +34,7 @@ def newest(run_dir: Path, options: CheckpointOptions) -> Path | None:
         UserError: there are checkpoints, but none is whole; or the place of the copies cannot be used.
     """
     found = None
-    with distributed.only_on_rank_zero():
+    with distributed.failing_together():
         if distributed.rank() == 0:
             try:
                 found = _newest(run_dir, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ class Engine(ABC):
 
     model: TwoTower
     optimizer: torch.optim.Optimizer
+    evaluates_together: ClassVar[bool] = True  # every process has the whole model; else rank zero alone, in `evaluated`
 
     @abstractmethod
     def __call__(self, *arguments: Any) -> dict[str, Tensor]:
@@ -100,13 +101,10 @@ class Engine(ABC):
 
     @contextmanager
     def evaluated(self, average: EMA | None) -> Iterator[TwoTower | None]:
-        """On rank zero the model as it is evaluated, with its averaged weights where there are any; None elsewhere.
+        """The model as it is evaluated, with its averaged weights where there are any; None where it is not whole.
 
         Every process has to enter.
         """
-        if distributed.rank() != 0:
-            yield None
-            return
         if average is None:
             yield self.model
             return
@@ -116,6 +114,8 @@ class Engine(ABC):
 
 class ShardedEngine(Engine):
     """One whose processes hold parts of the weights: rank zero keeps a whole copy in host memory, to evaluate with."""
+
+    evaluates_together = False
 
     def __init__(self, model: TwoTower) -> None:
         self.model, device = model, model.device

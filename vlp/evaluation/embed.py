@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vlp.data.benchmark_sets import StoredFile, decoded
 from vlp.encoders.evaluating import evaluating
+from vlp.evaluation.team import ALONE, Team
 from vlp.types import UserError
 
 Input = TypeVar("Input", bound=Hashable)
@@ -47,38 +48,46 @@ class Encoder(Protocol):
     def modules(self) -> Iterator[nn.Module]: ...
 
 
-def embed_images(encoder: Encoder, images: Sequence[StoredFile], batch_size: int) -> Tensor:
-    """L2-normalised fp32 features ND, one row a picture, on the encoder's device.
+def embed_images(encoder: Encoder, images: Sequence[StoredFile], batch_size: int, team: Team = ALONE) -> Tensor:
+    """L2-normalised fp32 features ND, one row a picture, on the encoder's device, on every process of ``team``.
 
     Equal files are decoded and embedded once and get equal rows.
     """
     distinct, rows = _distinct(images)
-    with evaluating(encoder):
-        features = [
-            encoder.encode_image(batch_NCHW.to(encoder.device))
-            for batch_NCHW in decoded(distinct, encoder.eval_transform, batch_size)
-        ]
-    distinct_ND = _normalised(torch.cat(features), lambda row: distinct[row].name)
+
+    def features() -> Tensor:
+        with evaluating(encoder):
+            found = [
+                encoder.encode_image(batch_NCHW.to(encoder.device))
+                for batch_NCHW in decoded(team.share(distinct), encoder.eval_transform, batch_size)
+            ]
+        return torch.cat(found)
+
+    distinct_ND = _normalised(team.gather(features, len(distinct)), lambda row: distinct[row].name)
     return distinct_ND[torch.tensor(rows, device=distinct_ND.device)]
 
 
-def embed_texts(encoder: Encoder, texts: Sequence[str], batch_size: int) -> Tensor:
-    """L2-normalised fp32 features ND, one row a text.
+def embed_texts(encoder: Encoder, texts: Sequence[str], batch_size: int, team: Team = ALONE) -> Tensor:
+    """L2-normalised fp32 features ND, one row a text, on every process of ``team``.
 
     Texts that the model reads alike (of the same token ids, as "A dog" and "a dog") are embedded once and get equal
     rows: in two batches their features would differ by rounding, and one of them would win. Texts go through the tower
     beside others of their length, without the padding that has no part in the features.
     """
     distinct, rows = _distinct(texts)
-    with evaluating(encoder):
-        ids_NL, row_of_distinct = encoder.tokenizer(distinct).unique(dim=0, return_inverse=True)
-        lengths_N = encoder.text_lengths(ids_NL)
-        longest_first = lengths_N.argsort(descending=True, stable=True)
-        features = [
-            encoder.encode_text(ids_NL[batch, : int(lengths_N[batch].max())].to(encoder.device))
-            for batch in longest_first.split(batch_size)
-        ]
-    features_ND = torch.cat(features)
+    ids_NL, row_of_distinct = encoder.tokenizer(distinct).unique(dim=0, return_inverse=True)
+    lengths_N = encoder.text_lengths(ids_NL)
+    longest_first = lengths_N.argsort(descending=True, stable=True)
+
+    def features() -> Tensor:
+        with evaluating(encoder):
+            found = [
+                encoder.encode_text(ids_NL[batch, : int(lengths_N[batch].max())].to(encoder.device))
+                for batch in team.share(longest_first).split(batch_size)
+            ]
+        return torch.cat(found)
+
+    features_ND = team.gather(features, len(ids_NL))
     row_of_text = longest_first.argsort()[row_of_distinct][rows].to(features_ND.device)
     text_ND = _normalised(features_ND, lambda row: f"'{texts[row_of_text.tolist().index(row)]}'")
     return text_ND[row_of_text]

@@ -21,19 +21,11 @@ from vlp.evaluation import geometry
 from vlp.evaluation.embed import Encoder
 from vlp.evaluation.tasks.base import Scores, Task
 from vlp.evaluation.tasks.captioning import CaptioningOptions
+from vlp.evaluation.team import ALONE, Team
 from vlp.types import UserError
 
 TASKS = "vlp.evaluation.tasks"
 CAPTIONS = ".captions.jsonl"  # in place of the .json of a result: what a captioner said
-LAYOUTS = (
-    "test/nshards.txt with dataset_type.txt or classnames.txt (CLIP_benchmark's webdataset layout), SugarCrepe's "
-    "add_att.json ... (data/ of github.com/RAIVNLab/sugar-crepe), ARO's visual_genome_relation.json, "
-    "visual_genome_attribution.json, coco_karpathy_test.json or flickr30k_test.json (downloaded by the reader of "
-    "github.com/mertyg/vision-language-models-are-bows), Winoground's examples.jsonl or test-*.parquet (the gated "
-    "Hugging Face data set facebook/winoground), MMVP-VLM's Questions.csv (the Hugging Face data set MMVP/MMVP_VLM), "
-    "or, for ECCV Caption, captions_val2014.json (COCO's annotations_trainval2014.zip) or dataset_coco.json "
-    "(Karpathy's)"
-)
 
 
 class EvaluateOptions(BaseModel, frozen=True, extra="forbid"):
@@ -121,8 +113,9 @@ def find_task(entry: str | Path, options: EvaluateOptions | None = None) -> Task
         raise UserError(f"{directory} holds several evaluation sets: {hint}give each a directory of its own")
     folders = sorted(path for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else []
     inner = [str(path) for path in folders if any(task.detects(path) for task in known)]
+    layouts = [task.layout for task in known if task.layout]
     hint = f"; name the sets inside it instead ({', '.join(inner[:5])})" if inner else ""
-    raise UserError(f"{directory} has no known layout{hint}: it must hold, under these names, {LAYOUTS}")
+    raise UserError(f"{directory} has no known layout{hint}: it must hold, under these names, {'; or '.join(layouts)}")
 
 
 def _task_named(entry: str | Path) -> tuple[str | None, Path]:
@@ -163,9 +156,16 @@ def run_tasks(
     model_name: str,
     pretrained: str,
     step: int | None = None,
+    team: Team = ALONE,
 ) -> list[Result]:
-    """Results in the order of ``tasks``. The encoder's modules keep their training or evaluation mode."""
-    return [Result(task.name, task.kind, model_name, pretrained, task.run(encoder, batch_size), step) for task in tasks]
+    """Results in the order of ``tasks``, on every process of ``team``, which shares the work.
+
+    The encoder's modules keep their training or evaluation mode.
+    """
+    return [
+        Result(task.name, task.kind, model_name, pretrained, task.run(encoder, batch_size, team), step)
+        for task in tasks
+    ]
 
 
 def evaluate(

@@ -25,6 +25,7 @@ FEWEST = 25
 
 
 class Task(ChoiceTask):
+    layout = "ARO's visual_genome_attribution.json (from the same reader)"
     table = "attributes"
 
     def __init__(self, path: Path) -> None:

@@ -28,6 +28,7 @@ from vlp.evaluation.choices import ChoiceTask
 
 
 class Task(ChoiceTask):
+    layout = "ARO's coco_karpathy_test.json or flickr30k_test.json (from the same reader)"
     table = "shuffle"
     categories_are_metrics = True
 

@@ -45,6 +45,10 @@ SYMMETRIC = frozenset(" ".join(_LEFT_OUT.split()).split("; "))
 
 
 class Task(ChoiceTask):
+    layout = (
+        "ARO's visual_genome_relation.json (downloaded by the reader of "
+        "github.com/mertyg/vision-language-models-are-bows)"
+    )
     table = "relation"
 
     def __init__(self, path: Path) -> None:

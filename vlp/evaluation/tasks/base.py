@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vlp.data.benchmark_sets import StoredFile
 from vlp.evaluation.embed import Encoder, embed_images, embed_texts
+from vlp.evaluation.team import ALONE, Team
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,14 @@ class Scores:
 class SetEmbeddings:
     """L2-normalised fp32 features of a task's ``images`` and ``texts``, row by row.
 
-    ``logit_scale`` is the multiplier of their cosines (exp of the model's parameter).
+    ``logit_scale`` is the multiplier of their cosines (exp of the model's parameter). ``team`` has all of them and may
+    share out what is counted.
     """
 
     image_ND: Tensor
     text_ND: Tensor
     logit_scale: float
+    team: Team = field(default=ALONE, kw_only=True)
 
 
 class Task(ABC):
@@ -84,6 +87,7 @@ class Task(ABC):
     """
 
     kind: ClassVar[str]  # CLIP_benchmark's name of the task
+    layout: ClassVar[str]  # the files by which `detects` knows it, and where they come from, for a sentence
     section: ClassVar[str] = ""
     images: Sequence[StoredFile]
     texts: Sequence[str]
@@ -99,7 +103,7 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, embeddings: SetEmbeddings) -> Scores:
-        """The figures of these embeddings; pure."""
+        """The figures of these embeddings, the same on every process of their team; nothing else counts."""
 
     def check(self, encoder: Encoder) -> None:  # noqa: B027 (most tasks refuse none)
         """Refuse, before a run begins, a model that the task cannot be done with."""
@@ -108,16 +112,18 @@ class Task(ABC):
         """The RGB picture ``index``."""
         return self.images[index].load()
 
-    def embed(self, encoder: Encoder, batch_size: int) -> SetEmbeddings:
+    def embed(self, encoder: Encoder, batch_size: int, team: Team = ALONE) -> SetEmbeddings:
+        """On every process of ``team``, each of which embeds a share."""
         return SetEmbeddings(
-            embed_images(encoder, self.images, batch_size),
-            embed_texts(encoder, self.texts, batch_size),
+            embed_images(encoder, self.images, batch_size, team),
+            embed_texts(encoder, self.texts, batch_size, team),
             float(encoder.logit_scale.detach().exp()),
+            team=team,
         )
 
     def geometry_for_log(self, figures: dict[str, float]) -> dict[str, float]:
         """``figures`` as the training log names them, without those that are not defined."""
         return {f"{self.name}/{name}": value for name, value in figures.items() if not math.isnan(value)}
 
-    def run(self, encoder: Encoder, batch_size: int) -> Scores:
-        return self.score(self.embed(encoder, batch_size))
+    def run(self, encoder: Encoder, batch_size: int, team: Team = ALONE) -> Scores:
+        return self.score(self.embed(encoder, batch_size, team))

@@ -30,6 +30,7 @@ from vlp.evaluation.caption_loss import TrueCaptions, of_true_captions, others
 from vlp.evaluation.caption_metrics import CaptionScores, clip_scores, ref_clip_scores, score_captions
 from vlp.evaluation.embed import Encoder, embed_images, embed_texts
 from vlp.evaluation.tasks import base
+from vlp.evaluation.team import ALONE, Team
 from vlp.generation import caption_images, check
 from vlp.generation_options import GenerationOptions
 
@@ -67,6 +68,7 @@ class Captioned(base.SetEmbeddings):
 class Task(base.Task):
     kind = "captioning"
     section = "captioning"
+    layout = ""  # it is asked for by name
 
     def __init__(self, path: Path, options: CaptioningOptions | None = None) -> None:
         super().__init__(path)
@@ -92,7 +94,11 @@ class Task(base.Task):
     def check(self, encoder: Encoder) -> None:
         check(cast(TwoTower, encoder), self.options)
 
-    def embed(self, encoder: Encoder, batch_size: int) -> Captioned:
+    def run(self, encoder: Encoder, batch_size: int, team: Team = ALONE) -> base.Scores:
+        """By the first process alone: METEOR's Java takes gigabytes each."""
+        return team.once(lambda: self.score(self.embed(encoder, batch_size)))
+
+    def embed(self, encoder: Encoder, batch_size: int, team: Team = ALONE) -> Captioned:
         model = cast(TwoTower, encoder)
         scorer = load(self.options.scorer, model.device) if self.options.scorer is not None else model
         captions = caption_images(model, self.images, batch_size, self.options)

@@ -17,6 +17,7 @@ class Task(base.Task):
     """A class is the normalised mean of its normalised prompts, one for each template."""
 
     kind = "zeroshot_classification"
+    layout = "test/nshards.txt with classnames.txt (CLIP_benchmark's webdataset layout)"
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)

@@ -56,6 +56,10 @@ class _Figure:
 class Task(retrieval.Task):
     """COCO's own recalls on all pictures are those of `retrieval.Task`, under its names."""
 
+    layout = (
+        "for ECCV Caption captions_val2014.json (COCO's annotations_trainval2014.zip) or dataset_coco.json (Karpathy's)"
+    )
+
     def __init__(self, path: Path) -> None:
         base.Task.__init__(self, path)  # the set is not in CLIP_benchmark's layout
         self.set = coco_sets.read_coco_test(path)

@@ -23,6 +23,8 @@ PROMPT = "a photo of "
 
 
 class Task(twins.TwinTask):
+    layout = "MMVP-VLM's Questions.csv (the Hugging Face data set MMVP/MMVP_VLM)"
+
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         found = twin_sets.read_mmvp(directory)

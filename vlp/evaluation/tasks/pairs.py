@@ -25,6 +25,7 @@ SUGARCREPE = ("add_att", "add_obj", "replace_att", "replace_obj", "replace_rel",
 
 
 class Task(ChoiceTask):
+    layout = "SugarCrepe's add_att.json ... (data/ of github.com/RAIVNLab/sugar-crepe)"
     table = "suite"
     categories_are_metrics = True
 

@@ -21,6 +21,7 @@ RECALL_AT = (1, 5, 10)
 
 class Task(base.Task):
     kind = "zeroshot_retrieval"
+    layout = "test/nshards.txt with dataset_type.txt saying retrieval (CLIP_benchmark's webdataset layout)"
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)

@@ -19,6 +19,8 @@ from vlp.evaluation.twins import TwinTask
 class Task(TwinTask):
     """Text, image and group score."""
 
+    layout = "Winoground's examples.jsonl or test-*.parquet (the gated Hugging Face data set facebook/winoground)"
+
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         found = twin_sets.read_winoground(directory)
