@@ -21,6 +21,7 @@ from vlp.evaluation import geometry
 from vlp.evaluation.embed import Encoder
 from vlp.evaluation.tasks.base import Scores, Task
 from vlp.evaluation.tasks.captioning import CaptioningOptions
+from vlp.evaluation.tasks.classification import ClassificationOptions
 from vlp.evaluation.team import ALONE, Team
 from vlp.types import UserError
 
@@ -40,6 +41,10 @@ class EvaluateOptions(BaseModel, frozen=True, extra="forbid"):
     batch_size: int = Field(256, ge=1, description="pictures, or texts, embedded at once")
     captioning: CaptioningOptions | None = Field(
         None, description="how captions are written, and the MODEL that judges them, for the sets `captioning:DIR`"
+    )
+
+    classification: ClassificationOptions | None = Field(
+        None, description="prompts, class names and probes of the sets with classes"
     )
 
     @model_validator(mode="after")
@@ -136,9 +141,18 @@ def _opened(task: type[Task], path: Path, options: EvaluateOptions | None) -> Ta
     return cast(Any, task)(path, getattr(options or EvaluateOptions(), task.section))
 
 
+def _check_classification(options: EvaluateOptions, tasks: Sequence[Task]) -> None:
+    if options.classification is not None and not any(task.section == "classification" for task in tasks):
+        raise UserError(
+            "options of classification have no effect, as no evaluation set has classes: leave out "
+            f"{', '.join(sorted(options.classification.model_fields_set))}"
+        )
+
+
 def open_tasks(options: EvaluateOptions) -> list[Task]:
     """Find and check every set now, so that a run fails at its start and not at its first evaluation."""
     tasks = [find_task(entry, options) for entry in options.sets]
+    _check_classification(options, tasks)
     names = [task.name for task in tasks]
     for task in tasks:
         if names.count(task.name) > 1:
