@@ -18,10 +18,10 @@ from rich.table import Table
 
 from vlp import resolve
 from vlp.evaluation import geometry
+from vlp.evaluation.classification_options import ClassificationOptions
 from vlp.evaluation.embed import Encoder
 from vlp.evaluation.tasks.base import Scores, Task
 from vlp.evaluation.tasks.captioning import CaptioningOptions
-from vlp.evaluation.tasks.classification import ClassificationOptions
 from vlp.evaluation.team import ALONE, Team
 from vlp.types import UserError
 
