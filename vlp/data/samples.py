@@ -49,7 +49,7 @@ def decode_image(data: bytes, ground: tuple[int, int, int] = WHITE) -> Image.Ima
         if image.width * image.height > MAX_PIXELS:
             raise BadSample("huge picture", f"{image.width}x{image.height}")
         image.load()
-        return _upright(image, _to_rgb(image, ground))
+        return upright_rgb(image, ground)
     except BadSample:
         raise
     except Image.DecompressionBombError as error:
@@ -59,6 +59,11 @@ def decode_image(data: bytes, ground: tuple[int, int, int] = WHITE) -> Image.Ima
     except Exception as error:  # Pillow's plug-ins raise nearly every built-in error on broken bytes
         kind = "truncated picture" if "truncated" in str(error).lower() else "undecodable picture"
         raise BadSample(kind, str(error) or type(error).__name__) from error
+
+
+def upright_rgb(image: Image.Image, ground: tuple[int, int, int] = WHITE) -> Image.Image:
+    """An opened picture as `decode_image` gives it."""
+    return _upright(image, _to_rgb(image, ground))
 
 
 def decode_text(data: bytes) -> str:
