@@ -1,0 +1,130 @@
+"""The scores of one model on one set, as JSON in CLIP_benchmark's shape."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlp.evaluation.tasks.base import Category, Scores
+from vlp.types import UserError
+
+CAPTIONS = ".captions.jsonl"  # in place of the .json of a result: what a captioner said
+ABOUT = ("set", "suites", "preprocess", "weights", "made_from")  # fields of the JSON that `Result.about` may have
+
+
+@dataclass(frozen=True)
+class Result:
+    """The scores of one model on one set; ``about`` are further fields of the JSON, such as ``preprocess``."""
+
+    dataset: str
+    task: str
+    model: str
+    pretrained: str
+    scores: Scores
+    step: int | None = None
+    language: str = "en"
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """CLIP_benchmark's fields, then ours; null where CLIP_benchmark writes NaN, which is no JSON."""
+        scores = self.scores
+        return {
+            "dataset": self.dataset,
+            "model": self.model,
+            "pretrained": self.pretrained,
+            "task": self.task,
+            "metrics": _without_nan(scores.metrics),
+            "language": self.language,
+            "labels": scores.labels,
+            "chance": _without_nan(scores.chance),
+            "intervals": {name: limits for name, limits in scores.intervals.items() if not math.isnan(limits[0])},
+            "categories": [
+                {**asdict(row), "interval": None if math.isnan(row.interval[0]) else row.interval}
+                for row in scores.categories
+            ],
+            "num_images": scores.num_images,
+            "num_texts": scores.num_texts,
+            **({} if math.isnan(scores.tie_rate) else {"tie_rate": scores.tie_rate}),
+            "geometry": _without_nan(scores.geometry),
+            **({"figures": _without_nan(scores.figures)} if scores.figures else {}),
+            **({"notes": scores.notes} if scores.notes else {}),
+            **({} if self.step is None else {"step": self.step}),
+            **self.about,
+        }
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> Result:
+        """What `to_json` has written, without what it leaves out: the log, details and records of the scores."""
+        scores = Scores(
+            metrics=_with_nan(content["metrics"]),
+            chance=_with_nan(content["chance"]),
+            tie_rate=content.get("tie_rate", math.nan),
+            num_images=content["num_images"],
+            num_texts=content["num_texts"],
+            log={},
+            labels=content["labels"],
+            intervals={name: (low, high) for name, (low, high) in content["intervals"].items()},
+            categories=[
+                Category(**{**row, "interval": tuple(row["interval"] or (math.nan, math.nan))})
+                for row in content["categories"]
+            ],
+            geometry=_with_nan(content["geometry"]),
+            figures=_with_nan(content.get("figures", {})),
+            notes=content.get("notes", []),
+        )
+        named = {name: content[name] for name in ("dataset", "task", "model", "pretrained", "language")}
+        about = {name: content[name] for name in ABOUT if name in content}
+        return Result(**named, scores=scores, step=content.get("step"), about=about)
+
+
+def write_results(results: Sequence[Result], output: str | Path) -> list[Path]:
+    """Write ``output`` as JSON and return the files: one a result where the path has ``{dataset}`` (or ``{model}``).
+
+    One result is an object, as CLIP_benchmark writes it; several in one file are a list. What a captioner said goes to
+    ``NAME.captions.jsonl`` beside ``NAME.json``, a picture a line.
+    """
+    of_file: dict[Path, list[Result]] = {}
+    for result in results:
+        place = str(output).replace("{dataset}", slug(result.dataset)).replace("{model}", slug(result.model))
+        of_file.setdefault(Path(place), []).append(result)
+    for path, found in of_file.items():
+        if path.is_dir():
+            raise UserError(f"{path} is a directory: name a file, such as {path}/{{dataset}}.json")
+        objects = [result.to_json() for result in found]
+        write_json(path, objects[0] if len(objects) == 1 else objects)
+        lines = [{"dataset": result.dataset, **record} for result in found for record in result.scores.records]
+        if lines:
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            write_text(path.with_suffix(CAPTIONS), text)
+    return list(of_file)
+
+
+def slug(name: str) -> str:
+    """``name`` as part of a file's name."""
+    return re.sub(r"[^\w.@+=-]+", "_", name).strip("_")
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """The file has its name only when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _without_nan(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in values.items()}
+
+
+def _with_nan(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: math.nan if value is None else value for name, value in values.items()}
