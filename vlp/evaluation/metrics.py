@@ -5,7 +5,7 @@ counts against the model, so a collapsed one scores 0 and not 100 %; scores that
 
 Scores are computed in fp64 and rounded to fp32. A matrix product in fp32 gives equal pairs scores that differ
 in the last bit, depending on where in the matrix they stand; rounded from fp64 they are equal, so that ties
-are seen as ties, and ranks do not depend on tiles, threads or device.
+are seen as ties, and ranks do not depend on tiles, threads, processes or device (`vlp.evaluation.counting`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vlp.evaluation.counting import Side, count_better, gathered_scores
+from vlp.evaluation.counting import pair_scores as pair_scores  # one of the metrics, too
+from vlp.evaluation.team import ALONE, Team
+
 # Features in fp32 of one and the same input differ by some 1e-7 between batches of other shapes, as kernels add in
 # another order. Where a question has a single wrong answer, a collapsed model would be right of half of them.
 ROUNDING = 1e-6  # in cosine; what models tell apart is thousands of times as far
 
 TILE = 2048  # 2048 x 2048 fp64 scores: 32 MiB, whatever the size of the set
+CPU_TILE = 512  # 512 x 512 fp32 scores: 1 MiB, which a core's cache holds
 
 
 @dataclass(frozen=True)
@@ -54,49 +59,36 @@ class RetrievalRanks:
         return _mean(torch.cat([self.image_to_text.tied_N, self.text_to_image.tied_N]))
 
 
-def pair_scores(left_ND: Tensor, right_ND: Tensor) -> Tensor:
-    """Dot product of each row of ``left_ND`` with the same row of ``right_ND``: N fp32 scores."""
-    return (left_ND.double() * right_ND.double()).sum(dim=1).float()
-
-
 def margins(true_N: Tensor, wrong_N: Tensor) -> Tensor:
     """How far each true score is above the wrong one: 0 where the two are `ROUNDING` apart or less, NaN stays NaN."""
     margin_N = true_N - wrong_N
     return margin_N.masked_fill(margin_N.abs() <= ROUNDING, 0)
 
 
-def retrieval_ranks(image_ND: Tensor, text_ND: Tensor, image_of_text: Tensor, tile: int = TILE) -> RetrievalRanks:
+def retrieval_ranks(
+    image_ND: Tensor, text_ND: Tensor, image_of_text: Tensor, tile: int | None = None, team: Team = ALONE
+) -> RetrievalRanks:
     """Ranks of the best positive in both directions, from one sweep over tiles of the score matrix.
 
-    Args:
-        image_ND, text_ND: L2-normalised features of the pictures and of all their captions.
-        image_of_text: for each caption the row of its picture; every picture must have a caption.
-    """
-    num_images, num_texts = len(image_ND), len(text_ND)
-    image_of_text = image_of_text.to(image_ND.device)
-    best_of_text = torch.cat(
-        [
-            pair_scores(text_ND[rows], image_ND[image_of_text[rows]])
-            for rows in (slice(start, start + tile) for start in range(0, num_texts, tile))
-        ]
-    )
-    best_of_image = best_of_text.new_full((num_images,), -math.inf)
-    best_of_image.scatter_reduce_(0, image_of_text, best_of_text, "amax")
-    assert len(image_of_text.unique()) == num_images, "a picture without a caption has no rank"
+    Memory beside the features is a few numbers a query and a tile, so a million pictures by a million texts are only a
+    matter of time. `vlp.evaluation.counting` says why the scores that the sweep takes in fp32 change no rank.
 
-    of_image, of_text = _Counts(best_of_image), _Counts(best_of_text)
-    for top in range(0, num_images, tile):
-        images = slice(top, min(top + tile, num_images))
-        image_tile = image_ND[images].double()
-        for left in range(0, num_texts, tile):
-            texts = slice(left, min(left + tile, num_texts))
-            scores = (image_tile @ text_ND[texts].double().T).float()
-            own = image_of_text[texts] - top
-            column = ((own >= 0) & (own < len(image_tile))).nonzero().squeeze(1)
-            scores[own[column], column] = -math.inf  # positives do not compete with one another
-            of_image.add(scores, images, dim=1)
-            of_text.add(scores, texts, dim=0)
-    return RetrievalRanks(of_image.ranks(), of_text.ranks())
+    Args:
+        image_ND, text_ND: features of the pictures and of all their captions, L2-normalised where scores are cosines.
+        image_of_text: for each caption the row of its picture; every picture must have a caption.
+        tile: pictures, and texts, of which scores are held at once.
+        team: processes that all have these features, and share the work.
+    """
+    image_ND, text_ND = image_ND.float(), text_ND.float()
+    image_of_text = image_of_text.to(image_ND.device)
+    image_N = torch.arange(len(image_ND), device=image_ND.device)
+    best_of_text = gathered_scores(text_ND, image_ND, torch.arange(len(text_ND), device=text_ND.device), image_of_text)
+    best_of_image = best_of_text.new_full((len(image_ND),), -math.inf)
+    best_of_image.scatter_reduce_(0, image_of_text, best_of_text, "amax")
+    assert bool((image_of_text.bincount(minlength=len(image_ND)) > 0).all()), "a picture without a caption has no rank"
+    images, texts = Side(image_ND, image_N, best_of_image), Side(text_ND, image_of_text, best_of_text)
+    count_better(images, texts, tile or (CPU_TILE if image_ND.device.type == "cpu" else TILE), team)
+    return RetrievalRanks(*(Ranks(side.not_worse_N.cpu() + 1, side.equal_N.cpu() > 0) for side in (images, texts)))
 
 
 def label_ranks(image_ND: Tensor, class_CD: Tensor, label_N: Tensor, tile: int = TILE) -> Ranks:
