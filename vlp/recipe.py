@@ -117,6 +117,20 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
         return self
 
     @model_validator(mode="after")
+    def _lora_is_what_is_averaged_nowhere(self) -> Recipe:
+        asked = {
+            "train.ema_decay": self.train.ema_decay is not None,
+            "an objective with a momentum twin": any("momentum" in o.needs for o in self.objectives),
+        }
+        for what, is_asked in asked.items():
+            if self.model.lora is not None and is_asked:
+                raise ValueError(
+                    f"model.lora does not go with {what}: the average of two products is no product of averages; "
+                    "remove one of them"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _objectives_agree_and_their_queue_fits_the_batch(self) -> Recipe:
         for need, field in (("momentum", "momentum"), ("teacher", "teacher"), ("captions", "label_smoothing")):
             objectives_base.shared_field(self.objectives, need, field)
@@ -149,6 +163,13 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
         """Start values of logit_scale and logit_bias from the objectives' papers; what the model section says wins."""
         return {name: value for objective in self.objectives for name, value in objective.initial_logits().items()}
 
+    def total_steps(self, num_samples: int) -> int:
+        """Steps of the run, for a data set of ``num_samples``."""
+        options = self.train
+        samples = options.samples if options.samples is not None else (options.epochs or 0) * num_samples
+        steps = options.steps or math.ceil(samples / options.global_batch_size - 1e-9)
+        return max(1, steps)
+
     def span(self, num_samples: int) -> Span:
         """Length of the run in steps, for a data set of ``num_samples``.
 
@@ -156,9 +177,7 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
             UserError: a duration that is none, or that the run is too short for.
         """
         options = self.train
-        samples = options.samples if options.samples is not None else (options.epochs or 0) * num_samples
-        steps = options.steps or math.ceil(samples / options.global_batch_size - 1e-9)
-        span = Span(max(1, steps), options.global_batch_size, num_samples)
+        span = Span(self.total_steps(num_samples), options.global_batch_size, num_samples)
         rising = span.steps(options.warmup, "train.warmup")
         if rising > span.total_steps:
             raise UserError(f"train.warmup: {options.warmup} is longer than the run of {span.total_steps} steps")

@@ -149,7 +149,7 @@ def _read_recipe(run: RunContents) -> None:
         return
     run.name = run.recipe.name
     if run.recipe.train.epochs is None:
-        run.total_steps = run.recipe.span(0).total_steps
+        run.total_steps = run.recipe.total_steps(0)
 
 
 def _read_metrics(run: RunContents) -> None:
