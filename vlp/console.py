@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from vlp import distributed
 from vlp.data.batches import TrainingData
 from vlp.durations import Span
+from vlp.encoders import lora
 from vlp.encoders.two_tower import TwoTower
+from vlp.optim import described_groups
 from vlp.recipe import Recipe
 
 
@@ -116,6 +118,9 @@ def decisions(
     for objective in recipe.objectives:
         yield from (f"{objective.name}: {note}" for note in objective.notes())
     yield f"parameters: {parameters}" + (f", of which frozen {frozen:,}" if frozen else "")
+    if recipe.model.lora is not None:
+        yield f"lora: {lora.described(model.clip, recipe.model.lora)}"
+    yield from (f"optimiser: {group}" for group in described_groups(model, recipe.train))
     for defect in data.defects[:10]:
         lost = f" ({defect.samples:,} samples)" if defect.samples > 1 else ""
         yield f"skipped: {defect.kind}: {defect.where}{lost}"

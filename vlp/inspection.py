@@ -6,11 +6,11 @@ from vlp import encoding
 from vlp.data.batches import TrainingData
 from vlp.data.captions import CaptionSource
 from vlp.durations import described
-from vlp.encoders import batch_norm, shape_check
+from vlp.encoders import batch_norm, lora, shape_check
 from vlp.encoders.openclip import outline
 from vlp.evaluation.run import open_tasks
 from vlp.objectives.base import check_needs, hard_texts, needs, text_views
-from vlp.optim import adamw
+from vlp.optim import adamw, described_groups
 from vlp.recipe import Recipe
 
 
@@ -48,6 +48,8 @@ def inspect(recipe: Recipe) -> str:
         *([f"neighbours    {recipe.data.neighbours}"] if recipe.data.neighbours else []),
         f"pictures      {model.picture_format.size[0]} x {model.picture_format.size[1]}",
         *(f"parameters    {tower:<6}{count:>14,}" for tower, count in model.parameters_by_tower().items()),
+        *([f"lora          {lora.described(model.clip, recipe.model.lora)}"] if recipe.model.lora is not None else []),
+        *(f"optimiser     {group}" for group in described_groups(model, recipe.train)),
         f"objectives    {', '.join(f'{described(o.weight)} x {o.name}' for o in recipe.objectives)}",
         f"needs         {', '.join(sorted(needs(recipe.objectives)))}",
         f"global batch  {batch:,}" + (f" and as many neighbours: {recipe.rows:,} rows" if recipe.rows > batch else ""),

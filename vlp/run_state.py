@@ -13,8 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from vlp import checkpoint
-from vlp.checkpoint import FUSION_FILE, MOMENTUM_FILE, OPTIMIZER_FILE, Snapshot, resuming
+from vlp.checkpoint import FUSION_FILE, LORA_FILE, MOMENTUM_FILE, OPTIMIZER_FILE, Snapshot, resuming
 from vlp.ema import EMA
+from vlp.encoders import lora
 from vlp.encoders.openclip import describe_openclip_directory
 from vlp.encoders.source import CAPTIONER_FILE, EMA_FILE, WEIGHTS_FILE
 from vlp.encoders.two_tower import TwoTower
@@ -22,6 +23,7 @@ from vlp.encoding import Encoding
 from vlp.engines.base import Engine, on_host
 from vlp.recipe import Recipe
 from vlp.run_directory import RECIPE_FILE
+from vlp.types import UserError
 
 _OF_MODEL = {"clip.": WEIGHTS_FILE, "captioner.": CAPTIONER_FILE, "fusion.": FUSION_FILE}
 
@@ -32,6 +34,8 @@ def snapshot(
     """Whole tensors, on rank zero; every process has to call it."""
     weights = on_host(engine.weights())
     files = {file: _below(prefix, weights) for prefix, file in _OF_MODEL.items()}
+    if weights and lora.adapted(engine.model.clip):
+        files[WEIGHTS_FILE], files[LORA_FILE] = lora.split(files[WEIGHTS_FILE], engine.model.clip)
     files[EMA_FILE] = on_host(average.average.items() if average else ())
     files[MOMENTUM_FILE] = on_host(encoding.state().items())
     files[OPTIMIZER_FILE] = on_host(engine.optimizer_state())
@@ -58,12 +62,26 @@ def restore_model(path: Path, model: TwoTower, encoding: Encoding) -> None:
         module = getattr(model, prefix[:-1])
         if module is not None:
             weights = checkpoint.read(path, file)
+            if file == WEIGHTS_FILE and lora.adapted(module):
+                _restore_lora(path, module, weights)
+                continue
             with resuming(path):
                 module.load_state_dict(weights)
     if encoding.state():
         twin = checkpoint.read(path, MOMENTUM_FILE)
         with resuming(path):
             encoding.load_state(twin)
+
+
+def _restore_lora(path: Path, clip: Any, weights: Mapping[str, Tensor]) -> None:
+    beside = checkpoint.read(path, LORA_FILE)
+    with resuming(path):
+        changed = lora.load(clip, weights, beside)
+    if changed:
+        raise UserError(
+            f"model.init: these are not the weights that the run of {path} began with ({changed[0]} differs): "
+            "bring those back, or choose another run_dir"
+        )
 
 
 def restore_training(path: Path, engine: Engine, average: EMA | None, state: Mapping[str, Any]) -> None:

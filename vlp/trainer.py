@@ -31,7 +31,7 @@ from vlp.evaluation.tasks.base import Task
 from vlp.evaluation.team import ALONE, everyone
 from vlp.health import Health, running_statistics
 from vlp.objectives.base import check_needs, hard_texts, loss_of, moving_weights, needs, text_views
-from vlp.optim import learning_rate
+from vlp.optim import learning_rate, set_rate
 from vlp.recipe import Recipe
 from vlp.run_directory import alone_in, check_same_data, check_same_recipe, write_recipe
 from vlp.shapes import Shape, moving, shape_at
@@ -118,7 +118,11 @@ def _train(recipe: Recipe, launch: Launch, signals: Signals, watchdog: Watchdog)
         span,
         micro_batch_size,
         lambda step: shape_at(recipe.train, span, step, full),
-        flops.per_row(outline(recipe.model, recipe.starts(), wanted), recipe.objectives) * recipe.rows,
+        # LoRA computes what full training does, as its sums are the weights that the towers see.
+        flops.per_row(
+            outline(recipe.model.model_copy(update={"lora": None}), recipe.starts(), wanted), recipe.objectives
+        )
+        * recipe.rows,
         watchdog,
         Health(recipe.train, run_dir, warmup, scaled=engine.scales_gradients, statistics=statistics),
         BadSamples(recipe.data.max_bad_fraction, data.num_samples),
@@ -272,8 +276,7 @@ def _update(run: _Run, batch: Batch, step: int) -> dict[str, Tensor | float]:
         backward_of=engine.backward,
         no_sync=engine.no_sync,
     )
-    for group in engine.optimizer.param_groups:
-        group["lr"] = learning_rate(options, run.span, step)
+    set_rate(engine.optimizer, learning_rate(options, run.span, step))
     grad_norm = engine.step(options.clip_norm)
     if options.temperature is None:
         run.model.clamp_logit_scale(options.max_logit_scale)
@@ -300,7 +303,7 @@ def _log(run: _Run, figures: dict[str, Tensor | float], step: int) -> None:
     bad_samples.check()
     metrics = {
         **{f"train/{name}": value for name, value in values.items()},
-        "train/lr": run.engine.optimizer.param_groups[0]["lr"],
+        "train/lr": learning_rate(run.recipe.train, run.span, step - 1),
         "train/logit_scale": float(run.model.clip.logit_scale.detach().exp()),
         **run.stopwatch.metrics(samples, run.flops / samples, peak),
         **run.health.metrics(),

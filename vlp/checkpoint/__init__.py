@@ -7,11 +7,12 @@ and number of processes wrote them, so any others can go on.
 
 from vlp.checkpoint.options import CheckpointOptions
 from vlp.checkpoint.resume import newest, read, read_state, resuming
-from vlp.checkpoint.snapshot import FUSION_FILE, MOMENTUM_FILE, OPTIMIZER_FILE, Snapshot, to_host
+from vlp.checkpoint.snapshot import FUSION_FILE, LORA_FILE, MOMENTUM_FILE, OPTIMIZER_FILE, Snapshot, to_host
 from vlp.checkpoint.writer import Writer
 
 __all__ = [
     "FUSION_FILE",
+    "LORA_FILE",
     "MOMENTUM_FILE",
     "OPTIMIZER_FILE",
     "CheckpointOptions",

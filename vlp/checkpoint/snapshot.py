@@ -13,6 +13,7 @@ from torch import Tensor
 OPTIMIZER_FILE = "optimizer.safetensors"
 MOMENTUM_FILE = "momentum.safetensors"  # the twin and its queue
 FUSION_FILE = "fusion.safetensors"
+LORA_FILE = "lora.safetensors"  # A and B; the weights have their product
 
 
 @dataclass(frozen=True)

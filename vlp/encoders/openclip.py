@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vlp import distributed
-from vlp.encoders import captioner, config, hub, source, text_tower, tokens
+from vlp.encoders import captioner, config, hub, lora, source, text_tower, tokens
 from vlp.encoders.captioner import CaptionerOptions, CaptioningHead
 from vlp.encoders.fusion import FusionTower
 from vlp.encoders.locks import lock
@@ -70,6 +70,9 @@ def build(
         _add_captioner(model, options, found, needs)
         torch.default_generator.manual_seed(distributed.seed_of(seed, "fusion"))
         _add_fusion(model, options, needs)
+        torch.default_generator.manual_seed(distributed.seed_of(seed, "lora"))
+        if options.lora is not None:
+            lora.add(model.clip, options.lora)
     return model.train()
 
 
@@ -102,6 +105,8 @@ def outline(
     with torch.device("meta"):
         _add_captioner(model, options, found, needs)
         _add_fusion(model, options, needs)
+        if options.lora is not None:
+            lora.add(model.clip, options.lora)
     return model.train()
 
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, StrictBool, model_validator
 
 from vlp.encoders.captioner import CaptionerOptions
 from vlp.encoders.fusion import FusionOptions
+from vlp.encoders.lora import LoraOptions
 
 Positive = Annotated[float, Field(gt=0)]
 Lock = StrictBool | Annotated[int, Field(ge=1, strict=True)]
@@ -52,6 +53,9 @@ class ModelOptions(BaseModel, frozen=True, extra="forbid"):
     )
     lock_image: Lock = Field(False, description="true, or the number of last layer groups that stay trainable")
     lock_text: Lock = Field(False, description="true, or the number of last layer groups that stay trainable")
+    lora: LoraOptions | None = Field(
+        None, description="learn narrow matrices beside the weights of `init`, which stay: `{rank: 8}`"
+    )
     picture: PictureOptions = PictureOptions()
     captioner: CaptionerOptions | None = Field(
         None, description="a head that tells captions, for a model that is no CoCa and brings none: `{layers: 2}`"
@@ -66,4 +70,14 @@ class ModelOptions(BaseModel, frozen=True, extra="forbid"):
             raise ValueError("name and config exclude each other: give one of them")
         if self.name is None and self.config is None and self.init is None:
             raise ValueError("no architecture: give name (an open_clip model) or config, or init a directory")
+        return self
+
+    @model_validator(mode="after")
+    def _lora_has_something_to_stand_beside(self) -> ModelOptions:
+        if self.lora is not None and self.init is None:
+            raise ValueError("lora adapts weights that are there: give init, or remove it")
+        if self.lora is not None and (self.lock_image is not False or self.lock_text is not False):
+            raise ValueError(
+                "lora freezes both towers itself: remove lock_image and lock_text; lora.towers says which learn"
+            )
         return self

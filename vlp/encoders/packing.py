@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from open_clip import CLIP
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer, Transformer
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 # Of the texts in order of their lengths, where each group of attention ends: a long tail stays in a small group.
 _ENDS = (1 / 2, 3 / 4, 7 / 8)
@@ -110,7 +111,8 @@ def prepare(tower: Any) -> bool:
     if not all(type(block) is ResidualAttentionBlock and _is_plain(block.attn) for block in blocks):
         return False
     for block in blocks:
-        block.attn.__class__ = PackedAttention
+        if not isinstance(block.attn, PackedAttention):  # which LoRA may have made a subclass of
+            block.attn.__class__ = PackedAttention
     return True
 
 
@@ -153,7 +155,7 @@ def encode(tower: Any, text_NL: Tensor, shapes: TextShapes) -> Tensor:
 
 def _is_plain(attention: Any) -> bool:
     return (
-        type(attention) in (nn.MultiheadAttention, PackedAttention)
+        type_before_parametrizations(attention) in (nn.MultiheadAttention, PackedAttention)
         and attention._qkv_same_embed_dim
         and attention.bias_k is None
         and not attention.add_zero_attn

@@ -32,6 +32,10 @@ def check(launch: Launch, recipe: Recipe) -> None:
     """
     if launch.engine.startswith("zero"):
         zero.imported()
+    if recipe.model.lora is not None and launch.engine != "ddp":
+        raise UserError(
+            f"model.lora does not go with {launch.engine}: take the engine ddp, where it needs little memory"
+        )
     _check_recomputing(launch, recipe)
     wanted = needs(recipe.objectives)
     asked = {
