@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install check format test docs ci
+.PHONY: help install check format test docs site ci
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -22,6 +22,9 @@ test: ## every test
 
 docs: ## write docs/recipes.md anew from the options in the code
 	python docs/make_recipe_reference.py
+
+site: ## the documentation as a site in build/site
+	python -m sphinx -W --keep-going -c docs . build/site
 
 ci: ## what continuous integration runs, in a fresh virtual environment
 	.ci/run
