@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from vlp import resolve
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -49,4 +51,4 @@ def test_wheel_works_away_from_the_checkout(installed: Path, tmp_path: Path) -> 
     )
     where, *recipes = done.stdout.splitlines()
     assert where == f"{installed / 'vlp/__init__.py'} {installed / 'data_tools/__init__.py'}"
-    assert {line.split()[0] for line in recipes} == {path.stem for path in ROOT.glob("recipes/*.yaml")}
+    assert {line.split()[0] for line in recipes} == set(resolve.recipes())
