@@ -4,7 +4,7 @@ import statistics
 import numpy as np
 import pytest
 
-from vlp.evaluation.intervals import of_category_mean, of_mean
+from vlp.evaluation.intervals import of_category_mean, of_mean, of_means
 
 
 def coverage(draw, true, trials=60):
@@ -78,3 +78,17 @@ def test_chunks_do_not_change_the_draws(monkeypatch):
     whole = of_mean(values, pictures)
     monkeypatch.setattr("vlp.evaluation.intervals.CHUNK", 1_000)
     assert of_mean(values, pictures) == whole
+
+
+def test_several_means_are_drawn_together_and_are_the_same():
+    random = np.random.default_rng(3)
+    value_NK = (random.random((200, 4)) < [0.3, 0.7, 2, -1]).astype(float)  # the last two: all right, all wrong
+    pictures, categories = random.integers(40, size=200), random.integers(3, size=200)
+    pictures[:40] = range(40)
+    order = np.argsort(pictures, kind="stable")  # `of_mean` numbers pictures as they come
+    value_NK, pictures, categories = value_NK[order], pictures[order], categories[order]
+    for found, k in zip(of_means(value_NK, pictures), range(4), strict=True):
+        assert found == pytest.approx(of_mean(value_NK[:, k], pictures))
+    for found, k in zip(of_means(value_NK, pictures, categories), range(4), strict=True):
+        assert found == pytest.approx(of_category_mean(value_NK[:, k], categories, pictures))
+    assert all(math.isnan(limit) for found in of_means(value_NK[:1], pictures[:1]) for limit in found)

@@ -19,53 +19,28 @@ captions are outside the split; they count in R, as in the package.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from vlp.data import coco_sets
+from vlp.data.benchmark_sets import RetrievalSet
 from vlp.evaluation import intervals, many_positives, metrics
+from vlp.evaluation import retrieval as shared
+from vlp.evaluation.retrieval import FOUND, RECALL_AT, Figure
 from vlp.evaluation.tasks import base, retrieval
-
-RECALL_AT = (1, 5, 10)
-FOLDS = 5
-DIRECTIONS = {"i2t": "image_to_text", "t2i": "text_to_image"}  # the package's names and those of the log
-
-
-@dataclass(frozen=True)
-class _Figure:
-    name: str
-    way: str
-    about: str
-    score: float
-    chance: float
-    interval: intervals.Interval | None = None
-
-    @property
-    def direction(self) -> str:
-        return DIRECTIONS[self.way]
-
-    @property
-    def label(self) -> str:
-        return f"{self.direction.replace('_to_', ' -> ')} {self.about}"
 
 
 class Task(retrieval.Task):
     """COCO's own recalls on all pictures are those of `retrieval.Task`, under its names."""
 
-    layout = (
-        "for ECCV Caption captions_val2014.json (COCO's annotations_trainval2014.zip) or dataset_coco.json (Karpathy's)"
-    )
+    layout = "for ECCV Caption captions_val2014.json (COCO's annotations_trainval2014.zip) or the folder eccv_caption"
+    kept = "the captions of the test split, five a picture"
 
-    def __init__(self, path: Path) -> None:
-        base.Task.__init__(self, path)  # the set is not in CLIP_benchmark's layout
+    def read(self, path: Path) -> RetrievalSet:
         self.set = coco_sets.read_coco_test(path)
-        self.images = self.set.images
-        self.texts = self.set.texts
-        self.image_of_text = self.set.image_of_text
+        return RetrievalSet(self.set.images, self.set.texts, self.set.image_of_text)
 
     @staticmethod
     def detects(path: Path) -> bool:
@@ -73,35 +48,28 @@ class Task(retrieval.Task):
 
     def score(self, embeddings: base.SetEmbeddings) -> base.Scores:
         """``eccv_map_at_r``, ``eccv_rprecision``, ``eccv_r1``, ``cxc_rK``, ``coco_1k_rK``: each ``_i2t``, ``_t2i``."""
-        figures = [figure for way in DIRECTIONS for figure in self._of_lists(way, embeddings)]
-        figures += self._of_folds(embeddings)
-        names = {f"{figure.name}_{figure.way}": figure for figure in figures}
-        coco = super().score(embeddings)
-        return replace(
-            coco,
-            metrics={name: figure.score for name, figure in names.items()} | coco.metrics,
-            chance={name: figure.chance for name, figure in names.items()} | coco.chance,
-            labels={name: figure.label for name, figure in names.items()} | coco.labels,
-            intervals={name: figure.interval for name, figure in names.items() if figure.interval},
-            log={f"{self.name}/{figure.direction}_{figure.name}": figure.score for figure in figures} | coco.log,
-        )
+        figures = [figure for direction in FOUND for figure in self._of_lists(direction, embeddings)]
+        figures += shared.fold_recalls(embeddings, torch.tensor(self.image_of_text))
+        return shared.with_figures(super().score(embeddings), figures, self.name)
 
-    def _of_lists(self, way: str, embeddings: base.SetEmbeddings) -> list[_Figure]:
+    def _of_lists(self, direction: str, embeddings: base.SetEmbeddings) -> list[Figure]:
         """What ECCV Caption's and CxC's pairs say in one direction."""
         query_ND, candidate_MD = embeddings.image_ND, embeddings.text_ND
         picture_of_query: Sequence[int] = range(len(self.images))
-        if way == "t2i":
+        if direction == "text_to_image":
             query_ND, candidate_MD, picture_of_query = candidate_MD, query_ND, self.image_of_text
 
         def ranks(asked: coco_sets.Positives, depth: int) -> many_positives.RightRanks:
             return many_positives.right_ranks(query_ND[asked.queries], candidate_MD, asked.right, asked.number, depth)
 
-        def figure(name: str, about: str, asked: coco_sets.Positives, value_N: Tensor, chance: float) -> _Figure:
+        def figure(name: str, about: str, asked: coco_sets.Positives, value_N: Tensor, chance: float) -> Figure:
             values, pictures = value_N.tolist(), [picture_of_query[query] for query in asked.queries]
-            return _Figure(name, way, about, sum(values) / len(values), chance, intervals.of_mean(values, pictures))
+            return Figure(
+                name, direction, about, sum(values) / len(values), chance, intervals.of_mean(values, pictures)
+            )
 
-        eccv: coco_sets.Positives = getattr(self.set.eccv, DIRECTIONS[way])
-        cxc: coco_sets.Positives = getattr(self.set.cxc, DIRECTIONS[way])
+        eccv: coco_sets.Positives = getattr(self.set.eccv, direction)
+        cxc: coco_sets.Positives = getattr(self.set.cxc, direction)
         num_candidates = len(candidate_MD)
         found = ranks(eccv, depth=max(eccv.number))
         map_at_r = many_positives.chance_of_map_at_r(eccv.right, eccv.number, num_candidates)
@@ -117,24 +85,3 @@ class Task(retrieval.Task):
             any_of_cxc = metrics.chance_any_of([len(rows) for rows in cxc.right], num_candidates, k)
             figures.append(figure(f"cxc_r{k}", f"CxC R@{k}", cxc, found.recall(k), any_of_cxc))
         return figures
-
-    def _of_folds(self, embeddings: base.SetEmbeddings) -> list[_Figure]:
-        """Mean recalls over the folds, whose pictures follow one another in the order of the test split."""
-        recalls: dict[tuple[str, int], list[float]] = {}
-        chances: dict[tuple[str, int], list[float]] = {}
-        image_of_text = torch.tensor(self.image_of_text)
-        ends = [len(self.images) * fold // FOLDS for fold in range(FOLDS + 1)]
-        for start, end in pairwise(ends):
-            texts = ((image_of_text >= start) & (image_of_text < end)).nonzero().flatten()
-            own = image_of_text[texts] - start
-            found = metrics.retrieval_ranks(embeddings.image_ND[start:end], embeddings.text_ND[texts], own)
-            texts_of_image = own.bincount().tolist()
-            for k in RECALL_AT:
-                recalls.setdefault(("i2t", k), []).append(found.image_to_text.recall(k))
-                chances.setdefault(("i2t", k), []).append(metrics.chance_any_of(texts_of_image, len(texts), k))
-                recalls.setdefault(("t2i", k), []).append(found.text_to_image.recall(k))
-                chances.setdefault(("t2i", k), []).append(metrics.chance_any_of([1] * len(texts), end - start, k))
-        return [
-            _Figure(f"coco_1k_r{k}", way, f"R@{k}, mean of 5 folds", sum(values) / FOLDS, sum(chances[way, k]) / FOLDS)
-            for (way, k), values in recalls.items()
-        ]
