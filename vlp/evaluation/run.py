@@ -144,7 +144,7 @@ def run_tasks(
     The encoder's modules keep their training or evaluation mode.
     """
     return [
-        Result(task.name, task.kind, model_name, pretrained, task.run(encoder, batch_size, team), step)
+        Result(task.name, task.kind, model_name, pretrained, task.run(encoder, batch_size, team), step, task.language)
         for task in tasks
     ]
 

@@ -89,6 +89,7 @@ class Task(ABC):
     kind: ClassVar[str]  # CLIP_benchmark's name of the task
     layout: ClassVar[str]  # the files by which `detects` knows it, and where they come from, for a sentence
     section: ClassVar[str] = ""
+    language: str = "en"  # of the texts, for the JSON
     images: Sequence[StoredFile]
     texts: Sequence[str]
 
