@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -97,6 +97,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that asks for ``objective_entry`` is called with every objective, with and without its options."""
     if "objective_entry" in metafunc.fixturenames:
         metafunc.parametrize("objective_entry", _entries(), ids=_label)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What evaluation keeps on disk stays out of the home of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLP_CACHE", str(tmp_path_factory.mktemp("vlp-cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -81,7 +81,7 @@ def test_a_rule_of_several_columns_is_found_whatever_their_size():
 
 def test_the_fit_is_at_the_minimum():
     features, labels = blobs(300, 3, 0.5)
-    weights, offset = probe._fit(features.double(), labels, 3)
+    weights, offset = probe.fit(features.double(), labels, 3)
     weights.requires_grad_()
     offset.requires_grad_()
     loss = F.cross_entropy(features.double() @ weights.T + offset, labels) + probe.L2 / 2 * weights.square().sum()

@@ -62,12 +62,13 @@ def test_json_has_the_shape_of_clip_benchmark(sets, encoder):
         "language": "en",
         "labels": {"acc1": "top-1", "acc5": "top-5", "mean_per_class_recall": "mean per class"},
         "chance": {"acc1": 1 / 3, "acc5": None, "mean_per_class_recall": 1 / 3},
-        "intervals": {},
+        "intervals": {name: (pytest.approx(0.025 ** (1 / 3)), 1.0) for name in ("acc1", "mean_per_class_recall")},
         "categories": [],
         "num_images": 3,
         "num_texts": 3,
         "tie_rate": 0.0,
         "geometry": {"image_knn_accuracy": None, "image_probe_accuracy": None, "tolerance": None},
+        "notes": ["prompts: 1 template of the set", "class names: 3 of the set (classnames.txt)"],
         "step": 7,
     }
 
@@ -135,7 +136,7 @@ def test_the_geometry_has_a_table_of_its_own_without_per_cent(sets, encoder):
     results = evaluate(encoder, [sets / name for name in names], 4, "tiny", "none")
     results[1].scores.geometry.update(modality_gap=0.1234, image_uniformity=-3.21, text_effective_rank=2.0)
     lines = format_table(results).splitlines()
-    (first, second) = (next(x for x in reversed(lines) if name in x) for name in ("first", "second"))
+    (first, second) = (next(x for x in reversed(lines) if f"│ {name} " in x) for name in ("first", "second"))
     assert first.count("│") == second.count("│") == 10
     assert "–" in first  # the separability of three pairs
     assert all(figure in second for figure in (" 0.123 ", " -3.21 ", " 2 "))

@@ -1,11 +1,14 @@
 """Reading evaluation sets: stored pictures, and CLIP_benchmark's webdataset layouts.
 
+A set with classes is `ClassificationSet`, whatever its layout; other layouts have files of their own beside this one.
+
 An evaluation set must be whole, or its figures cannot be compared: anything missing or damaged raises a
 UserError that names it. Memory holds the places of the pictures; each is read and decoded when asked for.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import tarfile
@@ -13,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -27,6 +31,7 @@ PICTURE_EXTENSIONS = (
     "jpg",
     "jpeg",
 )  # the order in which CLIP_benchmark looks for a sample's picture
+TEMPLATES_FILE = "zeroshot_classification_templates.txt"
 TAR_BLOCK = 512
 DECODERS = min(8, os.cpu_count() or 1)
 
@@ -74,12 +79,24 @@ class RetrievalSet:
 
 @dataclass(frozen=True)
 class ClassificationSet:
-    """Pictures with one class each; ``templates`` hold ``{c}`` where the class name goes."""
+    """Pictures with classes.
+
+    Attributes:
+        labels: the number of each picture's class (N), or which of the classes it shows (boolean NC).
+        classnames: what the set calls its classes, one after the other; words, or the ids of WordNet.
+        templates: prompts that hold ``{c}`` where the class name goes; none where the set brings none.
+        named_by: where the class names stand, for people.
+    """
 
     images: list[StoredFile]
-    labels: list[int]
+    labels: Tensor
     classnames: list[str]
     templates: list[str]
+    named_by: str = "classnames.txt"
+
+    @property
+    def is_multilabel(self) -> bool:
+        return self.labels.ndim == 2
 
 
 def is_benchmark_directory(directory: Path) -> bool:
@@ -111,40 +128,67 @@ def read_retrieval_set(directory: Path) -> RetrievalSet:
     return RetrievalSet(images, texts, image_of_text)
 
 
-def read_classification_set(directory: Path) -> ClassificationSet:
-    """The set of ``directory/test/*.tar``, whose samples are a picture and a ``cls`` with the class index."""
+def read_classification_set(directory: Path, split: str = "test") -> ClassificationSet:
+    """The set of ``directory/SPLIT/*.tar``, whose samples are a picture and a ``cls`` with the class index.
+
+    Where ``dataset_type.txt`` says ``multilabel``, there is a ``npy`` with a 0 or 1 for each class instead.
+    """
     kind = dataset_type(directory)
-    if kind != "classification":
+    if kind not in ("classification", "multilabel"):
         raise UserError(
-            f"{directory}/dataset_type.txt says '{kind}': only 'retrieval' and 'classification' are supported"
+            f"{directory}/dataset_type.txt says '{kind}': only 'retrieval', 'classification' and 'multilabel' are "
+            "supported"
         )
-    classnames = _lines(directory / "classnames.txt", "the class names, one a line")
-    templates = _lines(
-        directory / "zeroshot_classification_templates.txt",
-        "the prompts, one a line, such as 'a photo of a {c}.'",
-    )
+    classnames = read_lines(directory / "classnames.txt", "the class names, one a line")
+    templates = read_templates(directory)
+    read, extension = (_classes_shown, "npy") if kind == "multilabel" else (_class_index, "cls")
+    images: list[StoredFile] = []
+    labels: list[Tensor] = []
+    for key, members in _samples(directory, split):
+        labels.append(read(_member(key, members, extension), directory, len(classnames)))
+        images.append(_picture(key, members))
+    return ClassificationSet(images, torch.stack(labels), classnames, templates)
+
+
+def read_templates(directory: Path) -> list[str]:
+    """Those of ``zeroshot_classification_templates.txt``; none where there is no such file."""
+    path = directory / TEMPLATES_FILE
+    if not path.exists():
+        return []
+    templates = read_lines(path, "the prompts, one a line, such as 'a photo of a {c}.'")
     for template in templates:
         if "{c}" not in template:
-            path = directory / "zeroshot_classification_templates.txt"
             raise UserError(f"template '{template}' in {path} lacks {{c}}: put {{c}} where the class name goes")
-    images: list[StoredFile] = []
-    labels: list[int] = []
-    for key, members in _samples(directory):
-        label = _text(_member(key, members, "cls")).strip()
-        if not label.isdecimal() or int(label) >= len(classnames):
-            raise UserError(
-                f"{key}.cls says '{label}', but {directory}/classnames.txt has {len(classnames)} names: "
-                f"write a number from 0 to {len(classnames) - 1}, or add the missing names"
-            )
-        images.append(_picture(key, members))
-        labels.append(int(label))
-    return ClassificationSet(images, labels, classnames, templates)
+    return templates
 
 
-def _samples(directory: Path) -> Iterator[tuple[str, dict[str, StoredFile]]]:
+def _class_index(file: StoredFile, directory: Path, num_classes: int) -> Tensor:
+    label = _text(file).strip()
+    if not label.isdecimal() or int(label) >= num_classes:
+        raise UserError(
+            f"{file.name} says '{label}', but {directory}/classnames.txt has {num_classes} names: "
+            f"write a number from 0 to {num_classes - 1}, or add the missing names"
+        )
+    return torch.tensor(int(label))
+
+
+def _classes_shown(file: StoredFile, directory: Path, num_classes: int) -> Tensor:
+    try:
+        shown = np.load(io.BytesIO(file.read()), allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{file.name} is no array of numpy ({error}): write the set again") from error
+    if shown.shape != (num_classes,) or not np.isin(shown, (0, 1)).all():
+        raise UserError(
+            f"{file.name} must hold a 0 or 1 for each of the {num_classes} names of {directory}/classnames.txt, "
+            f"but its shape is {shown.shape}{'' if shown.shape != (num_classes,) else ' with other numbers'}"
+        )
+    return torch.from_numpy(shown.astype(bool))
+
+
+def _samples(directory: Path, split: str = "test") -> Iterator[tuple[str, dict[str, StoredFile]]]:
     """``TAR: KEY`` and the members by extension, in the order of CLIP_benchmark's reader."""
-    count = directory / "test" / "nshards.txt"
-    text = _lines(count, "the number of tars")[0]
+    count = directory / split / "nshards.txt"
+    text = read_lines(count, "the number of tars")[0]
     if not text.isdecimal() or int(text) == 0:
         raise UserError(f"{count} says '{text}': write the number of tars in {count.parent}, at least 1")
     for shard in range(int(text)):
@@ -188,7 +232,7 @@ def _tar_members(path: Path) -> list[tarfile.TarInfo]:
 
 def _member(key: str, members: dict[str, StoredFile], extension: str) -> StoredFile:
     if extension not in members:
-        needed = "captions (.txt)" if extension == "txt" else "a class index (.cls)"
+        needed = {"txt": "captions (.txt)", "cls": "a class index (.cls)", "npy": "row of classes (.npy)"}[extension]
         found = ", ".join(sorted(members))
         raise UserError(f"{key} has no {needed}, only {found}: every sample needs them, write the set again")
     return members[extension]
@@ -208,7 +252,8 @@ def _text(file: StoredFile) -> str:
         raise UserError(f"{file.name} is not UTF-8 text: write it again in UTF-8") from error
 
 
-def _lines(path: Path, content: str) -> list[str]:
+def read_lines(path: Path, content: str) -> list[str]:
+    """The lines of ``path``, which holds ``content`` and must have no empty one."""
     if not path.is_file():
         raise UserError(f"{path} is missing: CLIP_benchmark's layout keeps {content} there")
     lines = [line.strip() for line in _text(StoredFile(path, str(path))).splitlines()]

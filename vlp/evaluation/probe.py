@@ -17,6 +17,7 @@ MAX_STEPS = 100
 MAX_ROWS = 10_000
 MAX_QUERIES = 5_000
 SAME = 1e-6  # cosines closer than this are equal: fp32 products differ by their place in the matrix
+MIN_ROWS = 64  # of a product of matrices: fewer, and it waits for memory
 TILE_ELEMENTS = 2**24  # 64 MiB of fp32 similarities, whatever the size of the set
 
 
@@ -49,7 +50,7 @@ def logistic_accuracy(features_ND: Tensor, labels_N: Tensor, max_rows: int = MAX
     # A constant column would blow up the rounding of its values.
     deviation_D = torch.where(deviation_D < SAME, torch.ones_like(deviation_D), deviation_D)
     features_ND = (features_ND - fitted_ND.mean(dim=0)) / deviation_D
-    weights_CD, offset_C = _fit(features_ND[~asked_N], labels_N[~asked_N], int(labels_N.max()) + 1)
+    weights_CD, offset_C = fit(features_ND[~asked_N], labels_N[~asked_N], int(labels_N.max()) + 1)
     predicted_N = F.linear(features_ND[asked_N], weights_CD, offset_C).argmax(dim=1)
     return float((predicted_N == labels_N[asked_N]).double().mean())
 
@@ -70,19 +71,35 @@ def held_out(labels_N: Tensor) -> Tensor:
 
 
 @torch.enable_grad()
-def _fit(features_ND: Tensor, labels_N: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    weights_CD = features_ND.new_zeros(num_classes, features_ND.shape[1]).requires_grad_()
-    offset_C = features_ND.new_zeros(num_classes).requires_grad_()
+def fit(
+    features_ND: Tensor,
+    labels_N: Tensor,
+    num_classes: int,
+    strength: float = L2,
+    start: tuple[Tensor, Tensor] | None = None,
+    max_steps: int = MAX_STEPS,
+) -> tuple[Tensor, Tensor]:
+    """Weights CD and offsets C at the minimum of mean cross-entropy + strength/2 ||W||^2, by L-BFGS.
+
+    In the precision of ``features_ND``, from ``start`` (zero without one).
+    """
+    zeros = features_ND.new_zeros(num_classes, features_ND.shape[1]), features_ND.new_zeros(num_classes)
+    weights_CD, offset_C = (value.clone().requires_grad_() for value in start or zeros)
     optimizer = torch.optim.LBFGS(
-        [weights_CD, offset_C], max_iter=MAX_STEPS, tolerance_grad=1e-5, line_search_fn="strong_wolfe"
+        [weights_CD, offset_C], max_iter=max_steps, tolerance_grad=1e-5, line_search_fn="strong_wolfe"
     )
+    rows = max(1, TILE_ELEMENTS // num_classes)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(F.linear(features_ND, weights_CD, offset_C), labels_N)
-        loss = loss + L2 / 2 * weights_CD.square().sum()
-        loss.backward()
-        return loss
+        total = strength / 2 * weights_CD.square().sum()
+        total.backward()
+        for tile_TD, labels_T in zip(features_ND.split(rows), labels_N.split(rows), strict=True):
+            logits_TC = F.linear(tile_TD, weights_CD, offset_C)
+            loss = F.cross_entropy(logits_TC, labels_T, reduction="sum") / len(features_ND)
+            loss.backward()
+            total = total + loss
+        return total.detach()
 
     optimizer.step(closure)
     return weights_CD.detach(), offset_C.detach()
@@ -103,20 +120,40 @@ def knn_accuracy(features_ND: Tensor, labels_N: Tensor, k: int = 10, max_queries
         NaN where there are no ``k`` other rows, or only one class.
     """
     labels_N = labels_N.to(features_ND.device).unique(return_inverse=True)[1]
-    num_rows, num_classes = len(labels_N), len(labels_N.unique())
-    if num_rows <= k or num_classes < 2:
+    num_rows = len(labels_N)
+    if num_rows <= k or len(labels_N.unique()) < 2:
         return math.nan
     num_queries = min(num_rows, max_queries)
     queries = torch.arange(num_queries, device=labels_N.device) * num_rows // num_queries
-    right = 0
-    for rows in queries.split(max(1, TILE_ELEMENTS // num_rows)):
-        own = labels_N[rows, None]
-        scores = features_ND[rows] @ features_ND.T
-        scores -= SAME * (labels_N == own)
-        scores[torch.arange(len(rows)), rows] = -math.inf
-        voters = labels_N[scores.topk(k, dim=1).indices]
+    asked = features_ND[queries], labels_N[queries]
+    return float(_right_by_votes(*asked, features_ND, labels_N, k, queries).double().mean())
+
+
+def knn_right(query_ND: Tensor, query_label_N: Tensor, key_MD: Tensor, key_label_M: Tensor, k: int) -> Tensor:
+    """Which queries the majority of their ``k`` nearest keys gives their class (boolean N); ties as in `knn_accuracy`.
+
+    Args:
+        query_ND, key_MD: L2-normalised; ``k`` is at most M.
+    """
+    labels = torch.cat([key_label_M, query_label_N]).to(key_MD.device).unique(return_inverse=True)[1]
+    key_label_M, query_label_N = labels.split([len(key_MD), len(query_ND)])
+    return _right_by_votes(query_ND, query_label_N, key_MD, key_label_M, k, None)
+
+
+def _right_by_votes(
+    query_ND: Tensor, query_label_N: Tensor, key_MD: Tensor, key_label_M: Tensor, k: int, own_N: Tensor | None
+) -> Tensor:
+    """Labels are numbers from 0 on; ``own_N`` is the key that a query itself is, which has no vote."""
+    num_classes, found = int(torch.cat([key_label_M, query_label_N]).max()) + 1, []
+    for rows in torch.arange(len(query_ND), device=key_MD.device).split(max(MIN_ROWS, TILE_ELEMENTS // len(key_MD))):
+        own = query_label_N[rows, None]
+        scores = query_ND[rows] @ key_MD.T
+        scores -= SAME * (key_label_M == own)
+        if own_N is not None:
+            scores[torch.arange(len(rows)), own_N[rows]] = -math.inf
+        voters = key_label_M[scores.topk(k, dim=1).indices]
         votes = torch.zeros(len(rows), num_classes, device=voters.device)
         votes.scatter_add_(1, voters, torch.ones_like(votes[:, :1]).expand(-1, k))
         for_own = votes.gather(1, own).squeeze(1)
-        right += int((for_own > votes.scatter(1, own, -1).amax(dim=1)).sum())
-    return right / num_queries
+        found.append(for_own > votes.scatter(1, own, -1).amax(dim=1))
+    return torch.cat(found)

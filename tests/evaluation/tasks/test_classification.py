@@ -1,11 +1,8 @@
 import math
 
 import pytest
-import torch
-import torch.nn.functional as F
 
 from vlp.data.write import write_classification_set
-from vlp.evaluation.tasks.base import SetEmbeddings
 from vlp.evaluation.tasks.classification import Task
 
 CLASSES = ["#ff0000", "#00ff00", "#0000ff", "#ffff00", "#00ffff", "#ff00ff"]
@@ -28,15 +25,6 @@ def test_accuracies_by_hand(tmp_path, picture, encoder):
     assert scores.log["colours-zeroshot-val-top5"] == scores.metrics["acc5"]
     assert scores.details["rank_of_label"][:5] == [1] * 5
     assert scores.num_texts == 12
-
-
-def test_a_class_is_the_mean_of_its_normalised_prompts(tmp_path, picture):
-    task = make(tmp_path / "set", picture, [(0, 0), (1, 1)], classes=["a", "b"])
-    # Class a: prompts along x and, ten times as sure, along y. Class b: both along (0.8, 0.6).
-    text_ND = F.normalize(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6], [0.8, 0.6]]), dim=1)
-    image_ND = torch.tensor([[0.5**0.5, 0.5**0.5], [0.95, (1 - 0.95**2) ** 0.5]])
-    scores = task.score(SetEmbeddings(image_ND, text_ND, 10.0))
-    assert scores.metrics["acc1"] == 1  # without the second normalisation class b would win the first picture too
 
 
 def test_top5_is_not_defined_below_five_classes(tmp_path, picture, encoder):
