@@ -25,7 +25,10 @@ COMMANDS = {
     ],
     "data": ["-h", "TOOL"],
     "doctor": ["-h", "run", "--json"],
-    "eval": ["-h", "model", "--on", "--scorer", "--beams", "--output", "--batch-size"],
+    "eval": [
+        *("-h", "model", "--on", "--suite", "--root", "--output", "--output-dir", "--batch-size", "--scorer", "--beams"),
+        *("--templates", "--classnames", "--probe", "--knn", "--cache"),
+    ],
     "export": ["-h", "model", "directory", "--to"],
     "inspect": ["-h", "recipe", "key=value"],
     "objectives": ["-h", "NAME"],

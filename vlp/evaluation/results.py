@@ -16,6 +16,13 @@ from vlp.types import UserError
 
 CAPTIONS = ".captions.jsonl"  # in place of the .json of a result: what a captioner said
 ABOUT = ("set", "suites", "preprocess", "weights", "made_from")  # fields of the JSON that `Result.about` may have
+# Of each line the first metric that a set has.
+MAIN_METRICS = {
+    "zeroshot_retrieval": (("text_retrieval_recall@1",), ("image_retrieval_recall@1",)),
+    "zeroshot_classification": (("acc1", "mean_average_precision"),),
+    "image_caption_selection": (("acc", "image_acc_macro", "text_acc_macro_official", "text_acc_macro", "text_acc"),),
+    "captioning": (("slot_acc", "CIDEr", "CLIPScore"),),
+}
 
 
 @dataclass(frozen=True)
@@ -83,19 +90,25 @@ class Result:
         return Result(**named, scores=scores, step=content.get("step"), about=about)
 
 
+def main_metrics(task: str, metrics: Mapping[str, Any]) -> list[str]:
+    """The names of one or two metrics that stand for a result of the kind ``task``."""
+    defined = [name for name, value in metrics.items() if value is not None and value == value]
+    lines = MAIN_METRICS.get(task, (tuple(defined),))
+    return [name for line in lines for name in [n for n in line if n in defined][:1]]
+
+
 def write_results(results: Sequence[Result], output: str | Path) -> list[Path]:
     """Write ``output`` as JSON and return the files: one a result where the path has ``{dataset}`` (or ``{model}``).
 
     One result is an object, as CLIP_benchmark writes it; several in one file are a list. What a captioner said goes to
     ``NAME.captions.jsonl`` beside ``NAME.json``, a picture a line.
     """
+    check_output(output)
     of_file: dict[Path, list[Result]] = {}
     for result in results:
         place = str(output).replace("{dataset}", slug(result.dataset)).replace("{model}", slug(result.model))
         of_file.setdefault(Path(place), []).append(result)
     for path, found in of_file.items():
-        if path.is_dir():
-            raise UserError(f"{path} is a directory: name a file, such as {path}/{{dataset}}.json")
         objects = [result.to_json() for result in found]
         write_json(path, objects[0] if len(objects) == 1 else objects)
         lines = [{"dataset": result.dataset, **record} for result in found for record in result.scores.records]
@@ -103,6 +116,20 @@ def write_results(results: Sequence[Result], output: str | Path) -> list[Path]:
             text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             write_text(path.with_suffix(CAPTIONS), text)
     return list(of_file)
+
+
+def check_output(output: str | Path) -> None:
+    """Refuse, before anything is computed, a place where no file can be written."""
+    path = Path(output)
+    if path.is_dir():
+        raise UserError(f"{path} is a directory: name a file, such as {path}/{{dataset}}.json")
+    if "{" not in str(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def title(model: str, pretrained: str) -> str:
+    """A model as tables call it; where the weights come from is told of open_clip's own names alone."""
+    return model if pretrained in ("model", "ema") else f"{model}:{pretrained}"
 
 
 def slug(name: str) -> str:

@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from vlp.evaluation import geometry
-from vlp.evaluation.results import Result
+from vlp.evaluation.results import Result, main_metrics, title
+from vlp.evaluation.suites.base import Suite
+from vlp.evaluation.tasks.base import Scores
 
 
 def format_table(results: Sequence[Result]) -> str:
@@ -42,6 +44,61 @@ def format_table(results: Sequence[Result]) -> str:
     for result in results:
         for note in result.scores.notes:
             console.print(f"{result.dataset}: {note}", markup=False, highlight=False)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def format_models(results: Sequence[Result]) -> str:
+    """The main metrics of several models side by side, in per cent."""
+    models = list(dict.fromkeys((result.model, result.pretrained) for result in results))
+    table = Table("set", "metric", title_justify="left")
+    for model, pretrained in models:
+        table.add_column(title(model, pretrained), justify="right", overflow="fold")
+    table.add_column("chance %", justify="right")
+    for dataset in dict.fromkeys(result.dataset for result in results):
+        of_model = {(one.model, one.pretrained): one.scores for one in results if one.dataset == dataset}
+        task, first = next((one.task, one.scores) for one in results if one.dataset == dataset)
+        for metric in main_metrics(task, first.metrics):
+            cells = [_cell(of_model.get(model), metric) for model in models]
+            table.add_row(dataset, first.labels.get(metric, metric), *cells, _percent(first.chance.get(metric), 2))
+    return _printed(table)
+
+
+def format_suite(name: str, suite: Suite, results: Sequence[Result]) -> str:
+    """A suite's main metrics and the means of its groups, a column a model, in per cent."""
+    models = list(dict.fromkeys((result.model, result.pretrained) for result in results))
+    table = Table(f"{name}: main metrics", title_justify="left")
+    for model, pretrained in models:
+        table.add_column(title(model, pretrained), justify="right", overflow="fold")
+    scores, means = [], []
+    for named in models:
+        own = {one.dataset: one.scores.metrics for one in results if (one.model, one.pretrained) == named}
+        scores.append(suite.scores(own))
+        means.append(suite.means(scores[-1]))
+    for entry in suite.entries:
+        if any(entry.name in own for own in scores):
+            table.add_row(f"{entry.name} ({entry.metric})", *(_percent(own.get(entry.name), 1) for own in scores))
+    table.add_section()
+    for row in zip(*means, strict=True):
+        table.add_row(row[0].label, *(_percent(mean.value, 1) for mean in row))
+    return _printed(table)
+
+
+def _cell(scores: Scores | None, metric: str) -> str:
+    if scores is None or metric not in scores.metrics:
+        return "–"
+    low, high = scores.intervals.get(metric, (math.nan, math.nan))
+    interval = "" if math.isnan(low) else f" ({100 * low:.1f}–{100 * high:.1f})"
+    return _percent(scores.metrics[metric], 1) + interval
+
+
+def _percent(value: float | None, digits: int) -> str:
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.{digits}f}"
+
+
+def _printed(*tables: Table) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(*tables)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 

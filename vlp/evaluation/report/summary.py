@@ -11,6 +11,7 @@ from vlp.evaluation.report.gather import RunContents, SetResult
 from vlp.evaluation.report.results import NO_RESULT
 from vlp.evaluation.report.scores import Row, Score, is_figure, side_by_side
 from vlp.evaluation.report.values import Tile, format_value
+from vlp.evaluation.results import main_metrics
 
 TASK_NAMES = {
     "zeroshot_retrieval": "zero-shot retrieval",
@@ -19,13 +20,6 @@ TASK_NAMES = {
     "captioning": "captions of pictures",
 }
 TWINS = "two pictures, each with its own of two captions"
-# Of each line the first metric that a set has.
-MAIN_METRICS = {
-    "zeroshot_retrieval": (("text_retrieval_recall@1",), ("image_retrieval_recall@1",)),
-    "zeroshot_classification": (("acc1",),),
-    "image_caption_selection": (("acc", "image_acc_macro", "text_acc_macro_official", "text_acc_macro", "text_acc"),),
-    "captioning": (("slot_acc", "CIDEr", "CLIPScore"),),
-}
 COUNTS = (("num_images", "pictures"), ("num_texts", "texts"))
 MAX_RESULT_TILES = 6
 WHOLE_DASH = "\u2060–\u2060"  # where no line breaks
@@ -81,10 +75,8 @@ def tiles(run: RunContents) -> list[Tile]:
     """Main scores, then the size of the run."""
     found = []
     for result in run.results:
-        metrics = result.content["metrics"]
-        for alternatives in MAIN_METRICS.get(result.content["task"], ()):
-            names = [name for name in alternatives if is_figure(metrics.get(name))]
-            found += [_result_tile(result, name) for name in names[:1]]
+        names = main_metrics(result.content["task"], result.content["metrics"])
+        found += [_result_tile(result, name) for name in names]
     found = found[:MAX_RESULT_TILES]
     step = last_step(run)
     if step is not None:

@@ -1,0 +1,219 @@
+"""``vlp eval`` with several models, suites and a directory of results; what is there is not computed again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vlp.cli import main
+from vlp.data.write import CaptionPair, encode_image, write_classification_set, write_pairs, write_retrieval_set
+from vlp.encoders import openclip
+from vlp.encoders.options import ModelOptions
+
+Show = pytest.CaptureFixture[str]
+WORDS = ["red", "green", "blue", "black", "white", "pink"]
+
+
+def vlp(*arguments: object) -> None:
+    main([str(argument) for argument in arguments])
+
+
+def picture(seed: int) -> bytes:
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return encode_image(Image.fromarray(coarse).resize((36, 34)))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models of random weights, ``one`` and ``two``, and a root with a few sets of datacomp38."""
+    home = tmp_path_factory.mktemp("home")
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "patch_size": 16, "layers": 1, "width": 32, "head_width": 16},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+    for seed, name in enumerate(["one", "two"]):
+        openclip.save_openclip_directory(openclip.build(ModelOptions(config=config), seed), home / name)
+    root = home / "sets"
+    write_retrieval_set(
+        root / "wds_flickr30k_test", [(picture(i), "png", [f"{w} shape", f"a {w} thing"]) for i, w in enumerate(WORDS)]
+    )
+    for name in ("wds_imagenet-a_test", "wds_imagenetv2"):
+        items = [(picture(10 + i), "png", i % 6) for i in range(12)]
+        write_classification_set(root / name, items, WORDS, ["a {c} thing", "{c}"])
+    pairs = [CaptionPair(picture(i), "png", f"{w} on top", f"top on {w}") for i, w in enumerate(WORDS)]
+    write_pairs(root / "pairs", {"swap": pairs})
+    return home
+
+
+@pytest.fixture
+def there(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the models and sets, in which the test stands."""
+    for name in ("one", "two", "sets"):
+        shutil.copytree(home / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def results(directory: Path) -> dict[tuple[str, str], dict]:
+    found = [json.loads(path.read_text()) for path in directory.glob("*.json")]
+    return {(result["model"], result["dataset"]): result for result in found}
+
+
+def test_several_models_are_evaluated_on_every_set(there: Path, capsys: Show) -> None:
+    vlp("eval", "one", "two/", "--on", "sets/wds_flickr30k_test", "sets/pairs", "--output", "all.json")
+    said = capsys.readouterr()
+    stored = json.loads((there / "all.json").read_text())
+    assert [(r["model"], r["dataset"]) for r in stored] == [
+        *(("one", "wds_flickr30k_test"), ("one", "pairs")),
+        *(("two", "wds_flickr30k_test"), ("two", "pairs")),
+    ]
+    assert stored[0]["preprocess"]["size"] == [32, 32]
+    assert stored[0]["preprocess"]["interpolation"] == "bicubic"
+    assert stored[0]["weights"] == "model"
+    assert "one sees pictures as 32x32 (bicubic, shortest side, then cropped)" in said.err
+    assert "4 of 4: two on pairs: 6 pictures, 12 texts" in said.err
+    assert "│ one" not in said.out
+    assert "one ┃" in said.out
+
+    vlp("eval", "two", "--on", "sets/pairs", "--output", "alone.json")
+    alone = json.loads((there / "alone.json").read_text())
+    assert {**alone, "set": ""} == {**stored[3], "set": ""}
+
+
+def test_one_file_a_model_and_a_set(there: Path) -> None:
+    (there / "models.txt").write_text("one\n# a remark\n\ntwo\n")
+    vlp("eval", "models.txt", "--on", "sets/pairs", "--output", "out/{model}-{dataset}.json")
+    assert {path.name for path in (there / "out").iterdir()} == {"one-pairs.json", "two-pairs.json"}
+
+
+def test_a_directory_of_results_goes_on_where_it_was_stopped(there: Path, capsys: Show) -> None:
+    command = (
+        "eval",
+        "one",
+        "two",
+        "--on",
+        "sets/wds_flickr30k_test",
+        "sets/wds_imagenet-a_test",
+        "--output-dir",
+        "out",
+    )
+    vlp(*command)
+    first = results(there / "out")
+    names = {path.name for path in (there / "out").glob("*.json")}
+    assert "wds_imagenet-a_test_model_one_en_zeroshot_classification.json" in names
+    capsys.readouterr()
+
+    times = {path: path.stat().st_mtime_ns for path in (there / "out").glob("*.json")}
+    gone = there / "out" / "wds_flickr30k_test_model_two_en_zeroshot_retrieval.json"
+    gone.unlink()
+    vlp(*command)
+    said = capsys.readouterr().err
+    assert said.count("is there") == 3
+    assert "two sees pictures" in said
+    assert "one sees" not in said
+    assert results(there / "out") == first
+    assert {path for path, time in times.items() if path.stat().st_mtime_ns != time} == {gone}
+
+
+def test_what_has_changed_is_computed_anew_and_said(there: Path, capsys: Show) -> None:
+    command = ["eval", "one", "--on", "sets/wds_imagenet-a_test", "--output-dir", "out", "--no-cache"]
+    vlp(*command)
+    capsys.readouterr()
+    weights = there / "one" / "open_clip_model.safetensors"
+    shutil.copy(there / "two" / "open_clip_model.safetensors", weights)
+    vlp(*command)
+    assert "en_zeroshot_classification.json is made anew: the model changed" in capsys.readouterr().err
+    vlp(*command, "--templates", "openai-simple")
+    assert "made anew: the options changed" in capsys.readouterr().err
+    names = there / "sets" / "wds_imagenet-a_test" / "classnames.txt"
+    names.write_text("\n".join(reversed(WORDS)))
+    vlp(*command, "--templates", "openai-simple")
+    assert "made anew: the set changed" in capsys.readouterr().err
+    (stored,) = (there / "out").glob("*.json")
+    stored.write_text("{")
+    vlp(*command, "--templates", "openai-simple")
+    assert "made anew: its file is damaged" in capsys.readouterr().err
+    vlp(*command, "--templates", "openai-simple")
+    assert "made anew" not in capsys.readouterr().err
+
+
+def test_a_suite_runs_what_is_there_and_lists_what_is_missing(there: Path, capsys: Show) -> None:
+    vlp("eval", "one", "two", "--suite", "datacomp38", "--root", "sets", "--output-dir", "out")
+    said = capsys.readouterr()
+    assert "datacomp38: 3 of 40 sets are there, without" in said.err
+    assert "ImageNet 1k: looked for wds_imagenet1k_test, wds_imagenet1k, imagenet1k; get it from https://" in said.err
+    assert "FairFace: not computed, DataComp has no main metric" in said.err
+    assert "wds_imagenet-a_test has 12 pictures, not 7,500 and 6 classes, not 200 as the ImageNet-A" in said.err
+    stored = results(there / "out")
+    assert stored["one", "wds_imagenetv2"]["suites"] == ["datacomp38"]
+    lines = {line.split("│")[1].strip(): line.split("│")[2:4] for line in said.out.splitlines() if line.count("│") == 4}
+    shifts = [
+        stored[m, d]["metrics"]["acc1"] for m in ("one", "two") for d in ("wds_imagenet-a_test", "wds_imagenetv2")
+    ]
+    expected = [f"{50 * (shifts[0] + shifts[1]):.1f}", f"{50 * (shifts[2] + shifts[3]):.1f}"]
+    assert [cell.strip() for cell in lines["ImageNet dist. shifts (2 of 6)"]] == expected
+    assert lines["ImageNet (0 of 1)"][0].strip() == "–"
+    assert "mean of what is there (3 of 38)" in lines
+    assert not any(line.startswith("Average") for line in lines)
+
+    vlp("eval", "one", "two", "--suite", "imagenet-shifts", "--root", "sets", "--output-dir", "out")
+    assert "sees pictures" not in capsys.readouterr().err
+    assert results(there / "out")["one", "wds_imagenetv2"]["suites"] == ["datacomp38", "imagenet-shifts"]
+
+
+def test_tables_are_written_beside_the_results(there: Path) -> None:
+    vlp("eval", "one", "two", "--on", "sets/pairs", "sets/wds_imagenetv2", "--output-dir", "out")
+    with open(there / "out" / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    value = next(r for r in rows if (r["model"], r["dataset"], r["metric"]) == ("two", "pairs", "text_acc"))
+    assert float(value["value"]) == results(there / "out")["two", "pairs"]["metrics"]["text_acc"]
+    assert float(value["low"]) <= float(value["value"]) <= float(value["high"])
+    markdown = (there / "out" / "results.md").read_text()
+    assert "| set | metric | one | two | chance |" in markdown
+
+
+def test_clip_benchmark_builds_its_table_of_the_results(there: Path) -> None:
+    pytest.importorskip("clip_benchmark")
+    vlp("eval", "one", "two", "--on", "sets/pairs", "sets/wds_flickr30k_test", "--output-dir", "out")
+    files = sorted(str(path) for path in (there / "out").glob("*.json"))
+    code = "import sys; from clip_benchmark.cli import main; sys.argv = ['clip_benchmark', *sys.argv[1:]]; main()"
+    subprocess.run([sys.executable, "-c", code, "build", *files, "--output", "their.csv"], check=True)
+    with open(there / "their.csv", newline="") as file:
+        rows = {(row["dataset"], row["model_fullname"]): row for row in csv.DictReader(file)}
+    assert rows.keys() == {(d, f"{m} model") for d in ("pairs", "wds_flickr30k_test") for m in ("one", "two")}
+    ours = results(there / "out")["two", "wds_flickr30k_test"]["metrics"]["image_retrieval_recall@5"]
+    assert float(rows["wds_flickr30k_test", "two model"]["image_retrieval_recall@5"]) == ours
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("one --suite datacomp38", "--suite and --root belong together"),
+        ("one --on sets/pairs --root sets", "--suite and --root belong together"),
+        ("one --suite datacmp38 --root sets", "did you mean 'datacomp38'"),
+        ("one --suite compositional --root sets", "has none of the 7 sets of compositional: it looks for"),
+        ("one --suite compositional --root nowhere", "--root nowhere is no directory"),
+        ("one one --on sets/pairs", "model one is named twice"),
+        ("one ./one/ one/ --on sets/pairs", "named twice"),
+        ("one nothing --on sets/pairs", "no model 'nothing'"),
+        ("one --on sets/pairs --probe", "no evaluation set has classes"),
+        ("one --on sets/pairs --output-dir one/open_clip_config.json", "is a file: name a directory"),
+        ("empty.txt --on sets/pairs", "empty.txt names no model"),
+    ],
+)
+def test_mistakes_are_one_sentence(there: Path, capsys: Show, arguments: str, sentence: str) -> None:
+    (there / "empty.txt").write_text("\n")
+    with pytest.raises(SystemExit, match="2"):
+        vlp("eval", *arguments.split())
+    said = capsys.readouterr()
+    assert sentence in said.err
+    assert said.out == ""

@@ -1,0 +1,185 @@
+"""Several models on several sets: one model in memory at a time, and what a directory already has is not done again."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlp import distributed
+from vlp.encoders.openclip import load
+from vlp.encoders.two_tower import TwoTower
+from vlp.evaluation import identity
+from vlp.evaluation.directory import ResultsDirectory
+from vlp.evaluation.identity import NamedModel
+from vlp.evaluation.results import Result
+from vlp.evaluation.run import EvaluateOptions
+from vlp.evaluation.tasks.base import Task
+from vlp.evaluation.team import ALONE, Team
+from vlp.types import UserError
+
+
+@dataclass(frozen=True)
+class SetToDo:
+    """An opened set, what ``--on`` calls it, and what is to be said of it."""
+
+    entry: str
+    task: Task
+    suite: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class _Job:
+    model: NamedModel
+    set: SetToDo
+    made_from: dict[str, Any]
+    stored: Result | None = None
+
+
+def models_of(arguments: Sequence[str]) -> list[str]:
+    """MODELs as they are named, and those of files, a line each: MODEL, or ``model,pretrained`` as CLIP_benchmark's.
+
+    Raises:
+        UserError: an empty file, or a model named twice.
+    """
+    found: list[str] = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.suffix != ".txt" or not path.is_file():
+            found.append(argument)
+            continue
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        listed = [line for line in lines if line and not line.startswith("#")]
+        if not listed:
+            raise UserError(f"{path} names no model: write one a line, such as ViT-B-32,openai")
+        found += [":".join(part.strip() for part in line.split(",", 1)) for line in listed]
+    for model in found:
+        if found.count(model) > 1:
+            raise UserError(f"model {model} is named twice: name it once")
+    return found
+
+
+def sweep(
+    models: Sequence[str],
+    sets: Sequence[SetToDo],
+    options: EvaluateOptions,
+    directory: ResultsDirectory | None = None,
+    team: Team = ALONE,
+    done: Callable[[str], None] = distributed.say,
+) -> list[Result]:
+    """Results, model by model in the order of ``sets``, on the first process of ``team``.
+
+    Args:
+        directory: where results are kept; what was made there from the same model, set and options is taken as it is.
+        done: is told what begins, a line each.
+
+    Raises:
+        UserError: a model that is not there, before any is loaded; or that cannot be evaluated.
+    """
+    named = team.once(lambda: [identity.named(model) for model in models])
+    _check_names(named)
+    jobs = _jobs(named, sets, options, directory, team)
+    found: list[Result] = []
+    for model in named:
+        own = [job for job in jobs if job.model == model]
+        todo = [job for job in own if job.stored is None]
+        encoder = _loaded(model, todo, done) if todo else None
+        for job in own:
+            place = f"{1 + jobs.index(job)} of {len(jobs)}: {model.title} on {job.set.task.name}"
+            if job.stored is not None:
+                done(f"{place}: is there")
+                found.append(_in_suite(job.stored, job.set.suite, directory, team))
+                continue
+            assert encoder is not None
+            done(f"{place}: {len(job.set.task.images):,} pictures, {len(job.set.task.texts):,} texts")
+            result = _evaluated(job, encoder, options.batch_size, team)
+            if directory is not None and team.rank == 0:
+                directory.write(result)
+            found.append(result)
+        del encoder
+        _free()
+    return found
+
+
+def _check_names(models: Sequence[NamedModel]) -> None:
+    names = [(model.model, model.pretrained) for model in models]
+    for model, name in zip(models, names, strict=True):
+        if names.count(name) > 1:
+            raise UserError(f"model {model.reference} is named twice: name it once")
+
+
+def _jobs(
+    models: Sequence[NamedModel],
+    sets: Sequence[SetToDo],
+    options: EvaluateOptions,
+    directory: ResultsDirectory | None,
+    team: Team,
+) -> list[_Job]:
+    digests = team.once(lambda: [identity.of_set(one.task) for one in sets])
+    jobs = []
+    for model in models:
+        for one, digest in zip(sets, digests, strict=True):
+            section = getattr(options, one.task.section) if one.task.section else None
+            jobs.append(_Job(model, one, identity.made_from(model, digest, one.task.kind, section)))
+    if directory is None:
+        return jobs
+    there = team.once(lambda: [_stored(job, directory) for job in jobs])
+    return [replace(job, stored=stored) for job, stored in zip(jobs, there, strict=True)]
+
+
+def _stored(job: _Job, directory: ResultsDirectory) -> Result | None:
+    path = directory.file_of(job.set.task.name, job.model.pretrained, job.model.model, job.set.task.kind)
+    stored, why = directory.find(path, job.made_from)
+    if why:
+        distributed.say(f"{path.name} is made anew: {why}")
+    return stored
+
+
+def _loaded(model: NamedModel, jobs: Sequence[_Job], done: Callable[[str], None]) -> TwoTower:
+    encoder = load(model.reference, distributed.device())
+    for job in jobs:
+        job.set.task.check(encoder)
+    done(f"{model.title} sees pictures as {preprocessing(encoder)}")
+    return encoder
+
+
+def preprocessing(encoder: TwoTower) -> str:
+    """What is done to pictures, in a phrase."""
+    form = encoder.picture_format
+    how = {"shortest": "shortest side, then cropped", "longest": "longest side, then filled up", "squash": "both sides"}
+    mean, std = ("/".join(f"{value:.3g}" for value in values) for values in (form.mean, form.std))
+    size = f"{form.size[0]}x{form.size[1]}"
+    return f"{size} ({form.interpolation}, {how[form.resize_mode]}), mean {mean}, std {std}"
+
+
+def _evaluated(job: _Job, encoder: TwoTower, batch_size: int, team: Team) -> Result:
+    task, model = job.set.task, job.model
+    scores = task.run(encoder, batch_size, team)
+    if job.set.note:
+        scores = replace(scores, notes=[*scores.notes, job.set.note])
+    about = {
+        "set": job.set.entry,
+        "suites": [job.set.suite] if job.set.suite else [],
+        "preprocess": asdict(encoder.picture_format),
+        "weights": encoder.weights,
+        "made_from": job.made_from,
+    }
+    return Result(task.name, task.kind, model.model, model.pretrained, scores, about=about)
+
+
+def _in_suite(result: Result, suite: str, directory: ResultsDirectory | None, team: Team) -> Result:
+    if not suite or suite in result.about.get("suites", []) or directory is None or team.rank:
+        return result
+    return directory.add_suite(result, suite)
+
+
+def _free() -> None:
+    """A model is gone before the next comes."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
