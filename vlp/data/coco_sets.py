@@ -68,10 +68,13 @@ class _Caption:
 
 
 def is_coco_test(path: Path) -> bool:
-    """Whether ``path`` is a file of COCO's captions of 2014, or holds one or ECCV Caption's lists, complete or not."""
+    """Whether ``path`` is COCO's own file of captions, or holds it or ECCV Caption's lists, complete or not.
+
+    Karpathy's file alone is a set of another kind (`vlp.data.karpathy_sets`), but is read where there is no other.
+    """
     if path.is_file():
-        return path.name in (COCO_CAPTIONS, KARPATHY)
-    return any((path / name).exists() for name in (*CAPTION_FILES, PACKAGE))
+        return path.name == COCO_CAPTIONS
+    return any((path / name).exists() for name in (*CAPTION_FILES[:-1], PACKAGE))
 
 
 def read_coco_test(path: Path) -> CocoTestSet:
