@@ -17,7 +17,7 @@ from torch import Tensor
 from vlp.evaluation import probe
 
 # Of ten, the strength in mean cross-entropy + strength/2 ||W||^2; scikit-learn's C is 1 / (strength N).
-POWERS = (1, 0, -1, -2, -3, -4, -5, -6)
+POWERS = (1.0, 0.0, -1.0, -2.0, -3.0, -4.0, -5.0, -6.0)
 WITHOUT_SPLIT = 1e-2  # where no class has the five pictures that a split needs
 SEARCH_STEPS = 100  # from what the next stronger one has come to
 MAX_STEPS = 1_000
