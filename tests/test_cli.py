@@ -25,6 +25,10 @@ COMMANDS = {
     ],
     "data": ["-h", "TOOL"],
     "doctor": ["-h", "run", "--json"],
+    "embed": [
+        *("-h", "model", "INPUT", "--output", "--files", "--dtype", "--texts", "--caption", "--column"),
+        *("--batch-size", "--workers", "--ray", "--part", "--gpus"),
+    ],
     "eval": [
         *("-h", "model", "--on", "--suite", "--root", "--output", "--output-dir", "--batch-size", "--scorer", "--beams"),
         *("--templates", "--classnames", "--probe", "--knn", "--cache"),

@@ -27,7 +27,7 @@ ROWS = [
     ["vlp.engines", "vlp.console", "vlp.run_directory"],
     ["vlp.run_state"],
     ["vlp.trainer"],
-    ["vlp.evaluation.report", "vlp.doctor", "vlp.export", "vlp.inspection", "vlp.bench"],
+    ["vlp.evaluation.report", "vlp.doctor", "vlp.export", "vlp.inspection", "vlp.bench", "vlp.search"],
     ["vlp.quickstart", "vlp.api"],
     ["vlp.commands"],
     ["vlp.cli", "vlp.__main__"],

@@ -16,10 +16,10 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from data_tools._captions import command as on_shards
 from data_tools._console import write_json
@@ -58,7 +58,9 @@ def run(arguments: argparse.Namespace) -> None:
     options = checked(GenerationOptions, given(arguments, _PREFIX, GenerationOptions.model_fields))
     if arguments.batch_size < 1:
         raise UserError(f"--batch-size {arguments.batch_size} must be at least 1")
-    shards = [name for name in arguments.inputs if _is_shards(name)]
+    from vlp.data.picture_files import is_shards
+
+    shards = [name for name in arguments.inputs if is_shards(name)]
     if len(shards) == len(arguments.inputs):
         return on_shards.run(arguments, options)
     if shards:
@@ -70,83 +72,22 @@ def run(arguments: argparse.Namespace) -> None:
     _caption_pictures(arguments, options)
 
 
-def _is_shards(name: str) -> bool:
-    """
-    Raises:
-        UserError: it is neither shards nor pictures, or both.
-    """
-    from vlp.data.samples import IMAGE_EXTENSIONS
-    from vlp.data.store import is_remote
-
-    path, ending = Path(name).expanduser(), name.rpartition(".")[2].lower()
-    if path.is_dir():
-        endings = {entry.suffix.lower().lstrip(".") for entry in path.iterdir()}
-        if "tar" in endings and not endings.isdisjoint(IMAGE_EXTENSIONS):
-            raise UserError(f"{name} holds both shards and pictures: name {name}/*.tar, or the pictures")
-        return "tar" in endings
-    if is_remote(name) and ending in IMAGE_EXTENSIONS:
-        raise UserError(f"{name} is not on this machine: download pictures first, only shards are read from elsewhere")
-    if is_remote(name) or ending == "tar":
-        return True
-    if not path.exists():
-        raise UserError(f"{name} does not exist: name pictures, directories of them, or shards (.tar)")
-    return False
-
-
-class Picture(NamedTuple):
-    """A file, and what it is called in the output."""
-
-    path: Path
-    name: str
-
-
-def find_pictures(inputs: Sequence[str]) -> list[Picture]:
-    """The files, and of directories all files with a picture's ending, sorted.
-
-    Names are as given, of a directory that stands alone relative to it.
-
-    Raises:
-        UserError: a file is no picture, or a directory holds none.
-    """
-    from PIL import Image
-
-    from vlp.data.samples import IMAGE_EXTENSIONS
-
-    found: list[Picture] = []
-    for given_name in inputs:
-        path = Path(given_name).expanduser()
-        if path.is_dir():
-            files = (file for file in path.rglob("*") if file.suffix.lower().lstrip(".") in IMAGE_EXTENSIONS)
-            inside = [file.relative_to(path) for file in sorted(files) if file.is_file()]
-            if not inside:
-                raise UserError(f"{given_name} holds no pictures ({', '.join(IMAGE_EXTENSIONS)}): check the path")
-            prefix = Path() if len(inputs) == 1 else Path(given_name)
-            found += [Picture(path / file, str(prefix / file)) for file in inside]
-            continue
-        if path.suffix.lower().lstrip(".") not in IMAGE_EXTENSIONS:
-            try:
-                Image.open(path).close()
-            except Exception as error:  # Pillow's plug-ins raise nearly every built-in error
-                raise UserError(f"{given_name} is no picture: name pictures, directories of them, or shards") from error
-        found.append(Picture(path, given_name))
-    return found
-
-
 def _caption_pictures(arguments: argparse.Namespace, options: GenerationOptions) -> None:
     from data_tools.verify import check_output, printable
 
     if arguments.json not in (None, "-"):
         check_output("--json", Path(arguments.json))
-    pictures = find_pictures(arguments.inputs)
     from vlp import distributed
     from vlp.captioning import captions_where_possible
+    from vlp.data.picture_files import Picture, find_pictures
     from vlp.data.samples import BadSample
     from vlp.encoders.openclip import load
 
+    pictures = find_pictures(arguments.inputs)
     model = load(arguments.model, distributed.device())
     without: list[str] = []
     with _output(arguments.json) as tell, _progress(len(pictures), arguments.json) as advance:
-        for batch in captions_where_possible(model, pictures, _read, arguments.batch_size, options, _DECODERS):
+        for batch in captions_where_possible(model, pictures, Picture.read, arguments.batch_size, options, _DECODERS):
             for picture, caption in batch:
                 if isinstance(caption, BadSample):
                     without.append(f"{picture.name}: {caption}")
@@ -157,15 +98,6 @@ def _caption_pictures(arguments: argparse.Namespace, options: GenerationOptions)
         print(f"{len(without):,} of {len(pictures):,} pictures have no caption:", file=sys.stderr)
         print(printable("\n".join(without)), file=sys.stderr)
         sys.exit(1)
-
-
-def _read(picture: Picture) -> bytes:
-    from vlp.data.samples import BadSample
-
-    try:
-        return picture.path.read_bytes()
-    except OSError as error:
-        raise BadSample("unreadable file", str(error.strerror)) from error
 
 
 @contextmanager
