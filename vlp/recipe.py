@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from vlp import resolve
-from vlp.checkpoint import CheckpointOptions
+from vlp.checkpoint import CheckpointOptions, EarlyStoppingOptions
 from vlp.data.batches import DataOptions
 from vlp.durations import Schedule, Span
 from vlp.encoders.openclip import ModelOptions
@@ -59,6 +59,11 @@ class TrainOptions(OptimOptions, ShapeOptions, HealthOptions, WatchdogOptions, f
         "or those that cost little (selective: about half, 4 to 10 %)",
     )
     ema_decay: float | None = Field(None, gt=0, lt=1, description="keep an average of the weights and evaluate it")
+    early_stopping: EarlyStoppingOptions | None = Field(
+        None,
+        description="end when a figure of the evaluations gets no better, and keep the best checkpoint: "
+        "`{metric: val/image_to_text_R@1, patience: 3}`",
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainOptions:
@@ -114,6 +119,12 @@ class Recipe(BaseModel, frozen=True, extra="forbid"):
     def _the_start_of_the_scale_has_an_effect(self) -> Recipe:
         if self.train.temperature is not None and self.model.init_logit_scale is not None:
             raise ValueError("model.init_logit_scale has no effect with train.temperature: remove one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _early_stopping_has_evaluations(self) -> Recipe:
+        if self.train.early_stopping is not None and not (self.evaluate.sets and self.evaluate.every):
+            raise ValueError("train.early_stopping judges by evaluations: give evaluate.sets and evaluate.every")
         return self
 
     @model_validator(mode="after")

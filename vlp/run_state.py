@@ -1,19 +1,24 @@
-"""Everything that a run computes with, as a snapshot to save, and back from a checkpoint.
+"""Everything that a run computes with; as a snapshot to save, and back from a checkpoint.
 
 There are no random states in it: every draw is a function of (seed, step) or (seed, position).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from vlp import checkpoint
-from vlp.checkpoint import FUSION_FILE, LORA_FILE, MOMENTUM_FILE, OPTIMIZER_FILE, Snapshot, resuming
+from vlp import checkpoint, distributed
+from vlp.checkpoint import FUSION_FILE, LORA_FILE, MOMENTUM_FILE, OPTIMIZER_FILE, EarlyStopping, Snapshot, resuming
+from vlp.console import Stopwatch
+from vlp.data.bad_samples import BadSamples
+from vlp.data.batches import TrainingData
+from vlp.durations import Span
 from vlp.ema import EMA
 from vlp.encoders import lora
 from vlp.encoders.openclip import describe_openclip_directory
@@ -21,9 +26,64 @@ from vlp.encoders.source import CAPTIONER_FILE, EMA_FILE, WEIGHTS_FILE
 from vlp.encoders.two_tower import TwoTower
 from vlp.encoding import Encoding
 from vlp.engines.base import Engine, on_host
+from vlp.health import Health
 from vlp.recipe import Recipe
 from vlp.run_directory import RECIPE_FILE
+from vlp.shapes import Shape
+from vlp.track import Tracker
 from vlp.types import UserError
+from vlp.watchdog import Watchdog
+
+
+@dataclass
+class Run:
+    """The moving parts of a run."""
+
+    recipe: Recipe
+    engine: Engine
+    average: EMA | None
+    encoding: Encoding
+    data: TrainingData
+    span: Span
+    micro_batch_size: int
+    shape: Callable[[int], Shape]
+    flops: float  # of a step, over all processes
+    watchdog: Watchdog
+    health: Health
+    bad_samples: BadSamples
+    earlier_bad_samples: list[dict[str, Any]]
+    tracker: Tracker | None = None  # on rank zero, as is the writer
+    writer: checkpoint.Writer | None = None
+    stopping: EarlyStopping | None = None
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+
+    @property
+    def model(self) -> TwoTower:
+        return self.engine.model
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.recipe.run_dir)
+
+    @property
+    def is_over(self) -> bool:
+        return self.stopping is not None and self.stopping.is_over
+
+    def evaluates_at(self, step: int) -> bool:
+        return bool(self.recipe.evaluate.every and step % self.recipe.evaluate.every == 0)
+
+    def is_best(self, step: int) -> bool:
+        """Of the evaluations so far; without early stopping the last one counts."""
+        return self.stopping is None or self.stopping.best_step == step
+
+    def samples(self, step: int) -> int:
+        return step * self.recipe.train.global_batch_size
+
+    def all_bad_samples(self) -> BadSamples:
+        """Those of every rank, and of the run before it was resumed."""
+        states = distributed.from_all_ranks(self.bad_samples.state())
+        return self.bad_samples.merged([*self.earlier_bad_samples, *states])
+
 
 _OF_MODEL = {"clip.": WEIGHTS_FILE, "captioner.": CAPTIONER_FILE, "fusion.": FUSION_FILE}
 

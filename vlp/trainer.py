@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from vlp import checkpoint, distributed, embeddings, flops, run_state
-from vlp.console import Stopwatch, decisions, evaluation_line, training_line
+from vlp.checkpoint import EarlyStopping
+from vlp.console import decisions, evaluation_line, training_line
 from vlp.data.bad_samples import BadSamples
 from vlp.data.batches import TrainingData
 from vlp.data.prefetch import to_device
-from vlp.durations import Span, value_at
+from vlp.durations import value_at
 from vlp.ema import EMA
 from vlp.encoders import batch_norm, shape_check
 from vlp.encoders.openclip import build, outline
@@ -24,7 +24,6 @@ from vlp.encoders.two_tower import TwoTower
 from vlp.encoders.vision import PatchDropout
 from vlp.encoding import Encoding, crops
 from vlp.engines import load as engines
-from vlp.engines.base import Engine
 from vlp.engines.launch import Launch, start
 from vlp.evaluation import run as evaluation
 from vlp.evaluation.tasks.base import Task
@@ -34,7 +33,8 @@ from vlp.objectives.base import check_needs, hard_texts, loss_of, moving_weights
 from vlp.optim import learning_rate, set_rate
 from vlp.recipe import Recipe
 from vlp.run_directory import alone_in, check_same_data, check_same_recipe, write_recipe
-from vlp.shapes import Shape, moving, shape_at
+from vlp.run_state import Run
+from vlp.shapes import moving, shape_at
 from vlp.signals import Signals
 from vlp.track import Tracker
 from vlp.types import Batch, UserError
@@ -43,7 +43,10 @@ from vlp.watchdog import Watchdog
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call of `train` ended: ``finished`` is False when a signal stopped it at ``step``."""
+    """How a call of `train` ended: ``finished`` is False when a signal stopped it at ``step``.
+
+    With early stopping ``results`` are those of the best checkpoint, empty where an earlier call found it.
+    """
 
     run_dir: Path
     step: int
@@ -109,7 +112,7 @@ def _train(recipe: Recipe, launch: Launch, signals: Signals, watchdog: Watchdog)
     # ---- Steps
     full, statistics = shape_check.full_shape(model), running_statistics(model.clip)
     warmup = span.steps(recipe.train.warmup, "train.warmup")
-    run = _Run(
+    run = Run(
         recipe,
         engine,
         average,
@@ -128,6 +131,8 @@ def _train(recipe: Recipe, launch: Launch, signals: Signals, watchdog: Watchdog)
         BadSamples(recipe.data.max_bad_fraction, data.num_samples),
         [state["bad_samples"]] if state is not None else [],
     )
+    if recipe.train.early_stopping is not None:
+        run.stopping = EarlyStopping(recipe.train.early_stopping, state and state["early_stopping"])
     first_step = state["step"] if state is not None else 0
     with ExitStack() as stack:
         if distributed.rank() == 0:
@@ -158,49 +163,13 @@ def _data(recipe: Recipe, model: TwoTower) -> TrainingData:
     )
 
 
-@dataclass
-class _Run:
-    """The moving parts of a run."""
-
-    recipe: Recipe
-    engine: Engine
-    average: EMA | None
-    encoding: Encoding
-    data: TrainingData
-    span: Span
-    micro_batch_size: int
-    shape: Callable[[int], Shape]
-    flops: float  # of a step, over all processes
-    watchdog: Watchdog
-    health: Health
-    bad_samples: BadSamples
-    earlier_bad_samples: list[dict[str, Any]]
-    tracker: Tracker | None = None  # on rank zero, as is the writer
-    writer: checkpoint.Writer | None = None
-    stopwatch: Stopwatch = field(default_factory=Stopwatch)
-
-    @property
-    def model(self) -> TwoTower:
-        return self.engine.model
-
-    @property
-    def run_dir(self) -> Path:
-        return Path(self.recipe.run_dir)
-
-    def samples(self, step: int) -> int:
-        return step * self.recipe.train.global_batch_size
-
-    def all_bad_samples(self) -> BadSamples:
-        """Those of every rank, and of the run before it was resumed."""
-        states = distributed.from_all_ranks(self.bad_samples.state())
-        return self.bad_samples.merged([*self.earlier_bad_samples, *states])
-
-
-def _steps(run: _Run, batches: Iterator[Batch], tasks: list[Task], signals: Signals, first_step: int) -> Outcome:
+def _steps(run: Run, batches: Iterator[Batch], tasks: list[Task], signals: Signals, first_step: int) -> Outcome:
     recipe, total = run.recipe, run.span.total_steps
-    results: list[evaluation.Result] = []
+    results = _evaluate_before(run, tasks, first_step)
     run.model.train()
-    for step in range(first_step + 1, total + 1):
+    step = first_step
+    while step < total and not run.is_over:
+        step += 1
         run.watchdog.at(step, "data")
         waiting = time.perf_counter()
         batch = _next(run, batches)
@@ -209,36 +178,41 @@ def _steps(run: _Run, batches: Iterator[Batch], tasks: list[Task], signals: Sign
         figures = _update(run, batch, step - 1)
 
         last = step == total
+        saves = last or step % recipe.checkpoint.every == 0
         stop = distributed.any_rank(signals.received)
         if run.tracker is not None:
             run.tracker.step(step)
         if last or step % recipe.track.every == 0:
             _log(run, figures, step)
-        if last or stop or step % recipe.checkpoint.every == 0:
+        if saves or stop:
             with run.stopwatch.saving():
                 _save(run, step)
-        if last or (recipe.evaluate.every and step % recipe.evaluate.every == 0):
-            results = _evaluate(run, tasks, step)
+        if last or run.evaluates_at(step):
+            found = _evaluate(run, tasks, step)
+            results = found if run.is_best(step) else results
             loss = distributed.mean_over_ranks({"train/loss": float(figures["loss"])})
-            if run.tracker is not None and results:
+            if run.tracker is not None and found:
                 # Every row has the loss, so that readers need not tell the kinds of rows apart.
-                metrics = {**loss, **evaluation.metrics_for_log(results)}
+                metrics = {**loss, **evaluation.metrics_for_log(found)}
                 run.tracker.log(step, run.samples(step), metrics)
+            _keep_best(run, step, saved=saves or stop)
             run.stopwatch.reset()
         # After the evaluation, which would be missing otherwise: the run goes on with the next step.
-        if stop and not last:
+        if stop and not last and not run.is_over:
             _written(run)
             distributed.say(f"stopped at step {step} and saved; run the same command again to go on")
             return Outcome(run.run_dir, step, finished=False)
-    if first_step >= total:
+    if first_step >= total and run.stopping is None:
         results = _evaluate(run, tasks, total)
     _written(run)
     for line in [*run.data.defects_by_kind(), *run.all_bad_samples().summary()]:
         distributed.say(line)
-    return Outcome(run.run_dir, total, finished=True, results=results)
+    if run.stopping is not None:
+        distributed.say(f"ended at step {step} of {total}; {run.stopping.described()}: {run.run_dir}/checkpoints/best")
+    return Outcome(run.run_dir, step, finished=True, results=results)
 
 
-def _next(run: _Run, batches: Iterator[Batch]) -> Batch:
+def _next(run: Run, batches: Iterator[Batch]) -> Batch:
     """The next batch of this rank, counted.
 
     All ranks end if one has none, too many bad samples, or a checkpoint that could not be written.
@@ -257,7 +231,7 @@ def _next(run: _Run, batches: Iterator[Batch]) -> Batch:
     return batch
 
 
-def _update(run: _Run, batch: Batch, step: int) -> dict[str, Tensor | float]:
+def _update(run: Run, batch: Batch, step: int) -> dict[str, Tensor | float]:
     """One optimiser step; its figures stay on the device, so that nothing waits for them."""
     options, engine = run.recipe.train, run.engine
     objectives = [objective.at(run.span, step) for objective in run.recipe.objectives]
@@ -294,7 +268,7 @@ def _update(run: _Run, batch: Batch, step: int) -> dict[str, Tensor | float]:
     }
 
 
-def _log(run: _Run, figures: dict[str, Tensor | float], step: int) -> None:
+def _log(run: Run, figures: dict[str, Tensor | float], step: int) -> None:
     """A row of figures under open_clip's names; losses are means over the ranks."""
     run.health.read()
     values = distributed.mean_over_ranks({name: float(value) for name, value in figures.items()})
@@ -314,7 +288,7 @@ def _log(run: _Run, figures: dict[str, Tensor | float], step: int) -> None:
         run.tracker.log(step, run.samples(step), metrics, training_line(metrics))
 
 
-def _evaluate(run: _Run, tasks: list[Task], step: int) -> list[evaluation.Result]:
+def _evaluate(run: Run, tasks: list[Task], step: int) -> list[evaluation.Result]:
     """Zero-shot evaluation with the averaged weights where there are any, by all processes that have them whole."""
     results: list[evaluation.Result] = []
     if not tasks:
@@ -325,14 +299,46 @@ def _evaluate(run: _Run, tasks: list[Task], step: int) -> list[evaluation.Result
             name, place, batch_size = run.recipe.name, str(run.run_dir), run.recipe.evaluate.batch_size
             team = everyone() if run.engine.evaluates_together else ALONE
             results = evaluation.run_tasks(model, tasks, batch_size, name, place, step, team)
-            if distributed.rank() == 0:
-                evaluation.write_results(results, run.run_dir / "evaluation" / "{dataset}.json")
+    metrics = evaluation.metrics_for_log(results)
+    if run.stopping is not None:
+        metrics = distributed.from_all_ranks(metrics)[0]  # so that all decide the same
+        if step == 0:
+            run.stopping.begin(metrics)
+        else:
+            run.stopping.see(step, metrics)
+    with distributed.failing_together():
+        if distributed.rank() == 0 and run.is_best(step):
+            evaluation.write_results(results, run.run_dir / "evaluation" / "{dataset}.json")
     if run.tracker is not None:
-        run.tracker.say(evaluation_line(step, evaluation.metrics_for_log(results)))
+        run.tracker.say(evaluation_line(step, metrics))
     return results
 
 
-def _save(run: _Run, step: int) -> None:
+def _evaluate_before(run: Run, tasks: list[Task], first_step: int) -> list[evaluation.Result]:
+    """With early stopping, whether its figure is there at all, or what a run that was cut off has not seen."""
+    stopping = run.stopping
+    if stopping is None or (first_step and not (run.evaluates_at(first_step) and stopping.seen < first_step)):
+        return []
+    found = _evaluate(run, tasks, first_step)
+    if first_step:
+        _keep_best(run, first_step, saved=True)
+    return found if run.is_best(first_step) else []
+
+
+def _keep_best(run: Run, step: int, saved: bool) -> None:
+    """Save the best, unless it is, and a run that ends; checkpoints later than ``step`` know of its evaluation."""
+    if run.stopping is None:
+        return
+    best = run.is_best(step)
+    if not saved and (best or run.is_over):
+        with run.stopwatch.saving():
+            _save(run, step)
+    with distributed.failing_together():
+        if best and run.writer is not None:
+            run.writer.keep_best(step)
+
+
+def _save(run: Run, step: int) -> None:
     """A snapshot, which is written while the run goes on."""
     run.watchdog.at(step, "save")
     run.health.read()
@@ -345,6 +351,7 @@ def _save(run: _Run, step: int) -> None:
         "num_samples": run.span.num_samples,
         "data": run.data.digest,
         "bad_samples": run.all_bad_samples().state(),
+        **({} if run.stopping is None else {"early_stopping": run.stopping.state()}),
     }
     with distributed.failing_together():
         if run.writer is not None:
@@ -354,7 +361,7 @@ def _save(run: _Run, step: int) -> None:
         run.writer.save(taken)
 
 
-def _written(run: _Run) -> None:
+def _written(run: Run) -> None:
     """Wait for the last checkpoint, whose failure is that of the run."""
     run.watchdog.at(run.span.total_steps, "save")
     with distributed.failing_together():

@@ -5,6 +5,7 @@ are no random states in it: every draw is a function of (seed, step) or (seed, p
 and number of processes wrote them, so any others can go on.
 """
 
+from vlp.checkpoint.early_stopping import EarlyStopping, EarlyStoppingOptions
 from vlp.checkpoint.options import CheckpointOptions
 from vlp.checkpoint.resume import newest, read, read_state, resuming
 from vlp.checkpoint.snapshot import FUSION_FILE, LORA_FILE, MOMENTUM_FILE, OPTIMIZER_FILE, Snapshot, to_host
@@ -16,6 +17,8 @@ __all__ = [
     "MOMENTUM_FILE",
     "OPTIMIZER_FILE",
     "CheckpointOptions",
+    "EarlyStopping",
+    "EarlyStoppingOptions",
     "Snapshot",
     "Writer",
     "newest",

@@ -66,10 +66,10 @@ def put_in_place(partial: Path, final: Path) -> None:
     _flush(final.parent)
 
 
-def point_at(checkpoint: Path) -> None:
-    """Make ``latest`` a symbolic link to ``checkpoint``, in one step."""
-    link = checkpoint.with_name("latest")
-    partial = checkpoint.with_name(".latest.partial")
+def point_at(checkpoint: Path, name: str = "latest") -> None:
+    """Make ``name`` a symbolic link to ``checkpoint``, in one step."""
+    link = checkpoint.with_name(name)
+    partial = checkpoint.with_name(f".{name}.partial")
     partial.unlink(missing_ok=True)
     partial.symlink_to(checkpoint.name)
     partial.replace(link)

@@ -15,7 +15,7 @@ from vlp.checkpoint.copies import Copies
 from vlp.checkpoint.options import CheckpointOptions
 from vlp.checkpoint.place import Place
 from vlp.checkpoint.snapshot import Snapshot
-from vlp.encoders.source import checkpoints
+from vlp.encoders.source import best_checkpoint, checkpoints
 from vlp.types import UserError
 
 
@@ -32,6 +32,7 @@ class Writer:
     def __init__(self, run_dir: Path, options: CheckpointOptions) -> None:
         self._run_dir = run_dir
         self._keep = options.keep
+        self._best = best_checkpoint(run_dir)
         self._writing: Future[None] | None = None
         self._copies = Copies(Place(options.copy_to, run_dir), options.keep) if options.copy_to else None
         if self._copies is not None:  # that of an earlier call may not have arrived
@@ -57,6 +58,16 @@ class Writer:
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
+
+    def keep_best(self, step: int) -> None:
+        """Have ``best`` point at the checkpoint of ``step``, which stays until a better one comes.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        self.wait()
+        self._best = directory.place_of(self._run_dir / "checkpoints", step)
+        directory.point_at(self._best, "best")
 
     def check(self) -> None:
         """Whether all went well so far, without waiting.
@@ -104,7 +115,7 @@ class Writer:
 
     def _remove_old(self) -> None:
         for old in checkpoints(self._run_dir)[: -self._keep]:
-            if self._copies is None or not self._copies.uses(old):
+            if old != self._best and (self._copies is None or not self._copies.uses(old)):
                 directory.remove(old)
 
 

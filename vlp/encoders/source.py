@@ -141,9 +141,9 @@ def _of_place(reference: str) -> Source | None:
 
 
 def _of_directory(path: Path) -> Source:
-    """A run (its latest checkpoint), a checkpoint, or a directory as open_clip writes it."""
+    """A run (its `chosen_checkpoint`), a checkpoint, or a directory as open_clip writes it."""
     if (path / "checkpoints").is_dir() and not (path / CONFIG_FILE).is_file():
-        latest = latest_checkpoint(path)
+        latest = chosen_checkpoint(path)
         if latest is None:
             raise UserError(f"run {path} has no checkpoint yet: train it further first")
         path = latest
@@ -184,6 +184,18 @@ def step_of(path: Path | str) -> int | None:
 def latest_checkpoint(run: Path) -> Path | None:
     """The newest whole checkpoint of a run; ``latest``, its link for people, may lag behind by one."""
     return next(reversed(checkpoints(run)), None)
+
+
+def best_checkpoint(run: Path) -> Path | None:
+    """The one that early stopping found best, by its link; None without one."""
+    link = run / "checkpoints" / "best"
+    best = link.with_name(link.readlink().name) if link.is_symlink() else link
+    return best if best.is_dir() else None
+
+
+def chosen_checkpoint(run: Path) -> Path | None:
+    """What a run stands for as a MODEL: its best checkpoint where it has one, else the newest."""
+    return best_checkpoint(run) or latest_checkpoint(run)
 
 
 def _of_hub(model: str) -> Source:

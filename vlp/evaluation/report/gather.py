@@ -17,7 +17,7 @@ from torch import Tensor
 from vlp import recipe
 from vlp.data.batches import TrainingData
 from vlp.encoders.openclip import load, outline
-from vlp.encoders.source import latest_checkpoint
+from vlp.encoders.source import chosen_checkpoint
 from vlp.encoders.two_tower import TwoTower
 from vlp.evaluation.report.data_sheet import Sheet
 from vlp.evaluation.report.results import (
@@ -160,7 +160,7 @@ def _read_metrics(run: RunContents) -> None:
 
 
 def _read_checkpoint(run: RunContents) -> None:
-    latest = latest_checkpoint(run.directory)
+    latest = chosen_checkpoint(run.directory)
     if latest is None:
         run.missing["model"].append("No checkpoint has been saved yet, so there is no model to show.")
         return
