@@ -131,13 +131,13 @@ def test_what_has_changed_is_computed_anew_and_said(there: Path, capsys: Show) -
     weights = there / "one" / "open_clip_model.safetensors"
     shutil.copy(there / "two" / "open_clip_model.safetensors", weights)
     vlp(*command)
-    assert "en_zeroshot_classification.json is made anew: the model changed" in capsys.readouterr().err
+    assert "en_zeroshot_classification.json is made anew: other model" in capsys.readouterr().err
     vlp(*command, "--templates", "openai-simple")
-    assert "made anew: the options changed" in capsys.readouterr().err
+    assert "made anew: other options" in capsys.readouterr().err
     names = there / "sets" / "wds_imagenet-a_test" / "classnames.txt"
     names.write_text("\n".join(reversed(WORDS)))
     vlp(*command, "--templates", "openai-simple")
-    assert "made anew: the set changed" in capsys.readouterr().err
+    assert "made anew: other set" in capsys.readouterr().err
     (stored,) = (there / "out").glob("*.json")
     stored.write_text("{")
     vlp(*command, "--templates", "openai-simple")

@@ -16,11 +16,12 @@ from typing import Any, cast
 
 import numpy as np
 
+from vlp.evaluation.answers import Arrays
 from vlp.evaluation.results import Result, slug, title, write_json, write_results, write_text
 from vlp.types import UserError
 
 DETAILS = ".details.npz"
-REASONS = {"model": "the model", "set": "the set", "task": "the task", "options": "the options", "vlp": "vlp"}
+PARTS = ("model", "task", "options", "set", "vlp")  # of `identity.made_from`; the prompts of a set follow its options
 
 
 class ResultsDirectory:
@@ -39,18 +40,17 @@ class ResultsDirectory:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             before = content.get("made_from") or {}
-            differs = [about for key, about in REASONS.items() if before.get(key) != made_from[key]]
+            differs = [part for part in PARTS if before.get(part) != made_from[part]]
             found = None if differs else Result.from_json(content)
         except (ValueError, KeyError, TypeError, AttributeError):
             return None, "its file is damaged"
-        return found, f"{' and '.join(differs)} changed" if differs else ""
+        return found, f"other {differs[0]}" if differs else ""
 
-    def write(self, result: Result) -> Path:
+    def write(self, result: Result, arrays: Arrays) -> Path:
         """The JSON comes last: where it is, the rest is."""
         names = (result.dataset, result.pretrained, result.model, result.task, result.language)
         path = self.file_of(*names)
         path.parent.mkdir(parents=True, exist_ok=True)
-        arrays = {name: _compact(values) for name, values in result.scores.details.items()}
         if arrays:
             partial = path.with_suffix(DETAILS + ".partial")
             with open(partial, "wb") as file:
@@ -79,7 +79,7 @@ class ResultsDirectory:
                 found.append({**content, "file": path.stem})
         return found
 
-    def details(self, file: str) -> dict[str, np.ndarray]:
+    def answers(self, file: str) -> Arrays:
         """What `write` kept of each question; nothing where there is none."""
         path = self.path / f"{file}{DETAILS}"
         if not path.exists():
@@ -92,13 +92,6 @@ class ResultsDirectory:
         found = self.read()
         write_text(self.path / "results.csv", _csv(found))
         write_text(self.path / "results.md", _markdown(found))
-
-
-def _compact(values: Sequence[float]) -> np.ndarray:
-    array = np.asarray(values)
-    if array.dtype == bool or not np.all(np.isfinite(array)) or np.any(array != np.round(array)):
-        return array.astype(bool if array.dtype == bool else np.float32)
-    return array.astype(np.int32)
 
 
 def _rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from vlp import __version__
 from vlp.encoders import source
 from vlp.evaluation.results import title
+from vlp.evaluation.tasks import classification
 from vlp.evaluation.tasks.base import Task
 
 MODEL_FILES = (".safetensors", ".bin", ".pt", ".pth", ".json", ".txt", ".model", ".npz")
@@ -69,10 +70,14 @@ def of_set(task: Task) -> str:
     """Its texts and pictures by place, and size and time of all files that it was read from."""
     folder = task.directory if task.directory.is_dir() else task.directory.parent
     near = [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.suffix in LISTS]
-    files = {path.resolve() for path in near} | {image.path.resolve() for image in task.images}
+    images, texts = list(task.images), list(task.texts)
+    if isinstance(task, classification.Task):
+        texts = [text for prompts in task.prompts.of_class for text in prompts]
+        images += task.train.images if task.train is not None else []
+    files = {path.resolve() for path in near} | {image.path.resolve() for image in images}
     states = _states((os.path.relpath(path, folder.resolve()), path) for path in files)
-    places = [(image.name.rpartition("/")[2], image.offset, image.num_bytes) for image in task.images]
-    return _digest([states, places, list(task.texts)])
+    places = [(image.name.rpartition("/")[2], image.offset, image.num_bytes) for image in images]
+    return _digest([states, places, texts])
 
 
 def _states(files: Iterable[tuple[str, Path]]) -> list[tuple[str, int, int]]:

@@ -13,11 +13,12 @@ import torch
 from vlp import distributed
 from vlp.encoders.openclip import load
 from vlp.encoders.two_tower import TwoTower
-from vlp.evaluation import identity
+from vlp.evaluation import answers, identity
 from vlp.evaluation.directory import ResultsDirectory
 from vlp.evaluation.identity import NamedModel
 from vlp.evaluation.results import Result
 from vlp.evaluation.run import EvaluateOptions
+from vlp.evaluation.tasks import captioning
 from vlp.evaluation.tasks.base import Task
 from vlp.evaluation.team import ALONE, Team
 from vlp.types import UserError
@@ -97,10 +98,7 @@ def sweep(
                 continue
             assert encoder is not None
             done(f"{place}: {len(job.set.task.images):,} pictures, {len(job.set.task.texts):,} texts")
-            result = _evaluated(job, encoder, options.batch_size, team)
-            if directory is not None and team.rank == 0:
-                directory.write(result)
-            found.append(result)
+            found.append(_evaluated(job, encoder, options.batch_size, team, directory))
         del encoder
         _free()
     return found
@@ -157,9 +155,13 @@ def preprocessing(encoder: TwoTower) -> str:
     return f"{size} ({form.interpolation}, {how[form.resize_mode]}), mean {mean}, std {std}"
 
 
-def _evaluated(job: _Job, encoder: TwoTower, batch_size: int, team: Team) -> Result:
+def _evaluated(job: _Job, encoder: TwoTower, batch_size: int, team: Team, directory: ResultsDirectory | None) -> Result:
     task, model = job.set.task, job.model
-    scores = task.run(encoder, batch_size, team)
+    if isinstance(task, captioning.Task):
+        embeddings, scores = None, task.run(encoder, batch_size, team)
+    else:
+        embeddings = task.embed(encoder, batch_size, team)
+        scores = task.score(embeddings)
     if job.set.note:
         scores = replace(scores, notes=[*scores.notes, job.set.note])
     about = {
@@ -169,7 +171,10 @@ def _evaluated(job: _Job, encoder: TwoTower, batch_size: int, team: Team) -> Res
         "weights": encoder.weights,
         "made_from": job.made_from,
     }
-    return Result(task.name, task.kind, model.model, model.pretrained, scores, about=about)
+    result = Result(task.name, task.kind, model.model, model.pretrained, scores, about=about)
+    if directory is not None and team.rank == 0:
+        directory.write(result, answers.of(task, scores, embeddings))
+    return result
 
 
 def _in_suite(result: Result, suite: str, directory: ResultsDirectory | None, team: Team) -> Result:
