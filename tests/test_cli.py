@@ -31,7 +31,7 @@ COMMANDS = {
     ],
     "eval": [
         *("-h", "model", "--on", "--suite", "--root", "--output", "--output-dir", "--batch-size", "--scorer", "--beams"),
-        *("--templates", "--classnames", "--probe", "--knn", "--cache"),
+        *("--languages", "--templates", "--classnames", "--probe", "--knn", "--cache"),
     ],
     "export": ["-h", "model", "directory", "--to"],
     "inspect": ["-h", "recipe", "key=value"],

@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, default=256, help="pictures at once (default: %(default)s)")
     add("--scorer", metavar="MODEL", help="whose CLIPScore captions get (default: the captioner's own)")
     add("--beams", type=int, metavar="N", help="of a search for captions (default: 3)")
+    add("--languages", nargs="+", metavar="CODE", help="of sets in several languages (default: all)")
     group = parser.add_argument_group("sets with classes")
     for name, info in ClassificationOptions.model_fields.items():
         add_field(group, _PREFIX, name, info, info.description or "")
@@ -144,6 +145,8 @@ def _options(arguments: argparse.Namespace, sets: list[str]) -> EvaluateOptions:
     asked = given(arguments, _PREFIX, ClassificationOptions.model_fields)
     if asked:
         values["classification"] = checked(ClassificationOptions, asked)
+    if arguments.languages:
+        values["multilingual"] = {"languages": arguments.languages}
     return checked(EvaluateOptions, values)
 
 

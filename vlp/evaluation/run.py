@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, model_validator
 from vlp import resolve
 from vlp.evaluation.classification_options import ClassificationOptions
 from vlp.evaluation.embed import Encoder
+from vlp.evaluation.multilingual_options import MultilingualOptions
 from vlp.evaluation.results import CAPTIONS, Result, write_results
 from vlp.evaluation.tables import format_table
 from vlp.evaluation.tasks.base import Task
@@ -52,6 +53,7 @@ class EvaluateOptions(BaseModel, frozen=True, extra="forbid"):
     classification: ClassificationOptions | None = Field(
         None, description="prompts, class names and probes of the sets with classes"
     )
+    multilingual: MultilingualOptions | None = Field(None, description="languages of the sets that have several")
 
     @model_validator(mode="after")
     def _captioning_has_an_effect(self) -> EvaluateOptions:
@@ -108,18 +110,20 @@ def _opened(task: type[Task], path: Path, options: EvaluateOptions | None) -> Ta
     return cast(Any, task)(path, getattr(options or EvaluateOptions(), task.section))
 
 
-def _check_classification(options: EvaluateOptions, tasks: Sequence[Task]) -> None:
-    if options.classification is not None and not any(task.section == "classification" for task in tasks):
-        raise UserError(
-            "options of classification have no effect, as no evaluation set has classes: leave out "
-            f"{', '.join(sorted(options.classification.model_fields_set))}"
-        )
+def _check_sections(options: EvaluateOptions, tasks: Sequence[Task]) -> None:
+    for section, wanted in (("classification", "has classes"), ("multilingual", "has several languages")):
+        told: BaseModel | None = getattr(options, section)
+        if told is not None and not any(task.section == section for task in tasks):
+            raise UserError(
+                f"options of {section} have no effect, as no evaluation set {wanted}: leave out "
+                f"{', '.join(sorted(told.model_fields_set))}"
+            )
 
 
 def open_tasks(options: EvaluateOptions) -> list[Task]:
     """Find and check every set now, so that a run fails at its start and not at its first evaluation."""
     tasks = [find_task(entry, options) for entry in options.sets]
-    _check_classification(options, tasks)
+    _check_sections(options, tasks)
     names = [task.name for task in tasks]
     for task in tasks:
         if names.count(task.name) > 1:
