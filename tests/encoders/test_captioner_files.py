@@ -9,10 +9,10 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vlp.encoders import source
 from vlp.encoders.captioner import CaptionerOptions
 from vlp.encoders.openclip import ModelOptions, build, load, outline, save_openclip_directory
 from vlp.encoders.source import CAPTIONER_FILE, CONFIG_FILE, EMA_FILE, WEIGHTS_FILE
@@ -220,11 +220,9 @@ def test_an_average_without_the_head_is_named(saved: TwoTower, tmp_path: Path) -
 @pytest.mark.parametrize("kind", ["CoCa", "head"])
 def test_a_hub_gives_head_and_mask(captioners: Any, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = captioners.shaken(kind)
-    save_openclip_directory(model, tmp_path)
-
-    def downloaded(name: str, filename: str = WEIGHTS_FILE) -> str:
-        assert name == "someone/model"
-        return str(tmp_path / filename)
-
-    monkeypatch.setattr(source, "download_pretrained_from_hf", downloaded)
+    cached = tmp_path / "models--someone--model"
+    save_openclip_directory(model, cached / "snapshots" / "0123")
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("0123")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     assert_same(told(captioners, model), told(captioners, load("hf-hub:someone/model")))

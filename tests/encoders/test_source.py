@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
-from vlp.encoders import source
+from vlp.encoders import hub, source
 from vlp.encoders.openclip import ModelOptions, build, load, save_openclip_directory
 from vlp.types import UserError
 
@@ -118,7 +119,24 @@ def test_hub_out_of_reach_is_one_sentence(reference, monkeypatch, tmp_path):
 
 def test_tag_decides_the_activation(monkeypatch):
     """OpenAI's weights were trained with QuickGELU, which open_clip's configuration of the name does not say."""
-    monkeypatch.setattr(source, "download_pretrained", lambda listed: "weights.safetensors")
+    monkeypatch.setattr(hub.Snapshot, "require", lambda _, *names: Path("weights.safetensors"))
     found = source.of_reference("ViT-B-32:openai")
     assert found.model_cfg["quick_gelu"]
     assert not source.of_reference("ViT-B-32:laion2b_s34b_b79k").model_cfg["quick_gelu"]
+
+
+def test_a_lone_file_with_its_architecture(tiny_model, tmp_path, monkeypatch):
+    """As open_clip's own ``pretrained`` path; pictures as a configuration beside it says, else open_clip's default."""
+    model = build(ModelOptions(config=tiny_model, picture={"interpolation": "bilinear"}), seed=0).eval()
+    save_openclip_directory(model, tmp_path / "model")
+    monkeypatch.setattr(source, "named_config", lambda name: model.openclip_config["model_cfg"])
+    file = tmp_path / "model" / "open_clip_model.safetensors"
+    loaded = load(f"ViT-B-32:{file}")
+    assert torch.equal(loaded.clip.visual.proj, model.clip.visual.proj)
+    assert loaded.picture_format.interpolation == "bilinear"
+    alone = shutil.copy(file, tmp_path / "alone.safetensors")
+    assert load(f"ViT-B-32:{alone}").picture_format.interpolation == "bicubic"
+    with pytest.raises(UserError, match=r"alone\.safetensors is a lone file: name its architecture.*ViT-B-32:"):
+        load(str(alone))
+    with pytest.raises(UserError, match=r"config\.json is no weights file"):
+        load(f"ViT-B-32:{tmp_path / 'model' / source.CONFIG_FILE}")

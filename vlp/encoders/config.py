@@ -13,7 +13,7 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
 from vlp import resolve
-from vlp.encoders import source, text_tower
+from vlp.encoders import image_tower, source, text_tower
 from vlp.encoders.options import ModelOptions
 from vlp.encoders.source import Source
 from vlp.types import UserError
@@ -35,7 +35,7 @@ def of_source(found: Source) -> dict[str, Any]:
     """The configuration that ``found`` brings, with open_clip's defaults for pictures filled in."""
     assert found.model_cfg is not None
     preprocess_cfg = merge_preprocess_dict(PreprocessCfg(), found.preprocess_cfg)
-    return {"model_cfg": _completed(found.model_cfg), "preprocess_cfg": preprocess_cfg} | _of_cls(found)
+    return {"model_cfg": _completed(found.model_cfg), "preprocess_cfg": preprocess_cfg} | _beside(found)
 
 
 def of_options(options: ModelOptions, found: Source | None, starts: Mapping[str, float]) -> dict[str, Any]:
@@ -66,13 +66,17 @@ def of_options(options: ModelOptions, found: Source | None, starts: Mapping[str,
         raise UserError(f"model.picture.fill_color has no effect with resize_mode '{mode}': remove it, or set longest")
     config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
     if found is not None:
-        return config | _of_cls(found)
+        if found.family is not None and (options.name is not None or options.config is not None):
+            raise UserError(f"model.init: {options.init} brings its architecture: remove model.name and model.config")
+        return config | _beside(found)
     has_cls = model_cfg["text_cfg"].get("embed_cls") and not text_tower.is_transformers(model_cfg)
     return config | ({"correct_cls_mask": True} if has_cls else {})
 
 
-def _of_cls(found: Source) -> dict[str, Any]:
-    return {"correct_cls_mask": True} if found.correct_cls_mask else {}
+def _beside(found: Source) -> dict[str, Any]:
+    """What open_clip's configuration has no place for, where there is something to say."""
+    said = {"correct_cls_mask": found.correct_cls_mask, "text_cleaning": found.text_cleaning}
+    return {name: value for name, value in (said | {image_tower.KEY: found.image_tower}).items() if value}
 
 
 def _completed(model_cfg: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vlp import distributed
-from vlp.encoders import captioner, config, hub, lora, source, text_tower, tokens
+from vlp.encoders import captioner, config, hub, image_tower, lora, source, text_tower, tokens
 from vlp.encoders.captioner import CaptionerOptions, CaptioningHead
 from vlp.encoders.fusion import FusionTower
 from vlp.encoders.locks import lock
@@ -138,6 +138,8 @@ def describe_openclip_directory(model: TwoTower, directory: Path, final: Path | 
     written = deepcopy(model.openclip_config)
     if text_tower.is_transformers(written["model_cfg"]):
         text_tower.write(model.clip, written["model_cfg"], directory, final)
+    if image_tower.KEY in written:
+        image_tower.write(written, directory, final)
     if isinstance(model.tokenizer, text_tower.HFTokenizer):
         model.tokenizer.save_pretrained(directory)
     text = json.dumps(written, indent=2, ensure_ascii=False)
@@ -168,8 +170,9 @@ def _assemble(
     """
     openclip_config = deepcopy(openclip_config)
     directory = found.directory if found else None
-    tokenizer = text_tower.tokenizer(openclip_config["model_cfg"], directory)
-    clip = _construct(openclip_config["model_cfg"], directory, pretrained_towers, device)
+    tokenizer = text_tower.tokenizer(openclip_config["model_cfg"], directory, openclip_config.get("text_cleaning"))
+    with image_tower.named(openclip_config) as described:
+        clip = _construct(openclip_config["model_cfg"], directory, pretrained_towers, device, described)
     text_tower.check_vocabulary(tokenizer, clip)
     openclip_config["preprocess_cfg"]["size"] = clip.visual.image_size
     set_model_preprocess_cfg(clip, openclip_config["preprocess_cfg"])
@@ -191,19 +194,27 @@ def _check_padding(tokenizer: Any, tower: Any) -> None:
 
 
 def _construct(
-    model_cfg: dict[str, Any], directory: Path | None, pretrained_towers: bool, device: torch.device | None
+    model_cfg: dict[str, Any],
+    directory: Path | None,
+    pretrained_towers: bool,
+    device: torch.device | None,
+    timm_name: str | None = None,
 ) -> Any:
     """open_clip's model class for ``model_cfg``, chosen and called as ``open_clip.create_model`` does."""
     arguments = deepcopy(model_cfg)
     vision, text = arguments["vision_cfg"], arguments["text_cfg"]
     custom_text = arguments.pop("custom_text", False)
+    if timm_name is not None:
+        vision["timm_model_name"] = timm_name
     vision["timm_model_pretrained"] = pretrained_towers and vision.get("timm_model_pretrained", False)
     if vision["timm_model_pretrained"]:
         hub.spare_retries()
     if text_tower.is_transformers(model_cfg):
         custom_text = True
-        text["hf_model_name"] = text_tower.place(text["hf_model_name"], directory)
         text["hf_model_pretrained"] = pretrained_towers and text.get("hf_model_pretrained", True)
+        text["hf_model_name"] = text_tower.place(text["hf_model_name"], directory)
+        if not text["hf_model_pretrained"]:
+            text["hf_model_name"] = text_tower.local(text["hf_model_name"], "config.json")
     kind = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
     if "multimodal_cfg" in arguments:
         kind = open_clip.CoCa
@@ -232,6 +243,12 @@ def _construct(
 
 
 def _load_weights(model: TwoTower, found: Source) -> None:
+    if found.family is not None:
+        from vlp.encoders import transformers_directory
+
+        transformers_directory.load_weights(model.clip, found)
+        model.weights = "model"
+        return
     try:
         load_checkpoint(model.clip, str(found.weights), strict=True, weights_only=True)
     except (pickle.UnpicklingError, SafetensorError, EOFError, OSError) as error:

@@ -7,10 +7,9 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import open_clip
-from open_clip.pretrained import download_pretrained, download_pretrained_from_hf
 
 from vlp import resolve
 from vlp.encoders import hub
@@ -18,6 +17,7 @@ from vlp.types import UserError
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
+WEIGHTS_ENDINGS = (".safetensors", ".pt", ".pth", ".bin")
 EMA_FILE = "ema.safetensors"
 CAPTIONER_FILE = "captioner.safetensors"
 
@@ -29,6 +29,8 @@ class Source:
     ``directory`` is where tokenizer files and the text tower's configuration may lie; ``ema`` is an average
     to use in place of the weights; ``is_tag`` tells open_clip's own weights of a named model; ``captioner_cfg``
     describes a captioning head and ``captioner`` has its weights; for ``correct_cls_mask`` see `config.of_options`.
+    ``family`` tells weights under transformers' names; ``image_tower`` describes a tower that timm has no name for;
+    ``text_cleaning`` "none" gives texts to the tokenizer as they are, as transformers does and open_clip does not.
     """
 
     described: str
@@ -41,6 +43,9 @@ class Source:
     captioner_cfg: dict[str, Any] | None = None
     captioner: Path | None = None
     correct_cls_mask: bool = False
+    family: Literal["clip", "siglip"] | None = None
+    image_tower: dict[str, Any] | None = None
+    text_cleaning: Literal["none"] | None = None
 
 
 def named_config(name: str) -> dict[str, Any]:
@@ -61,7 +66,7 @@ def _near(name: str) -> str:
 
 
 def of_reference(reference: str) -> Source:
-    """Find what a MODEL argument names: a directory, ``local-dir:``, ``hf-hub:`` or ``NAME:TAG``.
+    """Find what a MODEL argument names: a directory, ``local-dir:``, ``hf-hub:``, ``NAME:TAG`` or ``NAME:FILE``.
 
     Raises:
         UserError: nothing is there, or it has no weights; the message says what was looked for.
@@ -72,15 +77,18 @@ def of_reference(reference: str) -> Source:
     name, colon, tag = reference.partition(":")
     known = open_clip.get_model_config(name.replace("/", "-")) is not None
     if known and colon:
-        return of_tag(name, tag)
+        return _of_file(reference, Path(tag), named_config(name)) if Path(tag).is_file() else of_tag(name, tag)
     if known:
         tags = open_clip.list_pretrained_tags_by_model(name)
         example = f"such as {name}:{tags[0]}" if tags else "but open_clip has none for it"
         raise UserError(f"'{reference}' has random weights, no use to load: name a tag, {example}")
     if Path(reference).is_file():
-        raise UserError(f"{reference} is a file: MODEL is a directory, and model.init takes lone weights")
+        raise UserError(
+            f"{reference} is a lone file: name its architecture before it, such as ViT-B-32:{reference}, or the "
+            f"directory that holds it with {CONFIG_FILE}"
+        )
     raise UserError(
-        f"no model '{reference}': it is no directory (run, checkpoint or export), nor hf-hub:OWNER/MODEL, "
+        f"no model '{reference}': it is no directory (run, checkpoint, export, transformers), nor hf-hub:OWNER/MODEL, "
         f"local-dir:DIR or an open_clip NAME:TAG such as ViT-B-32:openai{_near(name)}"
     )
 
@@ -91,18 +99,7 @@ def of_init(init: str, name: str | None) -> Source:
     if found is not None:
         return found
     if Path(init).is_file():
-        if Path(init).suffix not in (".safetensors", ".pt", ".pth", ".bin"):
-            raise UserError(f"model.init: {init} is no weights file: give .safetensors, or .pt of plain tensors")
-        beside = Path(init).with_name(CONFIG_FILE)
-        config = _read_config(beside) if beside.is_file() else {}
-        head = beside.with_name(CAPTIONER_FILE)
-        return Source(
-            init,
-            Path(init),
-            captioner_cfg=config.get("captioner_cfg") if head.is_file() else None,
-            captioner=head,
-            correct_cls_mask=bool(config.get("correct_cls_mask")),
-        )
+        return _of_file(init, Path(init))
     if name is not None:
         return of_tag(name, init)
     if ":" in init:
@@ -110,8 +107,26 @@ def of_init(init: str, name: str | None) -> Source:
     raise UserError(f"model.init: no file or directory '{init}', and a tag needs model.name")
 
 
+def _of_file(described: str, path: Path, model_cfg: dict[str, Any] | None = None) -> Source:
+    """Lone weights, of the architecture ``model_cfg``; a configuration beside them says how pictures are made."""
+    if path.suffix not in WEIGHTS_ENDINGS:
+        raise UserError(f"{described} is no weights file: give .safetensors, or .pt of plain tensors")
+    beside = path.with_name(CONFIG_FILE)
+    config = _read_config(beside) if beside.is_file() else {}
+    head = beside.with_name(CAPTIONER_FILE)
+    return Source(
+        described,
+        path,
+        model_cfg,
+        config.get("preprocess_cfg", {}) if model_cfg is not None else {},
+        captioner_cfg=config.get("captioner_cfg") if head.is_file() else None,
+        captioner=head,
+        correct_cls_mask=bool(config.get("correct_cls_mask")),
+    )
+
+
 def of_tag(name: str, tag: str) -> Source:
-    """Download (or take from the cache) the weights open_clip lists as ``tag`` of ``name``."""
+    """Take from the cache, or download, the weights open_clip lists as ``tag`` of ``name``."""
     model_cfg = named_config(name)
     name = name.replace("/", "-")
     listed = open_clip.get_pretrained_cfg(name, tag)
@@ -121,12 +136,17 @@ def of_tag(name: str, tag: str) -> Source:
         raise UserError(f"'{tag}' is no file, no directory and no tag of {name}{hint}")
     # open_clip only warns when name and tag disagree on the activation; the weights decide what is right.
     model_cfg["quick_gelu"] = bool(listed.get("quick_gelu", False))
-    hub.spare_retries()
-    try:
-        weights = download_pretrained(listed)
-    except Exception as error:
-        raise UserError(_unreachable(f"{name}:{tag}", error)) from error
-    return Source(f"{name}:{tag}", Path(weights), model_cfg, listed, is_tag=True)
+    repository, _, file = listed["hf_hub"].rpartition("/")
+    weights = hub.Snapshot(repository, f"{name}:{tag}").require(*_safe_first(file))
+    return Source(f"{name}:{tag}", weights, model_cfg, listed, is_tag=True)
+
+
+def _safe_first(file: str) -> list[str]:
+    """Names under which a hub may have weights: safetensors before pickles."""
+    if not file:
+        return [WEIGHTS_FILE, "open_clip_pytorch_model.bin"]
+    stem, _, ending = file.rpartition(".")
+    return [f"{stem}.safetensors", file] if ending in ("bin", "pth") else [file]
 
 
 def _of_place(reference: str) -> Source | None:
@@ -148,8 +168,15 @@ def _of_directory(path: Path) -> Source:
             raise UserError(f"run {path} has no checkpoint yet: train it further first")
         path = latest
     config_file = path / CONFIG_FILE
+    if not config_file.is_file() and (path / "config.json").is_file():
+        from vlp.encoders import transformers_directory  # slow, and other models do without it
+
+        return transformers_directory.read(path, str(path))
     if not config_file.is_file():
-        raise UserError(f"{path} holds no model: neither checkpoints/ (a run) nor {CONFIG_FILE} is in it")
+        raise UserError(
+            f"{path} holds no model: neither checkpoints/ (a run) nor {CONFIG_FILE} nor transformers' config.json is "
+            "in it"
+        )
     config = _read_config(config_file)
     weights = open_clip.factory._find_checkpoint_in_dir(path) if not (path / WEIGHTS_FILE).is_file() else None
     if weights is None and not (path / WEIGHTS_FILE).is_file():
@@ -162,10 +189,19 @@ def _of_directory(path: Path) -> Source:
         config.get("preprocess_cfg", {}),
         path,
         ema if ema.is_file() else None,
-        captioner_cfg=config.get("captioner_cfg"),
         captioner=path / CAPTIONER_FILE,
-        correct_cls_mask=bool(config.get("correct_cls_mask")),
+        **_beside(config),
     )
+
+
+def _beside(config: dict[str, Any]) -> dict[str, Any]:
+    """What vlp writes beside open_clip's configuration."""
+    return {
+        "captioner_cfg": config.get("captioner_cfg"),
+        "correct_cls_mask": bool(config.get("correct_cls_mask")),
+        "image_tower": config.get("image_tower"),
+        "text_cleaning": config.get("text_cleaning"),
+    }
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -199,24 +235,22 @@ def chosen_checkpoint(run: Path) -> Path | None:
 
 
 def _of_hub(model: str) -> Source:
-    hub.spare_retries()
-    try:
-        config = _read_config(Path(download_pretrained_from_hf(model, filename=CONFIG_FILE)))
-        weights = download_pretrained_from_hf(model)
-        with_captioner = config.get("captioner_cfg") is not None
-        captioner = download_pretrained_from_hf(model, filename=CAPTIONER_FILE) if with_captioner else None
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(_unreachable(f"hf-hub:{model}", error)) from error
+    snapshot = hub.Snapshot(model)
+    found = snapshot.file(CONFIG_FILE)
+    if found is None and snapshot.file("config.json") is not None:
+        from vlp.encoders import transformers_directory
+
+        return transformers_directory.from_hub(snapshot, f"hf-hub:{model}")
+    config = _read_config(found or snapshot.require(CONFIG_FILE))
+    weights = snapshot.require(*_safe_first(""))
+    with_captioner = config.get("captioner_cfg") is not None
     return Source(
-        f"hf-hub:{model}",
-        Path(weights),
+        f"hf-hub:{snapshot.repository}@{snapshot.commit}",
+        weights,
         config["model_cfg"],
         config.get("preprocess_cfg", {}),
-        captioner_cfg=config.get("captioner_cfg"),
-        captioner=Path(captioner) if captioner else None,
-        correct_cls_mask=bool(config.get("correct_cls_mask")),
+        captioner=snapshot.require(CAPTIONER_FILE) if with_captioner else None,
+        **_beside(config),
     )
 
 
@@ -231,8 +265,3 @@ def _read_config(path: Path) -> dict[str, Any]:
         if not isinstance(config["model_cfg"].get(tower), dict):
             raise UserError(f"{path} has no 'model_cfg.{tower}': it is not a model configuration of open_clip")
     return config
-
-
-def _unreachable(what: str, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:160]
-    return f"{what} cannot be downloaded; check the name and the network, or give a local directory ({reason})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,20 @@ _PACKAGE = "package:"
 
 
 class _Silence(logging.Filter):
-    """Passes transformers' report on loaded weights only where some were missing or of another shape."""
+    """Passes transformers' report on loaded weights only where some were missing or of another shape.
+
+    Its warning of special ids outside the vocabulary is about ids that its own defaults bring, of SigLIP in any case.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         report = record.getMessage()
+        if "token_id must be `None` or an integer within the vocabulary" in report:
+            return False
         return "LOAD REPORT" not in report or "MISSING" in report or "MISMATCH" in report
 
 
-logging.getLogger("transformers.modeling_utils").addFilter(_Silence())
+for _name in ("modeling_utils", "configuration_utils"):
+    logging.getLogger(f"transformers.{_name}").addFilter(_Silence())
 disable_progress_bar()
 
 
@@ -60,21 +67,42 @@ def place(name: str, directory: Path | None = None) -> str:
         raise UserError(f"'{name}' carries no model: the package has no get_model_path()") from error
 
 
-def tokenizer(model_cfg: dict[str, Any], directory: Path | None = None) -> HFTokenizer | SimpleTokenizer:
-    """The tokenizer open_clip would choose (or one with its ids), from ``directory`` where its files are there."""
+def local(name: str, *needed: str, others: Sequence[str] = ()) -> str:
+    """A directory for ``name``, of the hub's cache or downloaded to it where it is a repository there."""
+    return name if Path(name).is_dir() else hub.directory(name, *needed, others=others)
+
+
+def tokenizer(
+    model_cfg: dict[str, Any], directory: Path | None = None, cleaning: str | None = None
+) -> HFTokenizer | SimpleTokenizer:
+    """The tokenizer open_clip would choose (or one with its ids), from ``directory`` where its files are there.
+
+    With ``cleaning`` "none", a tokenizer of transformers gets texts as they are: open_clip would repair their
+    encoding, HTML entities and white space first.
+    """
     text = model_cfg["text_cfg"]
     length = text.get("context_length", DEFAULT_CONTEXT_LENGTH)
     extra = text.get("tokenizer_kwargs") or {}
     name = text.get("hf_tokenizer_name")
     if not name:
         return openclip_tokenizer(length, **extra)
-    here = directory is not None and (directory / "tokenizer_config.json").is_file()
-    origin = str(directory) if here else place(name)
+    if extra.get("trust_remote_code"):
+        raise UserError(f"tokenizer_kwargs.trust_remote_code would run code that came with '{name}': remove it")
+    here = directory is not None and _has_tokenizer(directory)
+    origin = str(directory) if here else local(place(name), "tokenizer_config.json", others=hub.TOKENIZER_FILES)
+    arguments = {**extra, "trust_remote_code": False}
     try:
-        return HFTokenizer(origin, context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **extra)
+        found = HFTokenizer(origin, context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **arguments)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the tokenizer '{name}' cannot be had: check the name and the network ({reason})") from error
+    if cleaning == "none":
+        found.clean_fn = str
+    return found
+
+
+def _has_tokenizer(directory: Path) -> bool:
+    return any((directory / name).is_file() for name in hub.TOKENIZER_FILES)
 
 
 def check_vocabulary(tokens: HFTokenizer | SimpleTokenizer, clip: Any) -> None:
@@ -85,6 +113,12 @@ def check_vocabulary(tokens: HFTokenizer | SimpleTokenizer, clip: Any) -> None:
             f"model.config.text_cfg.vocab_size is {tower.vocab_size}, "
             f"but open_clip's tokenizer has {tokens.vocab_size} ids"
         )
+    elif isinstance(tokens, HFTokenizer) and hasattr(tower, "vocab_size"):
+        largest = int(tokens(["a"]).max())
+        if largest >= tower.vocab_size:
+            raise UserError(
+                f"the tokenizer gives the id {largest}, but the text tower has {tower.vocab_size} embeddings"
+            )
     if tower.context_length and tokens.context_length > tower.context_length:
         raise UserError(
             f"model.config.text_cfg.context_length is {tokens.context_length}, "
