@@ -19,11 +19,12 @@ def directory(tmp_path, picture):
 
 
 TABLES = {
-    "captions.csv": 'image,caption\na.png,"#ff0000, red"\nb.png,"#00ff00 ""green"""\na.png,#ff0000 again\nc.png,#0000ff\n',
+    "captions.csv": 'image,caption\na.png,"#ff0000, red"\nb.png,"#00ff00 ""green"""\n'
+    "a.png,#ff0000 again\nc.png,#0000ff\n",
     "train.tsv": 'filepath\ttitle\nimages/a.png\t#ff0000, red\nimages/b.png\t"#00ff00 ""green"""\n'
     "images/a.png\t#ff0000 again\nimages/c.png\t#0000ff\n",
-    "captions.txt": '\ufeffimage,caption\r\na.png,"#ff0000, red"\r\na.png,#ff0000 again\r\nb.png,"#00ff00 ""green"""\r\n'
-    "c.png,#0000ff\r\n",
+    "captions.txt": '\ufeffimage,caption\r\na.png,"#ff0000, red"\r\na.png,#ff0000 again\r\n'
+    'b.png,"#00ff00 ""green"""\r\nc.png,#0000ff\r\n',
     "results.csv": "image_name| comment_number| comment\na.png| 0| #ff0000, red\na.png| 1| #ff0000 again\n"
     'b.png| 0|"#00ff00 ""green"""\nc.png| 0| #0000ff\n',
     "splits.csv": 'split,image,caption\ntrain,x.png,none\ntest,a.png,"#ff0000, red"\ntest,a.png,#ff0000 again\n'
