@@ -1,7 +1,7 @@
 """Runs the benchmarks of loader, losses, rewrites and evaluation one after another and writes them into README.md.
 
-    python benchmarks/speed/run.py [pictures tokenizer loader resume memory loss rewrite layer sugarcrepe generate
-        caption_loss tower step scaling]
+    python benchmarks/speed/run.py [pictures tokenizer loader resume memory loss rewrite layer sugarcrepe classifier
+        generate caption_loss tower step scaling]
 
 All of them take some seventy minutes on two cores, which should have nothing else to do. Each writes
 ``results/NAME.json``; the table is made of all the files that are there.
@@ -19,8 +19,8 @@ from typing import Any
 
 HERE = Path(__file__).parent
 NAMES = (
-    *("pictures", "tokenizer", "loader", "resume", "memory", "loss", "rewrite", "layer", "sugarcrepe", "generate"),
-    *("caption_loss", "tower", "step", "scaling"),
+    *("pictures", "tokenizer", "loader", "resume", "memory", "loss", "rewrite", "layer", "sugarcrepe"),
+    *("classifier", "generate", "caption_loss", "tower", "step", "scaling"),
 )
 START, END = "<!-- table: written by run.py -->", "<!-- end of table -->"
 PICTURES = {
@@ -137,6 +137,14 @@ def sugarcrepe(result: dict[str, Any]) -> Iterator[Row]:
         yield f"{about}: {peer} / vlp", "≥ 5" if "fp32" in peer else "", reached
 
 
+def classifier(result: dict[str, Any]) -> Iterator[Row]:
+    about = f"embeddings of {result['classes']} classes x {result['templates']} templates, {result['model']}"
+    for pair, ratio in result["ratio"].items():
+        peer = pair.partition(" / ")[0]
+        reached = f"{spread(ratio['clock'])}; of CPU {spread(ratio['cpu'])}; {result['difference'][peer]:.0e} apart"
+        yield f"{about}: {pair}", "≥ 100, ≤ 1e-5" if "cache" in pair else "≥ 2.5, ≤ 1e-5", reached
+
+
 def generate(result: dict[str, Any]) -> Iterator[Row]:
     about = f"captions, {result['model']}, {result['pictures']} pictures, {result['length']} ids"
     for search, row in result["rows"].items():
@@ -203,6 +211,7 @@ def table(results: dict[str, Any]) -> str:
         "rewrite": rewrite,
         "layer": layer,
         "sugarcrepe": sugarcrepe,
+        "classifier": classifier,
         "generate": generate,
         "caption_loss": caption_loss,
         "tower": tower,
