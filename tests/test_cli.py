@@ -35,6 +35,7 @@ COMMANDS = {
     ],
     "export": ["-h", "model", "directory", "--to"],
     "inspect": ["-h", "recipe", "key=value"],
+    "merge": [*("-h", "OUT", "MODEL", "--base", "--method", "--alpha", "--weights", "--gamma", "--on")],
     "objectives": ["-h", "NAME"],
     "quickstart": ["-h", "--dir"],
     "recipes": ["-h"],

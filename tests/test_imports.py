@@ -28,6 +28,7 @@ ROWS = [
     ["vlp.run_state"],
     ["vlp.trainer"],
     ["vlp.evaluation.report", "vlp.doctor", "vlp.export", "vlp.inspection", "vlp.bench", "vlp.search"],
+    ["vlp.merge", "vlp.merge_sweep"],
     ["vlp.quickstart", "vlp.api"],
     ["vlp.commands"],
     ["vlp.cli", "vlp.__main__"],
