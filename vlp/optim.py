@@ -131,7 +131,11 @@ def described_groups(model: nn.Module, options: OptimOptions) -> list[str]:
             count[_is_exempt(name, parameter)] += parameter.numel()
     return [
         f"{part}: {sum(count):,} parameters, lr {options.lr * scale:.2e}"
-        + (f", weight decay {options.weight_decay:g} for {count[0]:,}" if count[0] else ", no weight decay")
+        + (
+            f", weight decay {options.weight_decay:g} for {count[0]:,}"
+            if count[0] and options.weight_decay
+            else ", no weight decay"
+        )
         for (part, scale), count in counts.items()
     ]
 
