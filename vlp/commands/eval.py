@@ -191,4 +191,7 @@ def _write(arguments: argparse.Namespace, results: list[Result], directory: Any)
     if arguments.output:
         write_results(results, arguments.output)
     if directory is not None:
+        from vlp.evaluation.report.comparison import write_comparison
+
         directory.write_tables()
+        print(write_comparison(directory.path))

@@ -150,6 +150,21 @@ def read_classification_set(directory: Path, split: str = "test") -> Classificat
     return ClassificationSet(images, torch.stack(labels), classnames, templates)
 
 
+def read_metadata(directory: Path) -> Tensor:
+    """The numbers in the ``npy`` beside each picture of ``directory/test/*.tar`` (N x fields), in their order.
+
+    They say where and when a picture was taken, as DataComp keeps the sets of WILDS.
+    """
+    rows = []
+    for key, members in _samples(directory):
+        if "npy" not in members:
+            raise UserError(f"{key} has no .npy that tells its group: copy the set from DataComp's hub again")
+        rows.append(torch.from_numpy(np.atleast_1d(_array(members["npy"])).astype(np.int64)))
+    if len({row.shape for row in rows}) > 1:
+        raise UserError(f"the .npy in {directory}/test have different numbers of fields: write the set again")
+    return torch.stack(rows)
+
+
 def read_templates(directory: Path) -> list[str]:
     """Those of ``zeroshot_classification_templates.txt``; none where there is no such file."""
     path = directory / TEMPLATES_FILE
@@ -173,16 +188,20 @@ def _class_index(file: StoredFile, directory: Path, num_classes: int) -> Tensor:
 
 
 def _classes_shown(file: StoredFile, directory: Path, num_classes: int) -> Tensor:
-    try:
-        shown = np.load(io.BytesIO(file.read()), allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{file.name} is no array of numpy ({error}): write the set again") from error
+    shown = _array(file)
     if shown.shape != (num_classes,) or not np.isin(shown, (0, 1)).all():
         raise UserError(
             f"{file.name} must hold a 0 or 1 for each of the {num_classes} names of {directory}/classnames.txt, "
             f"but its shape is {shown.shape}{'' if shown.shape != (num_classes,) else ' with other numbers'}"
         )
     return torch.from_numpy(shown.astype(bool))
+
+
+def _array(file: StoredFile) -> np.ndarray:
+    try:
+        return np.load(io.BytesIO(file.read()), allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{file.name} is no array of numpy ({error}): write the set again") from error
 
 
 def _samples(directory: Path, split: str = "test") -> Iterator[tuple[str, dict[str, StoredFile]]]:

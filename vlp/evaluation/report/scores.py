@@ -14,11 +14,15 @@ Against = Literal["", "higher", "lower"]
 
 @dataclass(frozen=True)
 class Score:
-    """A share from 0 to 1; ``against`` is set where its interval and that of the first run do not overlap."""
+    """A share from 0 to 1; ``against`` is set where its interval and that of the first run do not overlap.
+
+    ``best`` marks one that is clearly above all beside it.
+    """
 
     value: float
     interval: tuple[float, float] | None = None
     against: Against = ""
+    best: bool = False
 
     def range(self) -> str:
         """``41.0–52.3``, in per cent; empty without an interval."""

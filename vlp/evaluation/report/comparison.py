@@ -1,0 +1,230 @@
+"""One self-contained page of a directory of results: models beside each other, set by set; no model is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from vlp.evaluation.answers import Arrays
+from vlp.evaluation.directory import ResultsDirectory
+from vlp.evaluation.paired import Difference, difference
+from vlp.evaluation.report import radar, versus
+from vlp.evaluation.report.questions import questions
+from vlp.evaluation.report.results import NO_RESULT, SAME, short_names
+from vlp.evaluation.report.scores import Row, Score, is_figure, side_by_side
+from vlp.evaluation.report.summary import COUNTS, TASK_NAMES
+from vlp.evaluation.report.templates import save, template
+from vlp.evaluation.report.values import format_value
+from vlp.evaluation.results import main_metrics, title
+from vlp.evaluation.run import find_task
+from vlp.evaluation.suites import base as suites
+from vlp.types import UserError
+
+
+@dataclass(frozen=True)
+class ComparedSet:
+    """A set with what each model has of it: its result, ``{}`` where there is none, and its answers."""
+
+    name: str
+    task: str
+    contents: list[Mapping[str, Any]]
+    answers: list[Arrays]
+
+    @property
+    def first(self) -> Mapping[str, Any]:
+        return next(content for content in self.contents if content)
+
+    def label(self, metric: str) -> str:
+        return str((self.first.get("labels") or {}).get(metric, metric)).replace("->", "→").replace("_", " ")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows with a score a model, and sentences about them."""
+
+    name: str
+    facts: list[str]
+    rows: list[Row]
+    others: list[Row]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Of one set: model against model, and what none gets right."""
+
+    name: str
+    pairs: list[versus.Pair]
+    failures: list[versus.Failures]
+
+
+def is_directory_of_results(path: Path) -> bool:
+    """Whether ``path`` is what ``vlp eval --output-dir`` writes, and no run."""
+    is_run = any((path / name).exists() for name in ("recipe.yaml", "metrics.jsonl", "checkpoints"))
+    return path.is_dir() and not is_run and bool(ResultsDirectory(path).read())
+
+
+def write_comparison(directory: str | Path, output: str | Path | None = None) -> Path:
+    """Write the page of a directory of ``vlp eval --output-dir`` (default ``DIR/report.html``) and return its path.
+
+    Raises:
+        UserError: there are no results, or ``output`` is a directory.
+    """
+    path = Path(output) if output is not None else Path(directory) / "report.html"
+    return save(render(ResultsDirectory(directory)), path)
+
+
+def render(directory: ResultsDirectory) -> str:
+    found = directory.read()
+    if not found:
+        raise UserError(f"{directory.path} has no results: vlp eval MODEL --on DIR --output-dir writes some")
+    models = sorted({(content["model"], content["pretrained"]) for content in found})
+    names = _names(models)
+    sets = _sets(directory, found, models)
+    galleries, missing = _galleries(sets)
+    groups = _group_tables(found, models)
+    tables = [_table(one) for one in sets]
+    return template("comparison.html.j2").render(
+        name=directory.path.resolve().name,
+        names=names,
+        models=[_about_model(name, model, found) for name, model in zip(names, models, strict=True)],
+        percent=partial(format_value, unit="percent"),
+        tables=tables,
+        groups=groups,
+        radar=_radar(groups, tables),
+        galleries=galleries,
+        missing=missing,
+        number=len(sets),
+    )
+
+
+def _names(models: Sequence[tuple[str, str]]) -> list[str]:
+    """Short, and different from each other."""
+    whole = [title(*model) for model in models]
+    short = short_names([Path(name) for name in whole])
+    return short if len(set(short)) == len(short) else whole
+
+
+def _sets(
+    directory: ResultsDirectory, found: Sequence[dict[str, Any]], models: Sequence[tuple[str, str]]
+) -> list[ComparedSet]:
+    """Sets by name and kind; a result of other questions than the first one's stands by itself."""
+    sets: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for content in found:
+        key = (content["dataset"], *(content.get(name) for name in SAME))
+        sets.setdefault(key, [{} for _ in models])[models.index((content["model"], content["pretrained"]))] = content
+    return [
+        ComparedSet(
+            key[0], key[1], contents, [directory.answers(content["file"]) if content else {} for content in contents]
+        )
+        for key, contents in sets.items()
+    ]
+
+
+def _about_model(name: str, model: tuple[str, str], found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    own = [content for content in found if (content["model"], content["pretrained"]) == model]
+    forms = {_preprocess(content["preprocess"]) for content in own if content.get("preprocess")}
+    return {"name": name, "whole": title(*model), "pictures": " or ".join(sorted(forms)), "sets": len(own)}
+
+
+def _preprocess(form: Mapping[str, Any]) -> str:
+    mean, std = ("/".join(f"{value:.3g}" for value in form.get(name, ())) for name in ("mean", "std"))
+    size = "x".join(map(str, form.get("size", ())))
+    return f"{size}, {form.get('interpolation')}, {form.get('resize_mode')}, mean {mean}, std {std}"
+
+
+def _table(one: ComparedSet) -> Table:
+    main = main_metrics(one.task, one.first["metrics"])
+    every = dict.fromkeys(metric for content in one.contents for metric in content.get("metrics", {}))
+    facts = [TASK_NAMES.get(one.task, one.task)]
+    facts += [f"{one.first[key]:,} {noun}" for key, noun in COUNTS if isinstance(one.first.get(key), int)]
+    notes = dict.fromkeys(note for content in one.contents for note in content.get("notes", []))
+    rows = [_marked(_row(one, metric), one, metric) for metric in main]
+    others = [row for metric in every if metric not in main for row in [_row(one, metric)] if any(row.scores)]
+    return Table(one.name, facts, rows, others, list(notes))
+
+
+def _row(one: ComparedSet, metric: str) -> Row:
+    known = [{**NO_RESULT, **content} for content in one.contents]
+    scores = side_by_side([(content["metrics"].get(metric), content["intervals"].get(metric)) for content in known])
+    scores = [score and replace(score, against="") for score in scores]
+    chance = next((content["chance"][metric] for content in known if is_figure(content["chance"].get(metric))), None)
+    return Row(one.label(metric), metric, scores, chance)
+
+
+def _marked(row: Row, one: ComparedSet, metric: str) -> Row:
+    """The row with its best score marked, if that is clearly above every other one."""
+    known = [place for place, score in enumerate(row.scores) if score]
+    if len(known) < 2:
+        return row
+    values = {place: score.value for place, score in enumerate(row.scores) if score}
+    best = max(known, key=lambda place: values[place])
+    if not all(_is_above(row, one, metric, best, other) for other in known if other != best):
+        return row
+    scores = [replace(score, best=place == best) if score else None for place, score in enumerate(row.scores)]
+    return replace(row, scores=scores)
+
+
+def _is_above(row: Row, one: ComparedSet, metric: str, first: int, second: int) -> bool:
+    """By the difference on the same questions; where answers were not kept, by intervals that do not overlap."""
+    between: Difference | None = difference(metric, one.answers[first], one.answers[second])
+    if between is not None:
+        return between.interval[0] > 0
+    limits = [score.interval if score else None for score in (row.scores[first], row.scores[second])]
+    return limits[0] is not None and limits[1] is not None and limits[0][0] > limits[1][1]
+
+
+def _group_tables(found: Sequence[Mapping[str, Any]], models: Sequence[tuple[str, str]]) -> list[Table]:
+    """The means of the suites that results belong to."""
+    tables = []
+    for name in sorted({suite for content in found for suite in content.get("suites", [])} & set(suites.names())):
+        suite = suites.suite(name)
+        means = []
+        for model in models:
+            own = [content for content in found if (content["model"], content["pretrained"]) == model]
+            means.append(suite.means(suite.scores({content["dataset"]: content["metrics"] for content in own})))
+        chances = suite.scores({content["dataset"]: content.get("chance") or {} for content in found})
+        rows = []
+        for place, chance in enumerate(suite.means(chances)):
+            scores = [mean[place].value for mean in means]
+            present = max((mean[place] for mean in means), key=lambda mean: mean.present)
+            if any(value is not None for value in scores):
+                shown = [None if value is None else Score(value) for value in scores]
+                rows.append(Row(present.label, "", shown, chance.value if chance.present == present.present else None))
+        if rows:
+            tables.append(Table(name, [], rows, [], []))
+    return tables
+
+
+def _radar(groups: Sequence[Table], tables: Sequence[Table]) -> Markup:
+    """Over the groups where there are some, else over the sets; empty where these are too few or too many."""
+    rows = [(row.label, row) for table in groups[:1] for row in table.rows]
+    if len(rows) < radar.FEWEST:
+        rows = [(table.name, table.rows[0]) for table in tables if table.rows]
+    if not radar.FEWEST <= len(rows) <= radar.MOST:
+        return Markup()
+    models = range(len(rows[0][1].scores))
+    scores = [[score.value if (score := row.scores[model]) else None for _, row in rows] for model in models]
+    return radar.radar("scores by group", [name for name, _ in rows], scores, [row.chance or 0.0 for _, row in rows])
+
+
+def _galleries(sets: Sequence[ComparedSet]) -> tuple[list[Gallery], list[str]]:
+    """What can be shown, and sentences about the sets that are not there any more."""
+    found, missing = [], []
+    for one in sets:
+        if not any(one.answers):
+            continue
+        try:
+            asked = questions(find_task(one.first.get("set") or one.name), one.answers)
+        except UserError as error:
+            missing.append(f"The pictures of {one.name} cannot be shown: {error}.")
+            continue
+        pairs = [pair for each in asked for pair in versus.versus(each, one.answers)]
+        lost = [failures for each in asked if (failures := versus.failures(each)) is not None]
+        found.append(Gallery(one.name, pairs, lost))
+    return found, missing
