@@ -40,6 +40,10 @@ COMMANDS = {
     "quickstart": ["-h", "--dir"],
     "recipes": ["-h"],
     "report": ["-h", "run", "OTHER", "--output"],
+    "search": [
+        *("-h", "EMBEDDINGS", "QUERY", "--image", "--plus", "--minus", "--towards", "--away-from", "--weight"),
+        *("--find", "--top", "--model", "--json", "--html", "--serve", "--port", "--host"),
+    ],
     "train": ["-h", "recipe", "key=value"],
 }
 

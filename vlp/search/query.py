@@ -39,6 +39,8 @@ class Query:
             raise UserError("both a text and --image are given: ask for one, and add the text with --plus")
         if any(not text.strip() for text in self.texts):
             raise UserError("a text of the query is empty: write what to look for")
+        if self.image is not None and Path(self.image).expanduser().is_dir():
+            raise UserError(f"--image {self.image} is a folder: name a picture, or give the folder to --towards")
         if not (self.text or self.image or self.moves):
             raise UserError("nothing is asked for: give a text, --image, --plus or --serve")
         if weight_given and not (self.moves and (self.text or self.image)):
