@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
+import io
 import json
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from vlp import distributed
 from vlp.cli import main
 from vlp.data.write import CaptionPair, encode_image, write_classification_set, write_pairs, write_retrieval_set
 from vlp.encoders import openclip
@@ -182,16 +185,42 @@ def test_tables_are_written_beside_the_results(there: Path) -> None:
 
 
 def test_clip_benchmark_builds_its_table_of_the_results(there: Path) -> None:
-    pytest.importorskip("clip_benchmark")
+    cli = pytest.importorskip("clip_benchmark.cli")
     vlp("eval", "one", "two", "--on", "sets/pairs", "sets/wds_flickr30k_test", "--output-dir", "out")
     files = sorted(str(path) for path in (there / "out").glob("*.json"))
-    code = "import sys; from clip_benchmark.cli import main; sys.argv = ['clip_benchmark', *sys.argv[1:]]; main()"
-    subprocess.run([sys.executable, "-c", code, "build", *files, "--output", "their.csv"], check=True)
+    cli.main_build(argparse.Namespace(files=files, output="their.csv"))
     with open(there / "their.csv", newline="") as file:
         rows = {(row["dataset"], row["model_fullname"]): row for row in csv.DictReader(file)}
     assert rows.keys() == {(d, f"{m} model") for d in ("pairs", "wds_flickr30k_test") for m in ("one", "two")}
     ours = results(there / "out")["two", "wds_flickr30k_test"]["metrics"]["image_retrieval_recall@5"]
     assert float(rows["wds_flickr30k_test", "two model"]["image_retrieval_recall@5"]) == ours
+
+
+def eval_on_rank(rank: int, world: int, arguments: list[str]) -> tuple[str, str]:
+    distributed.leave = lambda: None  # in this fork: `run_ranks` ends the group
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), suppress(SystemExit):
+        vlp(*arguments)
+    return out.getvalue(), err.getvalue()
+
+
+def test_processes_share_the_work_and_one_of_them_speaks(there: Path, run_ranks: Callable[..., list]) -> None:
+    sets = [f"sets/{name}" for name in ("wds_flickr30k_test", "wds_imagenet-a_test", "pairs")]
+    arguments = ["eval", "one", "two", "--on", *sets, "--batch-size", "3", "--no-cache", "--output-dir"]
+    vlp(*arguments, "alone")
+    (said, errors), silent = run_ranks(eval_on_rank, 2, [*arguments, "together"])
+    assert "report.html" in said
+    assert "6 of 6: two on pairs" in errors
+    assert silent == ("", "")
+    alone, together = results(there / "alone"), results(there / "together")
+    assert alone.keys() == together.keys()
+    for key, result in alone.items():
+        for field in ("metrics", "intervals", "tie_rate", "made_from"):
+            assert together[key].get(field) == result.get(field), (key, field)
+
+    (_, errors), silent = run_ranks(eval_on_rank, 2, ["eval", "one", "--on", "sets/nowhere"])
+    assert errors == "vlp: evaluation set sets/nowhere does not exist: check the path\n"
+    assert silent == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,10 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.output:
         check_output(arguments.output)
     models = models_of(arguments.model)
-    options, sets = _sets(arguments)
+    with distributed.failing_together():  # the first alone at first: some sets write down what they have made
+        options, sets = _sets(arguments) if distributed.rank() == 0 else (None, [])
+    if options is None:
+        options, sets = _sets(arguments)
     directory = ResultsDirectory(arguments.output_dir) if arguments.output_dir else None
     together = team.everyone()
     with _progress(len(models) * len(sets), together) as done:

@@ -1,5 +1,7 @@
 """One self-contained HTML page of a run, with others beside it, of a directory of results, or of a sheet.
 
+It needs neither network nor server.
+
   vlp report runs/mine                 a run: its figures, curves, data and failures
   vlp report results                   what vlp eval --output-dir has written: models beside each other
   vlp report data/train/data.json      the sheet of a data tool
