@@ -18,9 +18,12 @@ import yaml
 from safetensors.torch import load_file
 
 from data_tools.scenes import ScenesOptions, write_scenes
-from vlp import distributed, trainer
+from vlp import distributed, recipe, trainer
 from vlp.encoders.openclip import load
+from vlp.engines import load as engines
+from vlp.engines.launch import Launch
 from vlp.track import read_metrics
+from vlp.types import UserError
 
 # Tests are no package, so no import statement reaches it.
 _spec = importlib.util.spec_from_file_location("resume_runs", Path(__file__).parents[1] / "resume_runs.py")
@@ -130,6 +133,22 @@ def test_twenty_steps_under_an_engine_are_those_of_one_process(
     overrides = (f"train.engine={engine}", f"train.micro_batch_size={micro_batch_size}")
     trained(path, tmp_path / "run", 2, *overrides)
     assert_same(tmp_path / "run", one)
+
+
+@pytest.mark.parametrize("engine", SHARDING)
+def test_towers_and_layers_have_their_rates_under_every_engine(engine: str, by_ddp: Any, tmp_path: Path) -> None:
+    rates = {"lr_scale": {"image": 0.2, "other": 3.0}, "layer_decay": 0.6, "steps": 8}
+    path, one = by_ddp("rates", train=rates)
+    trained(path, tmp_path / "run", 2, f"train.engine={engine}")
+    assert_same(tmp_path / "run", one)
+
+
+@pytest.mark.parametrize("engine", SHARDING)
+def test_lora_is_refused_where_weights_are_in_parts(engine: str, tmp_path: Path) -> None:
+    tree = {"data": {"train": "x"}, "objectives": [{"name": "infonce"}], "train": {"steps": 1, "global_batch_size": 2}}
+    with_lora = recipe.validate({"name": "x", "model": {"init": "x", "lora": {}}, **tree}, "test")
+    with pytest.raises(UserError, match=f"model.lora does not go with {engine}"):
+        engines.check(Launch(None, engine), with_lora)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("engine", WITH_AVERAGE)
