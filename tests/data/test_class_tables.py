@@ -21,7 +21,7 @@ def test_words_as_classes(directory):
         assert found.classnames == ["a dog", "cat"]
         assert found.labels.tolist() == [1, 0, 1]
         assert [image.path.name for image in found.images] == ["a.png", "b.png", "a.png"]
-        assert found.named_by == "column label"
+        assert found.named_by == "the classes of the table"
 
 
 def test_numbers_as_classes_and_tabs(directory):
@@ -49,12 +49,21 @@ def test_train_has_the_classes_of_test(directory):
         read_class_table(directory, "train")
 
 
+def test_one_table_may_hold_both_splits(directory):
+    (directory / "all.csv").write_text("image,label,split\na.png,cat,test\nb.png,dog,train\na.png,dog,test\n")
+    for path in (directory, directory / "all.csv"):
+        assert [image.path.name for image in read_class_table(path).images] == ["a.png", "a.png"]
+        train = read_class_table(path, "train")
+        assert ([image.path.name for image in train.images], train.labels.tolist()) == (["b.png"], [1])
+        assert train.classnames == ["cat", "dog"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("image,label\nc.png,cat\n", r"c.png is missing, which line 2 of .*csv names"),
-        ("image,label\na.png,\n", "line 2 of .* lacks label"),
-        ("image,label\na.png\n", "line 2 of .* lacks label"),
+        ("image,label\nc.png,cat\n", r"csv names the picture c.png, which is neither"),
+        ("image,label\na.png,\n", r"has the row a.png, .* without label"),
+        ("image,label\na.png\n", r"has the row a.png, .* without label"),
         ("image,label\n", "has no rows"),
     ],
 )

@@ -1,23 +1,27 @@
 """Reading pictures with classes from a table: ``image,label`` in a CSV or TSV file.
 
 The file lies in its directory as ``test.csv`` (and ``train.csv``, for probes), or alone under any name, or is given
-itself. Its columns are known by their names, and pictures by their places from the file on, or from ``images/``.
+itself. Where it has a column ``split``, its rows ``test`` count (and ``train``, for probes). Columns are known by their
+names; pictures lie where the table says, from itself on, or in ``images/`` beside it.
 """
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from vlp.data.benchmark_sets import ClassificationSet, StoredFile, read_lines, read_templates
+from vlp.data.benchmark_sets import ClassificationSet, read_lines, read_templates
+from vlp.data.caption_sets import picture_beside
 from vlp.types import UserError
 
 ENDINGS = (".csv", ".tsv")
 PICTURE_COLUMNS = ("image", "filepath", "file_name", "filename", "file", "path")
 CLASS_COLUMNS = ("label", "class", "classname", "category")
 CAPTION_COLUMNS = ("caption", "captions", "title", "text")  # of a set of retrieval, which may have a class, too
+SPLIT = "split"
 MAX_NAMES = 5
 
 
@@ -37,31 +41,43 @@ def read_class_table(path: Path, split: str = "test") -> ClassificationSet:
         UserError: no table of this split, a picture that is missing, a class without a name.
     """
     file = _file(path, split)
-    if file is None:
-        raise UserError(f"{path} has no {split}.csv: it must hold the columns image and label")
-    directory = file.parent
+    if file is None or None in _columns(_header(file)):
+        raise UserError(f"{path} has no {split}.csv with the columns image and label: write one")
+    rows = list(_rows(file, split))
+    if not rows:
+        raise UserError(f"{file} has no rows of the split {split}: write a picture and its class in each")
+    images = [picture_beside(file, picture) for picture, _ in rows]
+    labels = [label for _, label in rows]
+    names, of_name = _classes(file.parent, path, labels, split, file)
+    named_by = "classnames.txt" if (file.parent / "classnames.txt").exists() else "the classes of the table"
+    numbers = torch.tensor([of_name[label] for label in labels])
+    return ClassificationSet(images, numbers, names, read_templates(file.parent), named_by)
+
+
+def _rows(file: Path, split: str) -> Iterator[tuple[str, str]]:
+    """Picture and class of each row of ``split``; a table without that column is of one split."""
     picture, label = _columns(_header(file))
-    if picture is None or label is None:
-        raise UserError(f"{file} lacks a column: it must have image and label")
-    images, labels = [], []
-    with open(file, encoding="utf-8-sig", newline="") as stream:
-        for number, row in enumerate(csv.DictReader(stream, delimiter=_delimiter(file)), 2):
-            if not row[picture] or not row[label]:
-                raise UserError(f"line {number} of {file} lacks {picture if not row[picture] else label}: fill it in")
-            images.append(_picture(directory, row[picture], file, number))
-            labels.append(row[label].strip())
-    if not images:
-        raise UserError(f"{file} has no rows: write a picture and its class in each")
-    names, of_name = _classes(directory, path, labels, split, file)
-    templates = read_templates(directory)
-    named_by = "classnames.txt" if (directory / "classnames.txt").exists() else f"column {label}"
-    return ClassificationSet(images, torch.tensor([of_name[one] for one in labels]), names, templates, named_by)
+    assert picture is not None
+    assert label is not None
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as stream:
+            for row in csv.DictReader(stream, delimiter=_delimiter(file)):
+                found = [(row[column] or "").strip() for column in (picture, label)]
+                if not all(found):
+                    lacking = picture if not found[0] else label
+                    raise UserError(
+                        f"{file} has the row {', '.join(map(str, row.values()))} without {lacking}: fill it in"
+                    )
+                if (row.get(SPLIT) or split).strip() == split:
+                    yield found[0], found[1]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file} cannot be read as a table in UTF-8 ({error}): write it again") from error
 
 
 def _file(path: Path, split: str) -> Path | None:
     """The table of ``split``; None where there is none, or which one it is cannot be said."""
     if path.is_file():
-        if split == "test":
+        if split == "test" or SPLIT in _header(path):
             return path if path.suffix.lower() in ENDINGS else None
         path = path.parent
     if not path.is_dir():
@@ -70,8 +86,11 @@ def _file(path: Path, split: str) -> Path | None:
         file for file in sorted(path.iterdir()) if file.suffix.lower() in ENDINGS and not file.name.startswith(".")
     ]
     named = [file for file in files if file.stem in (split, *(("val",) if split == "test" else ()))]
-    if named or split == "train":
-        return named[0] if named else None
+    if named:
+        return named[0]
+    if split == "train":  # it may be a part of the other table
+        other = _file(path, "test")
+        return other if other is not None and SPLIT in _header(other) else None
     others = [file for file in files if file.stem != "train"]
     return others[0] if len(others) == 1 else None
 
@@ -94,13 +113,6 @@ def _columns(header: list[str]) -> tuple[str | None, str | None]:
     picture = next((lower[name] for name in PICTURE_COLUMNS if name in lower), None)
     label = next((lower[name] for name in CLASS_COLUMNS if name in lower), None)
     return picture, None if any(name in lower for name in CAPTION_COLUMNS) else label
-
-
-def _picture(directory: Path, name: str, file: Path, number: int) -> StoredFile:
-    for place in (directory / name, directory / "images" / name):
-        if place.is_file():
-            return StoredFile(place, str(place))
-    raise UserError(f"{directory / name} is missing, which line {number} of {file} names: copy it, or remove the line")
 
 
 def _classes(
