@@ -26,14 +26,25 @@ COMMANDS = {
     "data": ["-h", "TOOL"],
     "doctor": ["-h", "run", "--json"],
     "embed": [
-        *("-h", "model", "INPUT", "--output", "--files", "--dtype", "--texts", "--caption", "--column"),
+        *("-h", "model", "--offline", "INPUT", "--output", "--files", "--dtype", "--texts", "--caption", "--column"),
         *("--batch-size", "--workers", "--ray", "--part", "--gpus"),
     ],
     "eval": [
-        *("-h", "model", "--on", "--suite", "--root", "--output", "--output-dir", "--batch-size", "--scorer", "--beams"),
+        *(
+            "-h",
+            "model",
+            "--on",
+            "--suite",
+            "--root",
+            "--output",
+            "--output-dir",
+            "--batch-size",
+            "--scorer",
+            "--beams",
+        ),
         *("--languages", "--templates", "--classnames", "--probe", "--knn", "--cache"),
     ],
-    "export": ["-h", "model", "directory", "--to"],
+    "export": ["-h", "model", "--offline", "directory", "--to"],
     "inspect": ["-h", "recipe", "key=value"],
     "merge": [*("-h", "OUT", "MODEL", "--base", "--method", "--alpha", "--weights", "--gamma", "--on")],
     "objectives": ["-h", "NAME"],
@@ -42,7 +53,7 @@ COMMANDS = {
     "report": ["-h", "run", "OTHER", "--output"],
     "search": [
         *("-h", "EMBEDDINGS", "QUERY", "--image", "--plus", "--minus", "--towards", "--away-from", "--weight"),
-        *("--find", "--top", "--model", "--json", "--html", "--serve", "--port", "--host"),
+        *("--find", "--top", "--model", "--offline", "--json", "--html", "--serve", "--port", "--host"),
     ],
     "train": ["-h", "recipe", "key=value"],
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,14 +11,25 @@ import open_clip
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from vlp import export as module
+from vlp import resolve
 from vlp.encoders.captioner import CaptionerOptions
 from vlp.encoders.openclip import WEIGHTS_FILE, ModelOptions, build, load, save_openclip_directory
 from vlp.encoders.source import CAPTIONER_FILE
 from vlp.export import export
+from vlp.export.card import citation
+from vlp.export.formats import open_clip as module
 from vlp.types import UserError
+
+RECIPE = """
+name: trial
+seed: 7
+data: {train: shards/train}
+model: {init: "ViT-B-32:openai"}
+objectives: [{name: infonce}, {name: siglip, weight: {start: 0.0, end: 1.0}}]
+"""
 
 
 @pytest.fixture
@@ -31,13 +43,14 @@ def run(tiny_model, tmp_path) -> Path:
     average = {n: (v * 1.5 if v.is_floating_point() else v).contiguous() for n, v in model.clip.state_dict().items()}
     save_file(average, directory / "ema.safetensors")
     (directory / "state.json").write_text('{"step": 300}')
-    (directory / "recipe.yaml").write_text("name: trial\nseed: 7\n")
+    (directory / "recipe.yaml").write_text(RECIPE)
     (run / "checkpoints" / "latest").symlink_to(directory.name)
     (run / "evaluation").mkdir()
     result = {
         "dataset": "held-out",
         "metrics": {"image_retrieval_recall@1": 0.7125, "odd": None},
-        "chance": {},
+        "chance": {"image_retrieval_recall@1": 0.001},
+        "intervals": {"image_retrieval_recall@1": [0.65, 0.77]},
     }
     (run / "evaluation" / "held-out.json").write_text(json.dumps(result))
     return run
@@ -64,19 +77,32 @@ def test_model_card_tells_what_is_known_of_the_run(run, tmp_path):
     front = yaml.safe_load(card.split("---")[1])
     assert front["library_name"] == "open_clip"
     assert "license" not in front
-    assert "| held-out | image_retrieval_recall@1 | 0.7125 |" in card
+    assert "| held-out | image_retrieval_recall@1 | 0.7125 | 0.6500 to 0.7700 | 0.0010 |" in card
     assert "300 steps" in card
     assert "name: trial" in card
+    assert "- `infonce`, weight 1: Radford et al. 2021" in card
+    assert "- `siglip`, weight on a schedule (see the recipe): Zhai et al. 2023" in card
+    assert "in `shards/train`" in card
+    assert "began with the weights `ViT-B-32:openai`" in card
+    assert "## Licence\n\nNot stated here" in card
+
+
+def test_every_objective_states_its_source():
+    for name in resolve.names("vlp.objectives"):
+        source = citation(name)
+        assert re.search(r"(19|20)\d\d", source), f"{name}: {source}"
 
 
 @pytest.mark.parametrize("fixture", ["run", "bert", "coca"])
-def test_usage_in_the_card_works_after_a_move(request, fixture, tmp_path):
+def test_usage_in_the_card_works_after_a_move(request, fixture, tmp_path, monkeypatch):
     reference = request.getfixturevalue(fixture)
     export(str(reference), tmp_path / "out")
     shutil.move(tmp_path / "out", tmp_path / "moved")
     card = (tmp_path / "moved" / "README.md").read_text()
     usage = card.split("```python")[1].split("```")[0]
     names: dict = {}
+    Image.new("RGB", (40, 50), "red").save(tmp_path / "picture.jpg")
+    monkeypatch.chdir(tmp_path)
     exec(usage.replace("path/to/this/directory", str(tmp_path / "moved")), names)
     model = load(str(reference))
     tokens = names["tokenizer"](["a red circle", "of"])
@@ -211,8 +237,8 @@ def _edit(directory: Path, section: str, **values: object) -> None:
 
 
 def test_mistakes(run, tmp_path):
-    with pytest.raises(UserError, match="--to onnx: only open_clip"):
-        export(str(run), tmp_path / "out", to="onnx")
+    with pytest.raises(UserError, match=r"--to pickle: only .*open_clip"):
+        export(str(run), tmp_path / "out", to="pickle")
     with pytest.raises(UserError, match="no model"):
         export(str(tmp_path / "nothing"), tmp_path / "out")
     (tmp_path / "full").mkdir()
