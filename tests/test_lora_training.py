@@ -103,7 +103,7 @@ def test_it_is_told_before_anything_is_trained(recipe_file: Path) -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["train.ema_decay=0.9", "objectives=[{name: triple, queue_size: 16}]", "model.lock_text=true", "model.init=null"],
+    ["train.ema_decay=0.9", "objectives=[{name: triple, queue_size: 16}]", "model.lock_text=true"],
 )
 def test_what_does_not_go_with_it_is_refused(override: str, recipe_file: Path) -> None:
     with pytest.raises(UserError, match="lora"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vlp.encoders.openclip import ModelOptions, build
+from vlp.encoders.openclip import ModelOptions, build, save_openclip_directory
 from vlp.types import UserError
 
 
@@ -97,3 +97,19 @@ def test_towers_of_a_coca_are_locked_like_others(features_of, tiny_coca):
     model = build(ModelOptions(config=tiny_coca, lock_image=1, lock_text=1), seed=0)
     assert [n for n, p in model.clip.visual.named_parameters() if p.requires_grad] == ["proj"]
     assert [n for n, p in model.clip.text.named_parameters() if p.requires_grad] == ["text_projection"]
+
+
+def test_an_image_tower_of_another_model_beside_a_new_text_tower(tiny_model, bert_model, tmp_path):
+    known = build(ModelOptions(config=tiny_model), seed=1)
+    save_openclip_directory(known, tmp_path)
+    model = build(ModelOptions(config=bert_model, init_image=str(tmp_path), lock_image=True), seed=0)
+    for name, value in known.clip.visual.state_dict().items():
+        assert torch.equal(model.clip.visual.state_dict()[name], value), name
+    assert not any(p.requires_grad for p in model.clip.visual.parameters())
+    wide = {**tiny_model, "vision_cfg": {**tiny_model["vision_cfg"], "layers": 3}}
+    with pytest.raises(UserError, match=r"is another than that of model\.config"):
+        build(ModelOptions(config=wide, init_image=str(tmp_path)), seed=0)
+    with pytest.raises(UserError, match=r"pictures of .* are made otherwise"):
+        build(ModelOptions(config=tiny_model, init_image=str(tmp_path), picture={"std": (1, 1, 1)}), seed=0)
+    with pytest.raises(ValueError, match="exclude each other"):
+        ModelOptions(init="x", init_image="y")

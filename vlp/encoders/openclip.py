@@ -64,6 +64,8 @@ def build(
     if found is not None:
         _load_weights(model, found)
         _start_logits(model, options)
+    if options.init_image is not None:
+        _load_image_tower(model, options.init_image)
     _lock(model, options)
     with torch.random.fork_rng(devices=[]):  # on their own: the towers start the same with them and without
         torch.default_generator.manual_seed(distributed.seed_of(seed, "captioner"))
@@ -261,6 +263,22 @@ def _load_weights(model: TwoTower, found: Source) -> None:
     if found.ema is not None:
         _load_average(model.clip, "", found.ema)
         model.weights = "ema"
+
+
+def _load_image_tower(model: TwoTower, reference: str) -> None:
+    """That of another model, with its projection; pictures must be made for it as they are for ``model``."""
+    other = load(reference)
+    if other.picture_format != model.picture_format:
+        raise UserError(
+            f"model.init_image: the pictures of {reference} are made otherwise ({other.picture_format}): write so in "
+            "model.picture and vision_cfg.image_size"
+        )
+    try:
+        model.clip.visual.load_state_dict(other.clip.visual.state_dict())
+    except RuntimeError as error:
+        raise UserError(
+            f"model.init_image: the image tower of {reference} is another than that of model.config: {_short(error)}"
+        ) from error
 
 
 def _load_average(module: nn.Module, prefix: str, path: Path) -> None:

@@ -45,6 +45,11 @@ class ModelOptions(BaseModel, frozen=True, extra="forbid"):
         description="weights: a pretraining tag of open_clip, a file, a directory (run, checkpoint or export) or "
         "`hf-hub:OWNER/MODEL`; from scratch without it",
     )
+    init_image: str | None = Field(
+        None,
+        description="the image tower of this MODEL with its projection, of the same `vision_cfg` and `embed_dim`; the "
+        "text tower begins as its configuration says",
+    )
     init_logit_scale: float | None = Field(
         None, description="logarithm of the multiplier at the start; wins over what weights and objectives bring"
     )
@@ -70,6 +75,12 @@ class ModelOptions(BaseModel, frozen=True, extra="forbid"):
             raise ValueError("name and config exclude each other: give one of them")
         if self.name is None and self.config is None and self.init is None:
             raise ValueError("no architecture: give name (an open_clip model) or config, or init a directory")
+        return self
+
+    @model_validator(mode="after")
+    def _towers_begin_once(self) -> ModelOptions:
+        if self.init_image is not None and self.init is not None:
+            raise ValueError("init and init_image exclude each other: init brings both towers")
         return self
 
     @model_validator(mode="after")
