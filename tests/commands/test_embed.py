@@ -136,7 +136,7 @@ def test_shards_become_a_file_each_with_captions_and_places(embed, shards: Path,
     assert about["counts"] == {"pictures": 6, "texts": 7, "files": 4}
     assert about["skipped"]["undecodable picture"] == {"count": 1, "names": [f"{shards}/00000.tar: 000000002"]}
     assert (about["dimension"], about["dtype"], about["normalised"]) == (16, "float16", True)
-    assert about["preprocessing"]["interpolation"] == "bicubic"
+    assert about["preprocessing"]["pictures"]["interpolation"] == "bicubic"
     assert "6 pictures and 7 texts" in said
     assert "pictures/s" in said
     assert f"left out 1, undecodable picture: {shards}/00000.tar: 000000002" in said

@@ -18,9 +18,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlp.commands import _model
 from vlp.types import UserError
 
 if TYPE_CHECKING:
+    from vlp.encoders.two_tower import TwoTower
     from vlp.search.collect import Outcome
     from vlp.search.job import Job
 
@@ -32,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from data_tools._map_shards import add_engine_arguments
 
     add = parser.add_argument
-    add("model", help="run, checkpoint or exported directory, NAME:TAG of open_clip, hf-hub:, local-dir:")
+    _model.add_arguments(parser)
     add(
         "inputs",
         nargs="+",
@@ -58,6 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from vlp import distributed, rendezvous
 
+    _model.heed(arguments)
     rendezvous.join(_PATIENCE)
     try:
         with distributed.failing_together():
@@ -78,12 +81,15 @@ def _embed(arguments: argparse.Namespace) -> tuple[Outcome, Job, set[str]]:
     parts = parts_of(arguments.inputs, arguments.column)
     if arguments.texts and all(source_of(part) != part for part in parts):
         raise UserError("--texts has no effect here: it is for the captions of shards, leave it away")
-    job = _job(arguments)
+    share = part_of(parts, arguments.part)
+    model, job = _job(arguments)
     job.claim()
+    if distributed.rank() == 0:
+        _model.tell(model)
     drop_stale(job, parts)
     world = distributed.world_size()
     means = Means(1 if world > 1 else arguments.workers, arguments.ray, arguments.gpus)
-    outcome = embed(job, part_of(parts, arguments.part)[distributed.rank() :: world], means)
+    outcome = embed(job, share[distributed.rank() :: world], means)
     sources = {source_of(part) for part in parts if source_of(part) != part}
     return outcome, job, {source for source in sources if not is_texts(source)}
 
@@ -108,8 +114,9 @@ def _check(arguments: argparse.Namespace) -> None:
                 raise UserError(f"--{name} has no effect under torchrun, whose processes share the files: remove one")
 
 
-def _job(arguments: argparse.Namespace) -> Job:
+def _job(arguments: argparse.Namespace) -> tuple[TwoTower, Job]:
     from vlp import distributed
+    from vlp.encoders import inputs
     from vlp.search.job import Job
     from vlp.search.model import loaded, place_of
 
@@ -120,12 +127,12 @@ def _job(arguments: argparse.Namespace) -> Job:
 
     with torch.no_grad():
         dimension = int(model.encode_text(model.tokenizer(["a"]).to(model.device)).shape[1])
-    return Job(
+    job = Job(
         directory=Path(os.path.abspath(arguments.output)),
         model=name,
         digest=digest,
         dimension=dimension,
-        preprocessing=model.openclip_config["preprocess_cfg"],
+        preprocessing=inputs.as_dict(model),
         dtype=arguments.dtype,
         files=arguments.files,
         captions=arguments.caption,
@@ -134,6 +141,7 @@ def _job(arguments: argparse.Namespace) -> Job:
         batch_size=arguments.batch_size,
         device=device,
     )
+    return model, job
 
 
 def _finish(own: Outcome, job: Job, folders: set[str]) -> None:

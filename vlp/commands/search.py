@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlp.commands import _model
 from vlp.types import UserError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--find", choices=("pictures", "texts"), default="pictures", help="what is found (default: %(default)s)")
     add("--top", type=int, default=10, metavar="N", help="how many (default: %(default)s)")
     add("--model", help="MODEL that made the embeddings, if it lies elsewhere now")
+    _model.add_offline(parser)
     add("--json", metavar="FILE", help="write the results as JSON (-: standard output)")
     add("--html", type=Path, metavar="FILE", help="write a page with the pictures, self-contained")
     add("--serve", action="store_true", help="show a page to search with in a browser, until Ctrl-C")
@@ -56,6 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     query = None if arguments.serve else _query(arguments)
     _check(arguments)
+    _model.heed(arguments)
     from vlp.search.searcher import Searcher
 
     searcher = Searcher(arguments.embeddings, arguments.model)
