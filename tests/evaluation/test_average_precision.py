@@ -61,6 +61,20 @@ def test_the_interval_covers_the_mean_and_repeats_itself():
     assert (low, high) == mean_interval(scores, shown)
 
 
+def test_the_interval_of_scores_that_know_nothing_covers_chance():
+    """As it does not without the mirror: draws of these are above the set, and the set is above 0.1."""
+    generator = torch.Generator().manual_seed(0)
+    scores, shown = torch.randn(500, 40, generator=generator), torch.rand(500, 40, generator=generator) < 0.1
+    low, high = mean_interval(scores, shown)
+    assert low < 0.1 < high < 0.13
+
+
+def test_there_is_no_interval_where_draws_do_not_differ():
+    assert all(
+        math.isnan(limit) for limit in mean_interval(torch.tensor([[1.0], [0]]), torch.tensor([[True], [False]]))
+    )
+
+
 def test_a_draw_of_a_picture_twice_counts_twice():
     """Weights are the same as rows that stand there as often."""
     from vlp.evaluation.average_precision import _of_classes

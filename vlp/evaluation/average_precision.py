@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from vlp.evaluation import intervals
 
-MAX_NUMBERS = 4e8  # that draws of an interval look at: seconds
+MAX_NUMBERS = 4e8  # that the draws of an interval look at: seconds
 MIN_RESAMPLES = 200
 
 
@@ -30,11 +29,24 @@ def average_precisions(score_NC: Tensor, shown_NC: Tensor) -> list[float]:
 
 
 def mean_interval(score_NC: Tensor, shown_NC: Tensor) -> intervals.Interval:
-    """That of the mean over the classes, by draws of pictures; a draw without a class averages over the others."""
+    """That of the mean over the classes, by draws of pictures; a draw without a class averages over the others.
+
+    Average precision of few pictures is too high, of a draw, which holds fewer different ones, still more so. How much
+    a draw is above the set is therefore taken for how much the set is above the truth: limits are mirrored at the mean
+    (the basic bootstrap), and the mean itself is always within. NaN where no draw differs.
+    """
     resamples = int(min(intervals.RESAMPLES, max(MIN_RESAMPLES, MAX_NUMBERS // score_NC.numel())))
-    return intervals.of_statistic(
-        lambda weight_RN: np.nanmean(_of_classes(score_NC, shown_NC, weight_RN), axis=0), len(score_NC), resamples
-    )
+    mean = mean_of(average_precisions(score_NC, shown_NC))
+
+    def of_draws(weight_RN: np.ndarray) -> np.ndarray:
+        of_class_CR = _of_classes(score_NC, shown_NC, weight_RN)
+        number_R = (~np.isnan(of_class_CR)).sum(axis=0)
+        return np.where(number_R > 0, np.nansum(of_class_CR, axis=0) / np.maximum(number_R, 1), mean)
+
+    low, high = intervals.of_statistic(of_draws, len(score_NC), resamples)
+    if not low < high:
+        return math.nan, math.nan
+    return max(0.0, min(mean, 2 * mean - high)), min(1.0, max(mean, 2 * mean - low))
 
 
 def mean_of(values: list[float]) -> float:
@@ -44,19 +56,23 @@ def mean_of(values: list[float]) -> float:
 
 def _of_classes(score_NC: Tensor, shown_NC: Tensor, weight_RN: np.ndarray) -> np.ndarray:
     """C x R: that of each class where pictures count as often as ``weight_RN`` says."""
-    found = np.empty((score_NC.shape[1], len(weight_RN)))
-    for column, (score_N, shown_N) in enumerate(zip(score_NC.T.cpu(), shown_NC.T.cpu(), strict=True)):
-        order_N = score_N.argsort(descending=True, stable=True)
-        sorted_N = score_N[order_N]
-        ends = torch.cat(
-            [(sorted_N[1:] != sorted_N[:-1]).nonzero().flatten(), torch.tensor([len(order_N) - 1])]
-        ).numpy()
-        drawn_RN = weight_RN[:, order_N.numpy()]
-        above_RT = drawn_RN.cumsum(axis=1)[:, ends]
-        right_RT = (drawn_RN * shown_N[order_N].numpy()).cumsum(axis=1)[:, ends]
-        precision_RT = np.divide(right_RT, above_RT, out=np.zeros(above_RT.shape), where=above_RT > 0)
-        gained_RT = np.diff(right_RT, axis=1, prepend=0)
-        total_R = right_RT[:, -1]
-        sum_R = (gained_RT * precision_RT).sum(axis=1)
-        found[column] = np.divide(sum_R, total_R, out=np.full(len(total_R), np.nan), where=total_R > 0)
+    found = np.full((score_NC.shape[1], len(weight_RN)), np.nan)
+    weight_RN = weight_RN.astype(np.float32)  # whole numbers and their sums, exactly
+    for column in range(score_NC.shape[1]):
+        shown_N = shown_NC[:, column].numpy(force=True)
+        if not shown_N.any():
+            continue
+        score_N = score_NC[:, column].numpy(force=True)
+        order_N = np.argsort(-score_N, kind="stable")
+        # Recall grows at thresholds of pictures that show the class: only these T are looked at.
+        right_P = np.flatnonzero(shown_N[order_N])
+        threshold_P = np.searchsorted(-score_N[order_N], -score_N[order_N][right_P], side="right")
+        end_T, first_T = np.unique(threshold_P, return_index=True)
+        drawn_RN = weight_RN[:, order_N[: end_T[-1]]]
+        above_RT = np.add.reduceat(drawn_RN, [0, *end_T[:-1]], axis=1).cumsum(axis=1)
+        gained_RT = np.add.reduceat(drawn_RN[:, right_P], first_T, axis=1).astype(float)
+        right_RT = gained_RT.cumsum(axis=1)
+        precision_RT = np.divide(right_RT, above_RT, out=np.zeros_like(right_RT), where=above_RT > 0)
+        sum_R, total_R = (gained_RT * precision_RT).sum(axis=1), right_RT[:, -1]
+        np.divide(sum_R, total_R, out=found[column], where=total_R > 0)
     return found
