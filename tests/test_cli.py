@@ -19,8 +19,16 @@ TOOLS = resolve.names("data_tools")
 COMMANDS = {
     "bench": ["-h", "NAME", "recipe", "key=value", "--json"],
     "caption": [
-        *("-h", "model", "IMAGE|DIR|SHARDS", "--json", "--batch-size", "--beams", "--max-length", "--min-length"),
-        *("--length-penalty", "--top-p", "--temperature", "--seed", "--repetition-penalty", "--no-repeat-ngram"),
+        *("-h", "model", "--offline", "IMAGE|DIR|SHARDS", "--json", "--batch-size", "--beams", "--max-length"),
+        *(
+            "--min-length",
+            "--length-penalty",
+            "--top-p",
+            "--temperature",
+            "--seed",
+            "--repetition-penalty",
+            "--no-repeat-ngram",
+        ),
         *("--prompt", "--name", "--root", "--samples", "--report", "--workers", "--ray", "--part", "--gpus"),
     ],
     "data": ["-h", "TOOL"],

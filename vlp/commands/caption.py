@@ -23,6 +23,7 @@ from typing import Any
 
 from data_tools._captions import command as on_shards
 from data_tools._console import write_json
+from vlp.commands import _model
 from vlp.flags import add_field, checked, default_of, flag, given
 from vlp.generation_options import GenerationOptions
 from vlp.types import UserError
@@ -33,7 +34,7 @@ _DECODERS = min(8, os.cpu_count() or 1)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", help="run, checkpoint or exported directory, NAME:TAG of open_clip, hf-hub:, local-dir:")
+    _model.add_arguments(parser)
     add("inputs", nargs="+", metavar="IMAGE|DIR|SHARDS", help="pictures, directories of them, or shards (.tar)")
     add(
         "--json",
@@ -55,6 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         UserError: options that exclude each other, inputs that are no pictures or shards, a model that tells none.
     """
+    _model.heed(arguments)
     options = checked(GenerationOptions, given(arguments, _PREFIX, GenerationOptions.model_fields))
     if arguments.batch_size < 1:
         raise UserError(f"--batch-size {arguments.batch_size} must be at least 1")

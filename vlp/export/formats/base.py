@@ -69,7 +69,7 @@ def largest(pairs: Sequence[tuple[Tensor, Tensor]], tolerance: float, where: str
     Raises:
         RuntimeError: it is above ``tolerance``, or no number.
     """
-    difference = max(float((a.cpu().float() - b.cpu().float()).abs().max()) for a, b in pairs)
+    difference = max((a.detach().cpu().float() - b.detach().cpu().float()).abs().max().item() for a, b in pairs)
     if not difference <= tolerance:
         raise RuntimeError(f"{where} differ by {difference:.2g}, more than {tolerance:.0e}")
     return difference
