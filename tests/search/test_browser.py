@@ -104,8 +104,8 @@ def test_captions_of_a_picture_and_a_click_on_one(page: Any, searcher: Searcher)
     page.click("#results li:first-child button")
     page.wait(f"{IDLE} && {STATUS}.includes(' ms')")
     page.click("label:has([value=texts])")
-    page.wait(f"{IDLE} && document.querySelector('#results.texts li')")
-    shown = page.run("[...document.querySelectorAll('#results .line span:last-child')].map(e => e.textContent)")
+    page.wait(f"{IDLE} && document.querySelector('#results.as-texts li')")
+    shown = page.run("[...document.querySelectorAll('#results .told span:last-child')].map(e => e.textContent)")
     feature_D = searcher.collection.of("pictures").feature(0)
     assert shown == [hit.row.text for hit in searcher.find(feature_D, "texts", 24)]
     page.click("#more")
@@ -113,7 +113,7 @@ def test_captions_of_a_picture_and_a_click_on_one(page: Any, searcher: Searcher)
     assert "<b onclick=alert(1)>bold & 'quoted'</b>" in page.run("document.querySelector('#results').innerText")
     assert page.run("document.querySelector('#results b') === null")
     page.click("#results li:nth-child(2) button")
-    page.wait(f"{IDLE} && document.querySelector('#results.pictures li')")
+    page.wait(f"{IDLE} && document.querySelector('#results.as-pictures li')")
     assert page.run("document.querySelector('#text').value") == shown[1]
 
 
@@ -149,7 +149,7 @@ def test_the_keyboard_is_enough(page: Any) -> None:
     for _ in range(7):
         page.press("Tab")
         seen.append(page.run("(e => e.id || e.name || e.className)(document.activeElement)"))
-    assert seen == ["main", "choose", "term", "plus", "minus", "find", "card"]
+    assert seen == ["main", "choose", "term", "plus", "minus", "find", "hit"]
     first = page.run(SHOWN)[0]
     page.press("Enter", "\r")
     page.wait(f"{IDLE} && {STATUS}.includes(' ms')")

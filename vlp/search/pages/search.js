@@ -92,7 +92,7 @@ function chip(term, place) {
 
 function results(found) {
   const list = get("results");
-  list.className = found.find;
+  list.className = `as-${found.find}`;
   list.replaceChildren(...found.results.map(one => found.find === "pictures" ? card(one) : line(one)));
   const total = `${found.total.toLocaleString("en")} ${found.find}`;
   const said = found.sample ? `Some of the ${total}: click one to search by it`
@@ -102,7 +102,7 @@ function results(found) {
 }
 
 function card(one) {
-  const button = element("button", "card");
+  const button = element("button", "hit");
   button.type = "button";
   const image = element("img");
   image.loading = "lazy";
@@ -124,7 +124,7 @@ function card(one) {
 }
 
 function line(one) {
-  const button = element("button", "line");
+  const button = element("button", "told");
   button.type = "button";
   button.title = "Search by this text";
   button.append(element("span", "score", one.score === null ? "" : one.score.toFixed(3)), element("span", "", one.text));
