@@ -1,7 +1,7 @@
 """Runs the benchmarks of loader, losses, rewrites and evaluation one after another and writes them into README.md.
 
-    python benchmarks/speed/run.py [pictures tokenizer loader resume memory loss rewrite layer sugarcrepe classifier
-        generate caption_loss tower step scaling]
+    python benchmarks/speed/run.py [pictures tokenizer loader resume memory loss rewrite layer sugarcrepe retrieval
+        evaluation classifier generate caption_loss tower step scaling]
 
 All of them take some seventy minutes on two cores, which should have nothing else to do. Each writes
 ``results/NAME.json``; the table is made of all the files that are there.
@@ -20,6 +20,7 @@ from typing import Any
 HERE = Path(__file__).parent
 NAMES = (
     *("pictures", "tokenizer", "loader", "resume", "memory", "loss", "rewrite", "layer", "sugarcrepe"),
+    *("retrieval", "evaluation"),
     *("classifier", "generate", "caption_loss", "tower", "step", "scaling"),
 )
 START, END = "<!-- table: written by run.py -->", "<!-- end of table -->"
@@ -137,12 +138,37 @@ def sugarcrepe(result: dict[str, Any]) -> Iterator[Row]:
         yield f"{about}: {peer} / vlp", "≥ 5" if "fp32" in peer else "", reached
 
 
+def evaluation(result: dict[str, Any]) -> Iterator[Row]:
+    about = f"a whole evaluation of two sets, {result['model']}, {result['pictures']:,} pictures"
+    texts = f"{result['captions']:,} captions, {result['prompts']:,} prompts"
+    for peer, row in result["ratio"].items():
+        reached = f"{spread(row['clock'])}; of CPU {spread(row['cpu'])}; {row['differing_figures']} of {row['figures']}"
+        yield f"{about}, {texts}: {peer} / vlp", "≥ 3" if "fp32" in peer else "", f"{reached} figures differ"
+
+
 def classifier(result: dict[str, Any]) -> Iterator[Row]:
     about = f"embeddings of {result['classes']} classes x {result['templates']} templates, {result['model']}"
     for pair, ratio in result["ratio"].items():
         peer = pair.partition(" / ")[0]
         reached = f"{spread(ratio['clock'])}; of CPU {spread(ratio['cpu'])}; {result['difference'][peer]:.0e} apart"
         yield f"{about}: {pair}", "≥ 100, ≤ 1e-5" if "cache" in pair else "≥ 2.5, ≤ 1e-5", reached
+
+
+def retrieval(result: dict[str, Any]) -> Iterator[Row]:
+    for row in result["rows"]:
+        about = f"recalls at 1, 5, 10 of {row['images']:,} pictures and {row['texts']:,} texts"
+        ours, theirs = row["vlp"], row.get("CLIP_benchmark")
+        if theirs is None:
+            yield f"{about}", "seconds", f"{ours['clock']:.1f} s; CLIP_benchmark stopped after {row['stopped']:.0f} s"
+            continue
+        reached = f"{spread(row['ratio']['cpu'])} of CPU; {spread(row['ratio']['clock'])} by the clock"
+        recalls = "the same" if row["difference"] < 1e-6 else f"{row['difference']:.0e} APART"
+        seconds = f"{ours['clock']:.2f} and {theirs['clock']:.1f} s"
+        yield f"{about}: CLIP_benchmark / vlp", "≥ 10", f"{reached}; {seconds}; recalls {recalls}"
+        yield f"{about}: memory, CLIP_benchmark / vlp", "≥ 5", spread(row["ratio"]["mib"])
+    for row in result["alone"]:
+        about = f"recalls of {row['number']:,} pictures and {row['number']:,} texts: memory beside the features"
+        yield about, "flat", f"{row['mib']:.0f} MiB; {row['clock']:.0f} s"
 
 
 def generate(result: dict[str, Any]) -> Iterator[Row]:
@@ -211,6 +237,8 @@ def table(results: dict[str, Any]) -> str:
         "rewrite": rewrite,
         "layer": layer,
         "sugarcrepe": sugarcrepe,
+        "retrieval": retrieval,
+        "evaluation": evaluation,
         "classifier": classifier,
         "generate": generate,
         "caption_loss": caption_loss,

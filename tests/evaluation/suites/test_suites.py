@@ -37,6 +37,13 @@ def test_datacomp_has_its_38_sets_in_its_groups() -> None:
     assert [mean.total for mean in datacomp38.SUITE.means({})] == [1, 6, 13, 3, 38]
 
 
+def test_the_page_names_every_suite_and_set() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "suites.md").read_text(encoding="utf-8")
+    for name in base.names():
+        assert f"| `{name}` |" in page
+        assert [entry.name for entry in base.suite(name).entries if entry.name not in page] == []
+
+
 def test_shifts_are_those_of_datacomp() -> None:
     names = [entry.name for entry in base.suite("imagenet-shifts").entries]
     assert sorted(names) == [
