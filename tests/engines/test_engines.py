@@ -7,6 +7,7 @@ size, and Adam, which divides by the gradient's size, lets single weights differ
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,18 @@ def test_towers_and_layers_have_their_rates_under_every_engine(engine: str, by_d
     path, one = by_ddp("rates", train=rates)
     trained(path, tmp_path / "run", 2, f"train.engine={engine}")
     assert_same(tmp_path / "run", one)
+
+
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
+def test_all_processes_end_early_at_the_same_step(engine: str, by_ddp: Any, tmp_path: Path) -> None:
+    metric = "val/retrieval/image_to_text_R@5"
+    train = {"lr": 0.03, "schedule": "constant", "early_stopping": {"metric": metric, "patience": 2}}
+    path, _ = by_ddp("stopping", train=train, evaluate={"every": 2})
+    trained(path, tmp_path / "run", 2, f"train.engine={engine}")
+    state = json.loads((tmp_path / "run/checkpoints/latest/state.json").read_text())
+    assert state["step"] == state["early_stopping"]["seen"] == state["early_stopping"]["best_step"] + 4 < STEPS
+    assert load(str(tmp_path / "run")) is not None
+    assert (tmp_path / "run/checkpoints/best").readlink().name == f"step-{state['step'] - 4:07d}"
 
 
 @pytest.mark.parametrize("engine", SHARDING)
