@@ -42,6 +42,14 @@ def test_splits(tmp_path, split):
     assert read_class_folders(tmp_path).classnames == ["a", "b"]
 
 
+def test_train_may_be_a_class(tmp_path):
+    put(*(tmp_path / f"{name}/a.png" for name in ("bus", "train")))
+    assert is_class_directory(tmp_path)
+    assert read_class_folders(tmp_path).classnames == ["bus", "train"]
+    put(*(tmp_path / f"split/test/{name}/a.png" for name in ("bus", "train")))
+    assert read_class_folders(tmp_path / "split").classnames == ["bus", "train"]
+
+
 def test_numbers_are_in_their_own_order(tmp_path):
     put(*(tmp_path / f"{number}/a.jpg" for number in (0, 1, 2, 10)))
     assert read_class_folders(tmp_path).classnames == ["0", "1", "2", "10"]

@@ -104,3 +104,11 @@ def test_folders_of_imagenet_v2_are_numbers():
     found = class_prompts(a_set(map(str, range(1000))), "imagenetv2", None, None)
     assert found.classnames == list(IMAGENET_CLASSNAMES)
     assert class_prompts(a_set(map(str, range(10))), "digits", None, None).classnames == [*"0123456789"]
+
+
+def test_classes_told_in_the_same_words_are_named():
+    found = class_prompts(a_set(["missile", "cat", "missile", "missile"]), "x", None, None)
+    assert found.first_of_class == [0, 1, 0, 0]
+    assert found.notes[2] == "classes of the same prompts as one before them are never told: 'missile', 'missile'"
+    of_imagenet = class_prompts(a_set(map(str, range(1000))), "imagenetv2", None, None)
+    assert of_imagenet.notes[2].endswith("never told: 'missile', 'sunglasses'")

@@ -60,11 +60,16 @@ def read_class_folders(directory: Path, split: str = "test") -> ClassificationSe
 
 def _root(directory: Path, split: str) -> Path | None:
     """Where the folders of the classes of a split lie; the directory itself where it is not split."""
-    found = [directory / name for name in SPLITS[split] if (directory / name).is_dir()]
+    found = [directory / name for name in SPLITS[split] if _is_split(directory / name)]
     if found:
         return found[0]
-    is_split = any((directory / name).is_dir() for names in SPLITS.values() for name in names)
+    is_split = any(_is_split(directory / name) for names in SPLITS.values() for name in names)
     return None if is_split or split == "train" else directory
+
+
+def _is_split(folder: Path) -> bool:
+    """Not so for the class "train" of a set with vehicles, which holds pictures itself."""
+    return folder.is_dir() and not any(_is_picture(path.name) for path in _first_files(folder))
 
 
 def _folders(root: Path) -> list[Path]:

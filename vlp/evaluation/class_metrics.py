@@ -34,6 +34,25 @@ class Metric(NamedTuple):
     interval: intervals.Interval
 
 
+def label_ranks(image_ND: Tensor, class_CD: Tensor, label_N: Tensor, first_C: Tensor) -> metrics.Ranks:
+    """As `metrics.label_ranks`, but of classes that the model is told in the same words the first one wins.
+
+    That is no matter of the model: open_clip's and CLIP_benchmark's names of ImageNet have two such pairs, "missile"
+    and "sunglasses", of which the order of equal scores in a sort decides elsewhere.
+
+    Args:
+        first_C: for each class the first one with the same prompts; itself in most cases.
+    """
+    ranks = metrics.label_ranks(image_ND, class_CD, label_N)
+    classes_C = torch.arange(len(first_C))
+    if torch.equal(first_C, classes_C):
+        return ranks
+    later_C = ((first_C[:, None] == first_C) & (classes_C > classes_C[:, None])).sum(dim=1)
+    distinct, number_C = first_C.unique(return_inverse=True)
+    among_distinct = metrics.label_ranks(image_ND, class_CD[distinct.to(class_CD.device)], number_C[label_N])
+    return metrics.Ranks((ranks.rank_N - later_C[label_N]).clamp(min=1), among_distinct.tied_N)
+
+
 def of_ranks(ranks: metrics.Ranks, label_N: Tensor, num_classes: int, prefix: str = "") -> dict[str, Metric]:
     """``acc1``, ``acc5`` (not defined below five classes) and ``mean_per_class_recall``."""
     top5 = Metric(math.nan, math.nan, UNKNOWN)

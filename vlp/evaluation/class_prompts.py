@@ -38,6 +38,12 @@ class ClassPrompts:
     of_class: list[list[str]]
     notes: list[str]
 
+    @property
+    def first_of_class(self) -> list[int]:
+        """For each class the first one that has the same prompts, which nothing tells from it."""
+        first: dict[tuple[str, ...], int] = {}
+        return [first.setdefault(tuple(prompts), row) for row, prompts in enumerate(self.of_class)]
+
 
 def class_prompts(found: ClassificationSet, name: str, templates: str | None, names_file: str | None) -> ClassPrompts:
     """The prompts of a set's classes.
@@ -59,7 +65,12 @@ def class_prompts(found: ClassificationSet, name: str, templates: str | None, na
         of_class = [list(chosen[classname]) for classname in classnames]
     else:
         of_class = [[template.replace("{c}", classname) for template in chosen] for classname in classnames]
-    return ClassPrompts(classnames, of_class, [f"prompts: {prompted}", f"class names: {named}"])
+    prompts = ClassPrompts(classnames, of_class, [f"prompts: {prompted}", f"class names: {named}"])
+    again = [classnames[row] for row, first in enumerate(prompts.first_of_class) if first != row]
+    if again:
+        shown = ", ".join(f"'{classname}'" for classname in again[:3]) + (" ..." if len(again) > 3 else "")
+        prompts.notes.append(f"classes of the same prompts as one before them are never told: {shown}")
+    return prompts
 
 
 def _classnames(found: ClassificationSet, name: str, file: str | None) -> tuple[list[str], str]:

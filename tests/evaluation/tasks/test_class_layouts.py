@@ -127,6 +127,28 @@ def test_options_without_a_set_of_classes_are_refused():
         open_tasks(EvaluateOptions(classification=ClassificationOptions(probe=True, knn=3)))
 
 
+# ---- Classes of the same name
+
+
+def test_of_classes_with_the_same_name_the_first_one_wins(tmp_path, picture, encoder):
+    """As the pairs "missile" and "sunglasses" of ImageNet's names; for all other classes both stand in the way."""
+    names = ["#ff0000", "#00ff00", "#ff0000", "#0000ff", "#ffff00", "#ff00ff"]
+    items = [(picture("#ff0000"), "png", 0), (picture("#ff0000"), "png", 2), (picture("#00ff00"), "png", 1)]
+    task = find_task(write_webdataset(tmp_path / "set", [*items, (picture("#fe0001"), "png", 3)], names))
+    scores = task.run(encoder, 4)
+    assert scores.details["rank_of_label"] == [1, 2, 1, 5]  # the last after both of red, yellow and magenta
+    assert scores.tie_rate < 1 / 2
+    assert "never told: '#ff0000'" in scores.notes[2]
+
+
+def test_a_collapsed_model_still_scores_zero(tmp_path, picture, constant_encoder):
+    items = [(picture("#ff0000"), "png", number) for number in range(3)]
+    task = find_task(write_webdataset(tmp_path / "set", items, ["#ff0000", "#00ff00", "#ff0000"]))
+    scores = task.run(constant_encoder, 4)
+    assert scores.metrics["acc1"] == 0
+    assert scores.tie_rate == 1
+
+
 # ---- Probes of train/
 
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from vlp.data.benchmark_sets import (
@@ -99,7 +100,8 @@ class Task(base.Task):
 
     def _of_one(self, embeddings: base.SetEmbeddings, notes: list[str]) -> base.Scores:
         num_classes = len(self.classnames)
-        ranks = metrics.label_ranks(embeddings.image_ND, embeddings.text_ND, self.label_N)
+        first_C = torch.tensor(self.prompts.first_of_class)
+        ranks = class_metrics.label_ranks(embeddings.image_ND, embeddings.text_ND, self.label_N, first_C)
         found = class_metrics.of_ranks(ranks, self.label_N, num_classes)
         log = {f"{self.name}-zeroshot-val-top1": found["acc1"].score}
         if not math.isnan(found["acc5"].score):
