@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor
 from vlp.evaluation import intervals, metrics
 from vlp.evaluation.tasks.base import Scores, SetEmbeddings
 from vlp.evaluation.team import Team
+
+T = TypeVar("T")
 
 RECALL_AT = (1, 5, 10)
 FOLDS = 5
@@ -109,15 +112,19 @@ class Figure:
         return f"{self.name}_{SHORT[self.direction]}"
 
 
-def with_figures(scores: Scores, figures: Sequence[Figure], name: str) -> Scores:
-    """The scores of the set ``name`` with ``figures`` before their own."""
+def with_figures(scores: Scores, figures: Sequence[Figure], name: str, first: bool = False) -> Scores:
+    """The scores of the set ``name`` and ``figures``, behind or before them."""
+
+    def both(own: dict[str, T], more: dict[str, T]) -> dict[str, T]:
+        return more | own if first else own | more
+
     return replace(
         scores,
-        metrics={one.metric: one.score for one in figures} | scores.metrics,
-        chance={one.metric: one.chance for one in figures} | scores.chance,
-        labels={one.metric: label(one.direction, one.about) for one in figures} | scores.labels,
-        intervals={one.metric: one.interval for one in figures if one.interval} | scores.intervals,
-        log={f"{name}/{one.direction}_{one.name}": one.score for one in figures} | scores.log,
+        metrics=both(scores.metrics, {one.metric: one.score for one in figures}),
+        chance=both(scores.chance, {one.metric: one.chance for one in figures}),
+        labels=both(scores.labels, {one.metric: label(one.direction, one.about) for one in figures}),
+        intervals=both(scores.intervals, {one.metric: one.interval for one in figures if one.interval}),
+        log=both(scores.log, {f"{name}/{one.direction}_{one.name}": one.score for one in figures}),
     )
 
 
@@ -130,7 +137,7 @@ def fold_recalls(embeddings: SetEmbeddings, image_of_text: Tensor) -> list[Figur
         for k in RECALL_AT:
             name = f"{FOUND[direction]}_recall@{k}"
             score, chance = fmean(one[name] for one in scores), fmean(one[name] for one in chances)
-            figures.append(Figure(f"coco_1k_r{k}", direction, f"R@{k}, mean of {FOLDS} folds", score, chance))
+            figures.append(Figure(f"coco_1k_r{k}", direction, f"R@{k}, {FOLDS} folds", score, chance))
     return figures
 
 

@@ -99,7 +99,7 @@ def test_coco_has_the_mean_over_five_folds_and_flickr_has_not(directory, encoder
     assert scores.metrics.keys() == scores.chance.keys() == scores.labels.keys()
     # By hand: the last of the folds has two pictures with five captions each, the others one.
     assert scores.chance["coco_1k_r1_t2i"] == pytest.approx((4 * 1 + 1 / 2) / 5)
-    assert scores.labels["coco_1k_r1_t2i"] == "text -> image R@1, mean of 5 folds"
+    assert scores.labels["coco_1k_r1_t2i"] == "text -> image R@1, 5 folds"
     (directory / "dataset_coco.json").unlink()
     lines(directory)
     assert not set(folds) & set(find_task(directory).run(encoder, 8).metrics)

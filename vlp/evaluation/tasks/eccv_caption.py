@@ -49,8 +49,9 @@ class Task(retrieval.Task):
     def score(self, embeddings: base.SetEmbeddings) -> base.Scores:
         """``eccv_map_at_r``, ``eccv_rprecision``, ``eccv_r1``, ``cxc_rK``, ``coco_1k_rK``: each ``_i2t``, ``_t2i``."""
         figures = [figure for direction in FOUND for figure in self._of_lists(direction, embeddings)]
-        figures += shared.fold_recalls(embeddings, torch.tensor(self.image_of_text))
-        return shared.with_figures(super().score(embeddings), figures, self.name)
+        scores = shared.with_figures(super().score(embeddings), figures, self.name, first=True)
+        folds = shared.fold_recalls(embeddings, torch.tensor(self.image_of_text))
+        return shared.with_figures(scores, folds, self.name)
 
     def _of_lists(self, direction: str, embeddings: base.SetEmbeddings) -> list[Figure]:
         """What ECCV Caption's and CxC's pairs say in one direction."""
