@@ -1,6 +1,7 @@
 """Which templates and names classes get, and that results say so."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -112,3 +113,16 @@ def test_classes_told_in_the_same_words_are_named():
     assert found.notes[2] == "classes of the same prompts as one before them are never told: 'missile', 'missile'"
     of_imagenet = class_prompts(a_set(map(str, range(1000))), "imagenetv2", None, None)
     assert of_imagenet.notes[2].endswith("never told: 'missile', 'sunglasses'")
+
+
+def test_clip_benchmarks_own_files():
+    datasets = Path(pytest.importorskip("clip_benchmark").__file__).parent / "datasets"
+    templates, names, cupl = (
+        str(datasets / f"{name}.json")
+        for name in ("en_zeroshot_classification_templates", "en_classnames", "cupl_prompts")
+    )
+    of_eurosat = class_prompts(a_set(map(str, range(10))), "wds_vtab-eurosat_test", templates, names)
+    assert of_eurosat.of_class[0][0] == "a centered satellite photo of annual crop land."
+    assert len(class_prompts(a_set(["cat"]), "stamps", templates, None).of_class[0]) == 80, "as of ImageNet"
+    of_tench = class_prompts(a_set(["n01440764"]), "imagenet1k", cupl, names).of_class[0]
+    assert of_tench[0] == "A tench is a freshwater fish of the carp family."
