@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+import vlp
+from data_tools.scenes import ScenesOptions, write_scenes
 from vlp.data.transforms import PictureFormat, eval_transform
 from vlp.encoders.openclip import ModelOptions, build, load, save_openclip_directory
 from vlp.export import export
@@ -152,3 +154,12 @@ def test_what_it_cannot_carry_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(UserError, match=r"pip install 'vlp\[onnx\]'"):
         module.check(model)
+
+
+def test_its_recall_is_the_model_s(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    write_scenes(ScenesOptions(out=tmp_path / "data", num_train=16, num_eval=24))
+    encoder = Encoder(exported[1])
+    sets = [tmp_path / "data" / "eval" / "retrieval"]
+    (one,) = vlp.evaluate(vlp.Functions(encoder.image_features, encoder.text_features), sets)
+    (other,) = vlp.evaluate(vlp.load(exported[0], "cpu"), sets)
+    assert one.scores.metrics == pytest.approx(other.scores.metrics, abs=1 / 24 + 1e-9)
