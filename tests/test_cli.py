@@ -50,7 +50,7 @@ COMMANDS = {
             "--scorer",
             "--beams",
         ),
-        *("--languages", "--templates", "--classnames", "--probe", "--knn", "--cache"),
+        *("--templates", "--classnames", "--probe", "--knn", "--cache", "--languages"),
     ],
     "export": ["-h", "model", "--offline", "directory", "--to"],
     "inspect": ["-h", "recipe", "key=value"],

@@ -28,7 +28,7 @@ def add_field(group: Any, prefix: str, name: str, info: FieldInfo, help: str) ->
     keywords: dict[str, Any] = {"metavar": {int: "N", float: "X"}.get(kinds[0], name.upper())}
     if origin is Literal:
         keywords["metavar"] = "{" + ",".join(map(str, kinds)) + "}"
-    elif origin is tuple:
+    elif origin in (tuple, list):
         keywords |= {"nargs": "+", "action": "extend"}
     elif kinds[0] is bool:
         keywords = {"action": argparse.BooleanOptionalAction}

@@ -20,7 +20,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from vlp.evaluation.classification_options import ClassificationOptions
+from vlp.evaluation.multilingual_options import MultilingualOptions
 from vlp.flags import add_field, checked, given
 from vlp.types import UserError
 
@@ -30,7 +33,10 @@ if TYPE_CHECKING:
     from vlp.evaluation.sweep import SetToDo
     from vlp.evaluation.team import Team
 
-_PREFIX = "classification"
+_SECTIONS: dict[str, tuple[str, type[BaseModel]]] = {
+    "classification": ("sets with classes", ClassificationOptions),
+    "multilingual": ("sets in several languages", MultilingualOptions),
+}
 _TIMEOUT = timedelta(hours=6)  # of processes that wait for the first one, which may write captions
 SUITES = "vlp.evaluation.suites"
 
@@ -60,10 +66,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, default=256, help="pictures at once (default: %(default)s)")
     add("--scorer", metavar="MODEL", help="whose CLIPScore captions get (default: the captioner's own)")
     add("--beams", type=int, metavar="N", help="of a search for captions (default: 3)")
-    add("--languages", nargs="+", metavar="CODE", help="of sets in several languages (default: all)")
-    group = parser.add_argument_group("sets with classes")
-    for name, info in ClassificationOptions.model_fields.items():
-        add_field(group, _PREFIX, name, info, info.description or "")
+    for section, (about, model) in _SECTIONS.items():
+        group = parser.add_argument_group(about)
+        for name, info in model.model_fields.items():
+            add_field(group, section, name, info, info.description or "")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -145,11 +151,10 @@ def _options(arguments: argparse.Namespace, sets: list[str]) -> EvaluateOptions:
     told = {name: getattr(arguments, name) for name in ("beams", "scorer") if getattr(arguments, name) is not None}
     if told:
         values["captioning"] = checked(CaptioningOptions, told)
-    asked = given(arguments, _PREFIX, ClassificationOptions.model_fields)
-    if asked:
-        values["classification"] = checked(ClassificationOptions, asked)
-    if arguments.languages:
-        values["multilingual"] = {"languages": arguments.languages}
+    for section, (_, model) in _SECTIONS.items():
+        asked = given(arguments, section, model.model_fields)
+        if asked:
+            values[section] = checked(model, asked)
     return checked(EvaluateOptions, values)
 
 

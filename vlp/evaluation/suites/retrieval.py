@@ -23,6 +23,14 @@ SUITE = Suite(
             on_hub("flickr30k"),
             images=1_000,
         ),
+        Entry(
+            "ECCV Caption",
+            ("eccv_caption", "eccv"),
+            ("eccv_map_at_r_i2t", "eccv_map_at_r_t2i"),
+            "annotations_trainval2014.zip and val2014.zip of https://cocodataset.org, and pip install eccv_caption",
+            task="eccv_caption",
+            images=5_000,
+        ),
         Entry("Flickr8k", benchmark_places("flickr8k"), RECALL, on_hub("flickr8k"), images=1_000),
     )
 )
