@@ -1,8 +1,8 @@
 """Counting the candidates that do at least as well as a query's best positive, without the matrix of scores.
 
 A score is the fp64 product of two rows, rounded to fp32. Nearly all pairs can be told from a product in fp32, which
-takes a quarter of the time: whatever the order in which its D products are added, it is off by no more than n u / (1 -
-n u) times the lengths of the two rows, with n = D and u = 2**-24 (Higham, Accuracy and Stability of Numerical
+takes a quarter of the time: whatever the order in which its D products are added, it is off by no more than
+n u / (1 - n u) times the lengths of the two rows, with n = D and u = 2**-24 (Higham, Accuracy and Stability of Numerical
 Algorithms, 2002, section 3.1, with Cauchy-Schwarz). A few more roundings add to n, `SAFETY` doubles it. A pair that is
 further than this band from the best positive is counted at once, the others are decided by their scores in fp64. TF32
 and bf16 would break the bound, so they are off meanwhile. What is not finite falls into the band.
@@ -49,8 +49,8 @@ def error_band(left_ND: Tensor, right_MD: Tensor) -> float:
     dimensions = left_ND.shape[1]
     relative = SAFETY * (dimensions + ROUNDINGS) * UNIT
     assert relative < 0.5, "no bound for so many dimensions"
-    length = _longest(left_ND) * _longest(right_MD)
-    band = relative / (1 - relative) * length + 2 * dimensions * SMALLEST
+    left, right = _longest(left_ND), _longest(right_MD)
+    band = relative / (1 - relative) * left * right + 2 * dimensions * SMALLEST * (1 + left + right)
     return band if math.isfinite(band) else math.inf
 
 
