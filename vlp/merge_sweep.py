@@ -88,11 +88,12 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axes.plot(*zip(*points, strict=True), marker="o", markersize=4, linewidth=1.2, label=name)
         for row, point in zip(rows, points, strict=True):
             axes.annotate(f"{row['alpha']:g}", point, textcoords="offset points", xytext=(5, 5), fontsize=8)
-    axes.set_xlabel("what was known, %" if len(known) > 1 else f"{known[0]} (what was known), %")
-    axes.set_ylabel(f"{gained} (what is gained), %")
+    axes.set_xlabel("known before, %" if len(known) > 1 else f"{known[0]} (known before), %")
+    axes.set_ylabel(f"{gained} (gained), %")
     axes.set_title("by the share alpha of the way from base to tuned", fontsize=10)
     axes.grid(alpha=0.3)
     if len(known) > 1:
         axes.legend(fontsize=8)
-    figure.savefig(path, metadata={"Date": None})
+    with plt.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
