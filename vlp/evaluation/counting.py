@@ -2,10 +2,10 @@
 
 A score is the fp64 product of two rows, rounded to fp32. Nearly all pairs can be told from a product in fp32, which
 takes a quarter of the time: whatever the order in which its D products are added, it is off by no more than
-n u / (1 - n u) times the lengths of the two rows, with n = D and u = 2**-24 (Higham, Accuracy and Stability of Numerical
-Algorithms, 2002, section 3.1, with Cauchy-Schwarz). A few more roundings add to n, `SAFETY` doubles it. A pair that is
-further than this band from the best positive is counted at once, the others are decided by their scores in fp64. TF32
-and bf16 would break the bound, so they are off meanwhile. What is not finite falls into the band.
+n u / (1 - n u) times the lengths of the two rows, with n = D and u = 2**-24 (Higham, Accuracy and Stability of
+Numerical Algorithms, 2002, section 3.1, with Cauchy-Schwarz). A few more roundings add to n, `SAFETY` doubles it. A
+pair that is further than this band from the best positive is counted at once, the others are decided by their scores in
+fp64. TF32 and bf16 would break the bound, so they are off meanwhile. What is not finite falls into the band.
 """
 
 from __future__ import annotations
