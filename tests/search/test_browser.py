@@ -127,6 +127,16 @@ def test_a_picture_of_ones_own(page: Any, searcher: Searcher, encoded: Callable[
     assert page.complaints == []
 
 
+def test_a_picture_is_dropped_anywhere(
+    page: Any, searcher: Searcher, encoded: Callable[[int], bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "dropped.png").write_bytes(encoded(9))
+    page.drop_file(tmp_path / "dropped.png", 300, 400)
+    page.wait(f"{IDLE} && {STATUS}.includes(' ms')")
+    assert page.run(SHOWN) == wanted(searcher, searcher.picture(encoded(9), "dropped"))
+    assert page.run("document.querySelector('#drop').hidden")
+
+
 def test_what_is_wrong_is_a_sentence(page: Any, tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"no picture")
     page.choose_file("#file", tmp_path / "x.png")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from vlp.search import files, index
 from vlp.search.collection import Collection
 from vlp.search.files import PICTURES, Record, Rows
 from vlp.search.job import FORMAT, VERSION, write_whole
+from vlp.types import UserError
 
 DIMENSION, FILE = 8, 6000
 
@@ -86,6 +89,16 @@ def test_a_build_that_was_killed_is_begun_again(directory: Path, capsys: pytest.
     assert "building" in capsys.readouterr().err
     note = json.loads((directory / "index" / "pictures.json").read_text())
     assert note["digest"] == rows.digest
+
+
+@pytest.mark.parametrize(("module", "package"), [("index", "faiss"), ("server", "uvicorn")])
+def test_a_package_that_is_missing_is_named_with_its_cure(
+    monkeypatch: pytest.MonkeyPatch, module: str, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"vlp.search.{module}", raising=False)
+    with pytest.raises(UserError, match=r"pip install 'vlp\[search\]'"):
+        importlib.import_module(f"vlp.search.{module}")
 
 
 def test_few_rows_are_all_compared(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from data_tools._models import few_threads, num_decoders
-from vlp.data.captions import SampleTexts
 from vlp.data.digest import hash64
 from vlp.data.index import open_shard
 from vlp.data.picture_files import Picture
@@ -18,6 +17,7 @@ from vlp.data.shards import Shard
 from vlp.encoders.two_tower import TwoTower
 from vlp.evaluation.embed import embed_texts
 from vlp.search import files
+from vlp.search.captions import Captions, SkippedRows, spelled
 from vlp.search.features import features_where_possible
 from vlp.search.files import PICTURES, TEXTS, Record, Rows
 from vlp.search.job import Job
@@ -28,7 +28,6 @@ from vlp.types import Skipped, UserError
 EMPTY = "empty text"
 LOST = ("missing shard", "unreadable shard")
 """What may be there the next time: a file that lacks something for such a reason is not whole."""
-_Skipped = tuple[tuple[str, str, int], ...]
 
 
 @dataclass(frozen=True)
@@ -81,9 +80,9 @@ def _shard(path: str, job: Job, threads: int) -> Embedded:
     lost = tuple((one.kind, one.where, one.samples) for one in defects)
     members = {*IMAGE_EXTENSIONS, job.captions.partition(".")[0]}
     content = (*shard.extensions, shard.keys, shard.offset, shard.size, job.captions)
-    texts = _Captions(shard, job.captions)
+    texts = Captions(shard, job.captions)
 
-    def pictures() -> tuple[Rows, _Skipped]:
+    def pictures() -> tuple[Rows, SkippedRows]:
         def read(row: int) -> bytes:
             found = shard.read(row, members)
             texts.keep(row, found)
@@ -101,7 +100,7 @@ def _shard(path: str, job: Job, threads: int) -> Embedded:
     if not job.with_captions:
         return done
 
-    def captions() -> tuple[Rows, _Skipped]:
+    def captions() -> tuple[Rows, SkippedRows]:
         found = [(row, text) for row in range(len(shard)) for text in texts.of(row)]
         places = [shard.extents(row, [_picture_extension(shard, row)])[0] for row, _ in found]
         feature_ND = _embedded([text for _, text in found], job, threads)
@@ -115,7 +114,7 @@ def _folder(part: str, job: Job, threads: int) -> Embedded:
     folder, names = Path(source_of(part)), [str(path) for path in pictures_of(part)]
     texts: dict[int, str | None] = {}
 
-    def pictures() -> tuple[Rows, _Skipped]:
+    def pictures() -> tuple[Rows, SkippedRows]:
         def read(number: int) -> bytes:
             texts[number] = _text_beside(folder / names[number])
             return Picture(folder / names[number], names[number]).read()
@@ -136,7 +135,7 @@ def _texts(part: str, job: Job, threads: int) -> Embedded:
     file, texts = source_of(part), texts_of(part, job.column)
     first = ROWS * number_of(part)
 
-    def lines() -> tuple[Rows, _Skipped]:
+    def lines() -> tuple[Rows, SkippedRows]:
         found = [row for row, text in enumerate(texts) if text]
         feature_ND = _embedded([texts[row] for row in found], job, threads)
         empty = tuple((EMPTY, f"row {first + row}", 1) for row, text in enumerate(texts) if not text)
@@ -155,7 +154,7 @@ def _unless_whole(
     source: str,
     content: Iterable[object],
     job: Job,
-    make: Callable[[], tuple[Rows, _Skipped]],
+    make: Callable[[], tuple[Rows, SkippedRows]],
 ) -> Embedded:
     """The counts of a file of embeddings, written if it is not there, broken, or of another ``content``."""
     signature = f"{hash64(repr([_plain(one) for one in content]).encode('utf-8', 'surrogateescape')):016x}"
@@ -242,12 +241,8 @@ def _picture_extension(shard: Shard, row: int) -> str:
     )
 
 
-def _where(shard: Shard, skipped: Mapping[int, BadSample]) -> _Skipped:
-    return tuple((bad.kind, _spelled(shard.key(row)), 1) for row, bad in skipped.items())
-
-
-def _spelled(key: str) -> str:
-    return key.encode("utf-8", "backslashreplace").decode()
+def _where(shard: Shard, skipped: Mapping[int, BadSample]) -> SkippedRows:
+    return tuple((bad.kind, spelled(shard.key(row)), 1) for row, bad in skipped.items())
 
 
 def _state(path: Path) -> tuple[int, int]:
@@ -265,31 +260,3 @@ def _text_beside(picture: Path) -> str | None:
         return picture.with_suffix(".txt").read_text(encoding="utf-8-sig").strip() or None
     except (OSError, UnicodeDecodeError):
         return None
-
-
-class _Captions:
-    """The texts of a shard's samples: kept from where the pictures are read, else read when asked for."""
-
-    def __init__(self, shard: Shard, source: str) -> None:
-        self._shard, self._source = shard, source
-        self._member = source.partition(".")[0]
-        self._texts: dict[int, list[str]] = {}
-        self._broken: dict[int, BadSample] = {}
-
-    def keep(self, row: int, members: Mapping[str, bytes]) -> None:
-        try:
-            self._texts[row] = [text for text in SampleTexts(members).of(self._source) if text]
-        except BadSample as bad:
-            self._texts[row], self._broken[row] = [], bad
-
-    def of(self, row: int) -> list[str]:
-        if row not in self._texts:
-            try:
-                self.keep(row, self._shard.read(row, [self._member]))
-            except BadSample as bad:
-                self._texts[row], self._broken[row] = [], bad
-        return self._texts[row]
-
-    def broken(self) -> _Skipped:
-        found = sorted(self._broken.items())
-        return tuple((f"no caption: {bad.kind}", _spelled(self._shard.key(row)), 1) for row, bad in found)

@@ -56,7 +56,8 @@ def serve(searcher: Searcher, host: str, port: int) -> None:
         if index.plan:
             print(f"{kind}: {index.plan.described()}", file=sys.stderr)
     port = listening.getsockname()[1]
-    shown = f"[{host}]" if ":" in host else host
+    named = socket.gethostname() if host in ("0.0.0.0", "::") else host
+    shown = f"[{named}]" if ":" in named else named
     if host not in ("127.0.0.1", "localhost", "::1"):
         print(
             f"WARNING: --host {host}: whoever reaches this machine can see the pictures; there is no password",

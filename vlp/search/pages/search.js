@@ -211,6 +211,7 @@ const carriesFile = event => event.dataTransfer && [...event.dataTransfer.types]
 addEventListener("dragover", event => {
   if (!carriesFile(event)) return;
   event.preventDefault();
+  event.dataTransfer.dropEffect = "copy";
   get("drop").hidden = false;
 });
 addEventListener("dragleave", event => {
