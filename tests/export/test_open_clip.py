@@ -59,6 +59,7 @@ def run(tiny_model, tmp_path) -> Path:
 def test_openclip_loads_the_average_of_a_run(run, tmp_path):
     summary = export(str(run), tmp_path / "out")
     assert summary["weights"] == "ema"
+    assert summary["inputs"]["pictures"]["interpolation"] == "bilinear"
     assert summary["max_abs_difference"] <= 1e-6
     clip, _, _ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'out'}")
     average = load_file(run / "checkpoints" / "latest" / "ema.safetensors")

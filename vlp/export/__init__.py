@@ -19,8 +19,9 @@ def export(reference: str, directory: str | Path, to: str = "open_clip") -> dict
     """Write the MODEL ``reference`` to ``directory``, a new one, and compare it as the other library loads it there.
 
     Returns a summary: ``directory``, ``format``, ``model``, ``weights`` (``ema`` where a run has an average),
-    ``parameters``, the differences found (``max_abs_difference`` of the features, and what else the format measures)
-    and, where it has no place for something, ``left_out``. A directory that does not pass the comparison is removed.
+    ``parameters``, ``inputs`` (what pictures and texts go through), the differences found (``max_abs_difference`` of
+    the features, and what else the format measures) and, where it has no place for something, ``left_out``. A directory
+    that does not pass the comparison is removed.
 
     Raises:
         UserError: an unknown format, no such model, one whose shape the format does not have, or ``directory`` holds
@@ -29,7 +30,7 @@ def export(reference: str, directory: str | Path, to: str = "open_clip") -> dict
     """
     # Slow to import, and `vlp export --help` asks for the formats only.
     from vlp.data.write import new_directory
-    from vlp.encoders import source
+    from vlp.encoders import inputs, source
     from vlp.encoders.openclip import load
     from vlp.export import card
 
@@ -61,6 +62,7 @@ def export(reference: str, directory: str | Path, to: str = "open_clip") -> dict
         "model": found.described,
         "weights": model.weights,
         "parameters": model.parameters_by_tower(),
+        "inputs": inputs.as_dict(model),
         **differences,
         **({"left_out": left_out} if left_out else {}),
     }
