@@ -196,6 +196,24 @@ def test_clip_benchmark_builds_its_table_of_the_results(there: Path) -> None:
     assert float(rows["wds_flickr30k_test", "two model"]["image_retrieval_recall@5"]) == ours
 
 
+def test_results_in_another_language_are_found_again(there: Path, capsys: Show) -> None:
+    """A file of one language as CLIP_benchmark makes it of Crossmodal-3600."""
+    folder = there / "xm3600"
+    (folder / "images").mkdir(parents=True)
+    keys = [f"{number:016x}" for number in range(6)]
+    for number, key in enumerate(keys):
+        (folder / "images" / f"{key}.jpg").write_bytes(picture(number))
+    paths = [f"images/{key}.jpg" for key in keys]
+    content = {"image_paths": paths, "annotations": [f"ein {word} Ding" for word in WORDS], "indicies": [*range(6)]}
+    (folder / "crossmodal3600_captions-de.json").write_text(json.dumps(content))
+    for _ in range(2):
+        vlp("eval", "one", "--on", "xm3600", "--output-dir", "out")
+    assert "is there" in capsys.readouterr().err
+    (stored,) = (there / "out").glob("*.json")
+    assert stored.name == "xm3600_model_one_de_zeroshot_retrieval.json"
+    assert json.loads(stored.read_text())["language"] == "de"
+
+
 def eval_on_rank(rank: int, world: int, arguments: list[str]) -> tuple[str, str]:
     distributed.leave = lambda: None  # in this fork: `run_ranks` ends the group
     out, err = io.StringIO(), io.StringIO()

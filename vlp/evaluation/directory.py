@@ -30,7 +30,7 @@ class ResultsDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--output-dir {path} is a file: name a directory")
 
-    def file_of(self, dataset: str, pretrained: str, model: str, task: str, language: str = "en") -> Path:
+    def file_of(self, dataset: str, pretrained: str, model: str, task: str, language: str) -> Path:
         return self.path / f"{'_'.join(slug(part) for part in (dataset, pretrained, model, language, task))}.json"
 
     def find(self, path: Path, made_from: Mapping[str, Any]) -> tuple[Result | None, str]:

@@ -131,7 +131,8 @@ def _jobs(
 
 
 def _stored(job: _Job, directory: ResultsDirectory) -> Result | None:
-    path = directory.file_of(job.set.task.name, job.model.pretrained, job.model.model, job.set.task.kind)
+    task, model = job.set.task, job.model
+    path = directory.file_of(task.name, model.pretrained, model.model, task.kind, task.language)
     stored, why = directory.find(path, job.made_from)
     if why:
         distributed.say(f"{path.name} is made anew: {why}")
@@ -171,7 +172,8 @@ def _evaluated(job: _Job, encoder: TwoTower, batch_size: int, team: Team, direct
         "weights": encoder.weights,
         "made_from": job.made_from,
     }
-    result = Result(task.name, task.kind, model.model, model.pretrained, scores, about=about)
+    names = (task.name, task.kind, model.model, model.pretrained)
+    result = Result(*names, scores, language=task.language, about=about)
     if directory is not None and team.rank == 0:
         directory.write(result, answers.of(task, scores, embeddings))
     return result

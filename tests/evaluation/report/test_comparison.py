@@ -96,6 +96,17 @@ def test_a_star_is_for_a_clear_difference_only(directory: ResultsDirectory) -> N
     assert "No set has the answers of two models" in page
 
 
+def test_answers_that_are_not_what_a_metric_is_made_of_prove_nothing(directory: ResultsDirectory) -> None:
+    """As where a figure is a mean over languages, and the ranks are of all captions together."""
+    path = next(directory.path.glob("found*bad*.json"))
+    content = json.loads(path.read_text())
+    names = ("text_retrieval_recall@1", "image_retrieval_recall@1")
+    path.write_text(json.dumps({**content, "metrics": {**content["metrics"], **dict.fromkeys(names, 0.9)}}))
+    page = write_comparison(directory.path).read_text(encoding="utf-8")
+    assert "difference" not in section(page, "against").partition("<h3>found</h3>")[2].partition("<h3>")[0]
+    assert 'class="best"' not in section(page, "scores").partition("<b>found</b>")[2].partition("<b>pairs</b>")[0]
+
+
 def test_one_model_has_no_rival(directory: ResultsDirectory) -> None:
     for path in directory.path.glob("*bad*"):
         path.unlink()

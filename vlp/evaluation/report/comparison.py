@@ -39,6 +39,14 @@ class ComparedSet:
     def first(self) -> Mapping[str, Any]:
         return next(content for content in self.contents if content)
 
+    def difference(self, metric: str, first: int, second: int) -> Difference | None:
+        """Of two models on the same questions; None where the answers kept are not all that the metric is made of."""
+        values = [self.contents[model].get("metrics", {}).get(metric) for model in (first, second)]
+        found = difference(metric, self.answers[first], self.answers[second])
+        if found is None or not all(map(is_figure, values)):
+            return None
+        return found if abs(found.value - (values[0] - values[1])) < 1e-6 else None
+
     def label(self, metric: str) -> str:
         return str((self.first.get("labels") or {}).get(metric, metric)).replace("->", "→").replace("_", " ")
 
@@ -172,7 +180,7 @@ def _marked(row: Row, one: ComparedSet, metric: str) -> Row:
 
 def _is_above(row: Row, one: ComparedSet, metric: str, first: int, second: int) -> bool:
     """By the difference on the same questions; where answers were not kept, by intervals that do not overlap."""
-    between: Difference | None = difference(metric, one.answers[first], one.answers[second])
+    between = one.difference(metric, first, second)
     if between is not None:
         return between.interval[0] > 0
     limits = [score.interval if score else None for score in (row.scores[first], row.scores[second])]
@@ -224,7 +232,7 @@ def _galleries(sets: Sequence[ComparedSet]) -> tuple[list[Gallery], list[str]]:
         except UserError as error:
             missing.append(f"The pictures of {one.name} cannot be shown: {error}.")
             continue
-        pairs = [pair for each in asked for pair in versus.versus(each, one.answers)]
+        pairs = [pair for each in asked for pair in versus.versus(each, one.difference)]
         lost = [failures for each in asked if (failures := versus.failures(each)) is not None]
         found.append(Gallery(one.name, pairs, lost))
     return found, missing

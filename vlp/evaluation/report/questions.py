@@ -12,7 +12,7 @@ from vlp.evaluation.answers import Arrays
 from vlp.evaluation.choices import ChoiceTask
 from vlp.evaluation.report.captions import caption, mark_differences
 from vlp.evaluation.report.pictures import img
-from vlp.evaluation.tasks import classification, retrieval
+from vlp.evaluation.tasks import classification, multilingual, retrieval
 from vlp.evaluation.tasks.base import Task
 from vlp.evaluation.twins import TwinTask
 
@@ -58,6 +58,8 @@ class Questions:
 
 def questions(task: Task, answers: Sequence[Arrays]) -> list[Questions]:
     """Those of an opened set, with the answers of each model (none where it has none)."""
+    if isinstance(task, multilingual.Task) and len(task.rows) > 1:
+        return []  # its figures are means over languages, and the ranks that were kept are of all together
     if isinstance(task, retrieval.Task):
         return [_of_pictures(task, answers), _of_texts(task, answers)]
     if isinstance(task, classification.Task):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
-from vlp.evaluation.answers import Arrays
-from vlp.evaluation.paired import Difference, difference
+from vlp.evaluation.paired import Difference
 from vlp.evaluation.report.questions import Card, Questions
 
 SHOWN = 6  # cards of a side
@@ -55,16 +54,16 @@ def pairs_of(models: int) -> list[tuple[int, int]]:
     return [(0, other) for other in range(1, models)]
 
 
-def versus(asked: Questions, answers: Sequence[Arrays]) -> list[Pair]:
+def versus(asked: Questions, difference: Callable[[str, int, int], Difference | None]) -> list[Pair]:
+    """The pairs of models that were asked these questions; ``difference`` is that of a metric."""
     found = []
-    for first, second in pairs_of(len(answers)):
+    for first, second in pairs_of(len(asked.wrongness_N)):
         one, other = asked.wrongness_N[first], asked.wrongness_N[second]
         if one is None or other is None:
             continue
         sides = [_side(asked, first, second, one, other), _side(asked, second, first, other, one)]
         right = int(((one <= 0) & (other <= 0)).sum()), int(((one > 0) & (other > 0)).sum())
-        between = difference(asked.metric, answers[first], answers[second])
-        found.append(Pair(asked.title, first, second, *right, between, sides))
+        found.append(Pair(asked.title, first, second, *right, difference(asked.metric, first, second), sides))
     return found
 
 
