@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from vlp.durations import value_at
 from vlp.ema import EMA
 from vlp.encoders import batch_norm, shape_check
 from vlp.encoders.openclip import build, outline
+from vlp.encoders.source import best_checkpoint
 from vlp.encoders.two_tower import TwoTower
 from vlp.encoders.vision import PatchDropout
 from vlp.encoding import Encoding, crops
@@ -131,8 +133,7 @@ def _train(recipe: Recipe, launch: Launch, signals: Signals, watchdog: Watchdog)
         BadSamples(recipe.data.max_bad_fraction, data.num_samples),
         [state["bad_samples"]] if state is not None else [],
     )
-    if recipe.train.early_stopping is not None:
-        run.stopping = EarlyStopping(recipe.train.early_stopping, state and state["early_stopping"])
+    run.stopping = _stopping(recipe, state)
     first_step = state["step"] if state is not None else 0
     with ExitStack() as stack:
         if distributed.rank() == 0:
@@ -145,6 +146,18 @@ def _train(recipe: Recipe, launch: Launch, signals: Signals, watchdog: Watchdog)
         on_host = data.batches(first_step, span.total_steps, run.shape)
         batches = to_device(on_host, launch.device, encoding.with_text_lengths)
         return _steps(run, stack.enter_context(closing(batches)), tasks, signals, first_step)
+
+
+def _stopping(recipe: Recipe, state: dict[str, Any] | None) -> EarlyStopping | None:
+    if recipe.train.early_stopping is None:
+        return None
+    stopping = EarlyStopping(recipe.train.early_stopping, state and state["early_stopping"])
+    if stopping.best_step is not None and best_checkpoint(Path(recipe.run_dir)) is None:
+        distributed.say(
+            f"warning: the best checkpoint so far, of step {stopping.best_step}, is not in {recipe.run_dir}: until there "
+            "is a better one, the newest counts as the run's model"
+        )
+    return stopping
 
 
 def _data(recipe: Recipe, model: TwoTower) -> TrainingData:

@@ -162,3 +162,15 @@ def test_a_figure_that_no_evaluation_gives_is_refused_at_the_start(recipe_file: 
 def test_it_needs_evaluations(recipe_file: Path) -> None:
     with pytest.raises(UserError, match=r"give evaluate.sets and evaluate.every"):
         recipe.load(str(recipe_file), ["evaluate.every=null"])
+
+
+def test_a_best_checkpoint_that_is_gone_is_named(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = run(recipe_file)
+    best = source.best_checkpoint(outcome.run_dir)
+    assert best is not None
+    shutil.rmtree(best)
+    assert source.chosen_checkpoint(outcome.run_dir) == outcome.run_dir / f"checkpoints/step-{outcome.step:07d}"
+    capsys.readouterr()
+    run(recipe_file)
+    step = source.step_of(best)
+    assert f"the best checkpoint so far, of step {step}, is not in {outcome.run_dir}" in capsys.readouterr().err
