@@ -154,8 +154,8 @@ def _stopping(recipe: Recipe, state: dict[str, Any] | None) -> EarlyStopping | N
     stopping = EarlyStopping(recipe.train.early_stopping, state and state["early_stopping"])
     if stopping.best_step is not None and best_checkpoint(Path(recipe.run_dir)) is None:
         distributed.say(
-            f"warning: the best checkpoint so far, of step {stopping.best_step}, is not in {recipe.run_dir}: until there "
-            "is a better one, the newest counts as the run's model"
+            f"warning: the best checkpoint so far, of step {stopping.best_step}, is not in {recipe.run_dir}: until "
+            "there is a better one, the newest counts as the run's model"
         )
     return stopping
 
