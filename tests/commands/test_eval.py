@@ -173,6 +173,15 @@ def test_a_suite_runs_what_is_there_and_lists_what_is_missing(there: Path, capsy
     assert results(there / "out")["one", "wds_imagenetv2"]["suites"] == ["datacomp38", "imagenet-shifts"]
 
 
+def test_a_set_of_a_suite_may_be_a_link(there: Path, capsys: Show) -> None:
+    (there / "root").mkdir()
+    for name in ("wds_imagenetv2_test", "imagenet-r"):
+        (there / "root" / name).symlink_to(there / "sets" / "wds_imagenetv2")
+    vlp("eval", "one", "--suite", "imagenet-shifts", "--root", "root", "--output-dir", "out")
+    assert "ImageNet dist. shifts (2 of 6)" in capsys.readouterr().out
+    assert results(there / "out").keys() == {("one", "wds_imagenetv2_test"), ("one", "imagenet-r")}
+
+
 def test_tables_are_written_beside_the_results(there: Path) -> None:
     vlp("eval", "one", "two", "--on", "sets/pairs", "sets/wds_imagenetv2", "--output-dir", "out")
     with open(there / "out" / "results.csv", newline="") as file:

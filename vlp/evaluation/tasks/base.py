@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -95,7 +96,7 @@ class Task(ABC):
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.name = directory.resolve().name
+        self.name = Path(os.path.abspath(directory)).name  # a link's own, by which people know the set
 
     @staticmethod
     @abstractmethod

@@ -12,6 +12,7 @@ arXiv:2301.02560; Dollar Street, Rojas et al. 2022). Which set it is, the name o
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,8 +50,7 @@ class Task(classification.Task):
     layout = ""
 
     def __init__(self, directory: Path, options: ClassificationOptions | None = None) -> None:
-        name = directory.resolve().name
-        known = [asked for key, asked in ASKED.items() if key in name]
+        known = [asked for key, asked in ASKED.items() if key in Path(os.path.abspath(directory)).name]
         if not known:
             raise UserError(f"groups:{directory} is none of {', '.join(ASKED)}, by its name: leave out groups:")
         super().__init__(directory, options)
