@@ -31,17 +31,15 @@ DENSE = 64  # as many pairs of a block as one in so many are decided faster by t
 
 def pair_scores(left_ND: Tensor, right_ND: Tensor) -> Tensor:
     """Dot product of each row of ``left_ND`` with the same row of ``right_ND``: N fp32 scores."""
-    return (left_ND.double() * right_ND.double()).sum(dim=1).float()
+    return left_ND.to(torch.float64, copy=True).mul_(right_ND.double()).sum(dim=1).float()
 
 
-def gathered_scores(left_ND: Tensor, right_MD: Tensor, left_P: Tensor, right_P: Tensor) -> Tensor:
-    """`pair_scores` of the rows ``left_P`` of one and ``right_P`` of the other: P fp32 scores, a few rows at a time."""
+def gathered_scores(left_ND: Tensor, right_MD: Tensor, left_P: Tensor | None, right_P: Tensor) -> Tensor:
+    """`pair_scores` of the rows ``left_P`` (all) of one and ``right_P`` of the other: P fp32 scores, some at a time."""
     rows = max(1, PAIR_ELEMENTS // max(1, left_ND.shape[1]))
-    found = [
-        pair_scores(left_ND[left], right_MD[right])
-        for left, right in zip(left_P.split(rows), right_P.split(rows), strict=True)
-    ]
-    return torch.cat(found)
+    lefts = left_ND.split(rows) if left_P is None else (left_ND[part] for part in left_P.split(rows))
+    rights = (right_MD[part] for part in right_P.split(rows))
+    return torch.cat([pair_scores(left, right) for left, right in zip(lefts, rights, strict=True)])
 
 
 def error_band(left_ND: Tensor, right_MD: Tensor) -> float:

@@ -27,7 +27,7 @@ from vlp.evaluation.team import ALONE, Team
 ROUNDING = 1e-6  # in cosine; what models tell apart is thousands of times as far
 
 TILE = 2048  # 2048 x 2048 fp64 scores: 32 MiB, whatever the size of the set
-CPU_TILE = 1024  # 1024 x 1024 fp32 scores: 4 MiB, which a core's caches hold
+CPU_TILE = 1024  # 1024 x 1024 fp32 scores: 4 MiB, which caches hold
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def retrieval_ranks(
     image_ND, text_ND = image_ND.float(), text_ND.float()
     image_of_text = image_of_text.to(image_ND.device)
     image_N = torch.arange(len(image_ND), device=image_ND.device)
-    best_of_text = gathered_scores(text_ND, image_ND, torch.arange(len(text_ND), device=text_ND.device), image_of_text)
+    best_of_text = gathered_scores(text_ND, image_ND, None, image_of_text)
     best_of_image = best_of_text.new_full((len(image_ND),), -math.inf)
     best_of_image.scatter_reduce_(0, image_of_text, best_of_text, "amax")
     assert bool((image_of_text.bincount(minlength=len(image_ND)) > 0).all()), "a picture without a caption has no rank"
