@@ -123,6 +123,19 @@ def test_groups_say_how_many_of_their_sets_are_there(directory: ResultsDirectory
     assert '<svg class="chart radar"' in section(page, "groups")
 
 
+def test_means_of_groups_are_over_the_sets_that_all_models_have(directory: ResultsDirectory) -> None:
+    content = json.loads(next(directory.path.glob("wds_imagenetv2*good*.json")).read_text())
+    more = {**content, "dataset": "imagenet-r", "metrics": {"acc1": 0.0}}
+    (directory.path / "more.json").write_text(json.dumps(more))
+    groups = section(write_comparison(directory.path).read_text(encoding="utf-8"), "groups")
+    assert "ImageNet dist. shifts (1 of 6)" in groups
+    assert "100.0 %" in groups
+    next(directory.path.glob("wds_imagenetv2*bad*.json")).unlink()
+    groups = section(write_comparison(directory.path).read_text(encoding="utf-8"), "groups")
+    assert "ImageNet dist. shifts (2 of 6)" in groups
+    assert "50.0 %" in groups
+
+
 def test_a_set_that_has_gone_is_named_and_differences_stay(directory: ResultsDirectory, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "sets" / "found")
     page = write_comparison(directory.path).read_text(encoding="utf-8")

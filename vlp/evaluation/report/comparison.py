@@ -188,25 +188,30 @@ def _is_above(row: Row, one: ComparedSet, metric: str, first: int, second: int) 
 
 
 def _group_tables(found: Sequence[Mapping[str, Any]], models: Sequence[tuple[str, str]]) -> list[Table]:
-    """The means of the suites that results belong to."""
+    """The means of the suites that results belong to, over the sets that all models have which have some."""
     tables = []
     for name in sorted({suite for content in found for suite in content.get("suites", [])} & set(suites.names())):
         suite = suites.suite(name)
-        means = []
+        scores = []
         for model in models:
             own = [content for content in found if (content["model"], content["pretrained"]) == model]
-            means.append(suite.means(suite.scores({content["dataset"]: content["metrics"] for content in own})))
-        chances = suite.scores({content["dataset"]: content.get("chance") or {} for content in found})
-        rows = []
-        for place, chance in enumerate(suite.means(chances)):
-            scores = [mean[place].value for mean in means]
-            present = max((mean[place] for mean in means), key=lambda mean: mean.present)
-            if any(value is not None for value in scores):
-                shown = [None if value is None else Score(value) for value in scores]
-                rows.append(Row(present.label, "", shown, chance.value if chance.present == present.present else None))
-        if rows:
-            tables.append(Table(name, [], rows, [], []))
+            scores.append(suite.scores({content["dataset"]: content["metrics"] for content in own}))
+        common = set.intersection(*(set(one) for one in scores if one)) if any(scores) else set()
+        of_model = [suite.means({entry: one[entry] for entry in common if entry in one}) for one in scores]
+        known = suite.scores({content["dataset"]: content.get("chance") or {} for content in found})
+        chances = suite.means({entry: chance for entry, chance in known.items() if entry in common})
+        rows = [_mean_row([means[place] for means in of_model], chance) for place, chance in enumerate(chances)]
+        number = len(suite.groups)
+        shown, average = ([row for row in part if any(row.scores)] for part in (rows[:number], rows[number:]))
+        if shown:
+            tables.append(Table(name, [], shown, average, []))
     return tables
+
+
+def _mean_row(means: Sequence[suites.Mean], chance: suites.Mean) -> Row:
+    most = max(means, key=lambda mean: mean.present)
+    scores = [None if mean.value is None else Score(mean.value) for mean in means]
+    return Row(most.label, "", scores, chance.value if chance.present == most.present else None)
 
 
 def _radar(groups: Sequence[Table], tables: Sequence[Table]) -> Markup:

@@ -21,9 +21,7 @@ def radar(title: str, axes: Sequence[str], scores: Sequence[Sequence[float | Non
     """
     parts = [_ring(len(axes), share) for share in RINGS]
     parts += [_axis(place, name, len(axes)) for place, name in enumerate(axes)]
-    parts += [
-        f'<text class="ring" x="{WIDTH / 2 + 4:.1f}" y="{_y(0, share):.1f}">{share:.0%}</text>' for share in RINGS[1::2]
-    ]
+    parts.append(f'<text x="{WIDTH / 2 + 4:.1f}" y="{_y(0, 0.5) + 4:.1f}">50 %</text>')
     parts.append(_line(chance, "line dotted c5"))
     for model, values in enumerate(scores):
         known = [value for value in values if value is not None]
