@@ -36,7 +36,8 @@ def gallery(shown: EvaluatedSet) -> Gallery[ShownChoice]:
     def show(row: int) -> ShownChoice:
         choice = questions[row].choice
         texts = torch.tensor([choice.caption, *choice.wrong])
-        scores = metrics.pair_scores(embeddings.image_ND[choice.image], embeddings.text_ND[texts])
+        image_ND = embeddings.image_ND[choice.image].expand(len(texts), -1)
+        scores = metrics.pair_scores(image_ND, embeddings.text_ND[texts])
         best = int(scores[1:].argmax())
         true, wrong = task.texts[choice.caption], task.texts[choice.wrong[best]]
         return ShownChoice(
