@@ -83,6 +83,13 @@ def test_alpha_goes_from_the_base_to_the_tuned_model_and_weights_of_models_count
     assert fuse([base, tuned], None, Merging(weights=(1.0, 3.0))).values["w"].tolist() == [0.75, 1.0]
 
 
+def test_the_ends_are_the_models_to_the_bit_where_one_is_tiny_beside_the_other() -> None:
+    base, tuned = {"w": torch.tensor([1.0, 1e-30, -3e7])}, {"w": torch.tensor([1e-12, 2.0, 1.1e-7])}
+    for method in ("wise-ft", "delta"):
+        assert equal(fuse([tuned], base, Merging(method, 1.0)).values, tuned)
+        assert equal(fuse([tuned], base, Merging(method, 0.0)).values, base)
+
+
 def test_whole_numbers_must_agree_but_for_counters_of_batch_norms() -> None:
     fused = fuse(TUNED, None, Merging())
     assert fused.values["bn.num_batches_tracked"] == 1
@@ -104,6 +111,8 @@ def test_whole_numbers_must_agree_but_for_counters_of_batch_norms() -> None:
         (Merging("delta", weights=(1.0,)), 1, True, "--weights has no effect"),
         (Merging(weights=(1.0,)), 2, False, "give one each"),
         (Merging(weights=(1.0, -1.0)), 2, False, "negative"),
+        (Merging(weights=(float("nan"), 1.0)), 2, False, "finite"),
+        (Merging(weights=(1e308, 1e308)), 2, False, "finite"),
         (Merging("delta", gamma=-1.0), 1, True, "--gamma"),
     ],
 )

@@ -72,6 +72,8 @@ class Merging:
             raise UserError(f"--weights has {len(self.weights)} numbers for {num_models} models: give one each")
         if self.weights is not None and (min(self.weights) < 0 or sum(self.weights) <= 0):
             raise UserError("--weights must not be negative, and one of them above 0")
+        if self.weights is not None and not math.isfinite(sum(self.weights)):
+            raise UserError("--weights must be finite numbers: write shares, such as 1,3")
         if not 0 <= self.gamma < math.inf:
             raise UserError(f"--gamma {self.gamma:g} must be 0 (the mean) or above")
 
@@ -103,13 +105,10 @@ def fuse(states: Sequence[State], base: State | None, merging: Merging) -> Fused
             continue
         wide, start = [value.double() for value in values], None if base is None else base[name].double()
         weights = _weights(wide, start, merging)
-        if start is None:
-            merged = sum(weight * value for weight, value in zip(weights, wide, strict=True))
-        else:
-            way = sum(weight * (value - start) for weight, value in zip(weights, wide, strict=True))
-            merged = start + merging.alpha * way
-        assert isinstance(merged, Tensor)
-        fused.values[name] = merged.to(first.dtype)
+        mean = sum(weight * value for weight, value in zip(weights, wide, strict=True))
+        assert isinstance(mean, Tensor)
+        # lerp is exact at both ends, where start + alpha * (mean - start) has lost what is small beside start.
+        fused.values[name] = (mean if start is None else start.lerp(mean, merging.alpha)).to(first.dtype)
         if merging.method == "delta":
             fused.weights[name] = weights
     fused.notes.extend(_notes(fused.values))

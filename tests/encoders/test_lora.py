@@ -120,6 +120,17 @@ def test_a_base_that_has_changed_is_noticed(base: str) -> None:
             assert lora.load(adapted(base).clip, changed, beside) == [name]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_it_goes_on_from_what_lies_on_the_host(tmp_path: Path, tiny_model: dict[str, Any]) -> None:
+    save_openclip_directory(build(ModelOptions(config=tiny_model), 0), tmp_path / "base")
+    trained = adapted(str(tmp_path / "base"))
+    learn(trained)
+    again = adapted(str(tmp_path / "base")).to("cuda")
+    assert lora.load(again.clip, *lora.split(trained.clip.state_dict(), trained.clip)) == []
+    for name, value in again.clip.state_dict().items():
+        assert torch.equal(value.cpu(), trained.clip.state_dict()[name])
+
+
 @pytest.mark.parametrize("policy", ["full", "selective"])
 def test_recomputed_layers_and_copies_give_the_same_gradients(policy: Any, tmp_path: Path, tiny_model: dict) -> None:
     save_openclip_directory(build(ModelOptions(config=tiny_model), 0), tmp_path)

@@ -119,13 +119,17 @@ def load(clip: nn.Module, merged: Mapping[str, Tensor], beside: Mapping[str, Ten
         RuntimeError: something has another shape.
     """
     names = adapted(clip)
-    frozen = {name: value.clone() for name, value in clip.named_parameters() if not value.requires_grad}
+    # Copies on the host, where ``merged`` is and was added up, however the model is computed.
+    frozen = {
+        name: value.detach().to("cpu", copy=True) for name, value in clip.named_parameters() if not value.requires_grad
+    }
     clip.load_state_dict({name: merged[name] for name in merged.keys() - names.keys()}, strict=False)
     changed = [name for name, value in frozen.items() if name in merged and not torch.equal(value, merged[name])]
     for name, low_rank in names.items():
         low_rank.A.copy_(beside[f"{name}/A"])
         low_rank.B.copy_(beside[f"{name}/B"])
-        now, before = added(frozen[_stored(name)[0]], low_rank.A, low_rank.B, low_rank.scale), merged[name]
+        original, a, b = frozen[_stored(name)[0]], beside[f"{name}/A"], beside[f"{name}/B"]
+        now, before = added(original, a, b, low_rank.scale), merged[name]
         if now.shape != before.shape or (now - before).abs().max() > 1e-5 * before.abs().max():  # rounding
             changed.append(name)
     return sorted(changed)
