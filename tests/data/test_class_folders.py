@@ -106,3 +106,29 @@ def test_one_folder_of_pictures_or_none_is_no_set(tmp_path):
     assert not is_class_directory(tmp_path)
     assert not is_class_directory(tmp_path / "images")
     assert not is_class_directory(tmp_path / "images/1.png")
+
+
+def test_every_kind_of_picture_counts(tmp_path):
+    put(*(tmp_path / f"{name}/{name}.{ending}" for name in "ab" for ending in ("bmp", "ppm", "tif", "png")))
+    assert len(read_class_folders(tmp_path).images) == 8
+
+
+def test_a_folder_that_ends_like_a_picture_is_none(tmp_path):
+    put(tmp_path / "a/album.png/0.png", tmp_path / "a/1.png", tmp_path / "b/0.png")
+    assert len(read_class_folders(tmp_path).images) == 3
+
+
+def test_a_link_to_nowhere_is_named(folders):
+    (folders / "dog/z.png").symlink_to(folders / "nowhere.png")
+    with pytest.raises(UserError, match=r"z.png cannot be read \(No such file or directory\)"):
+        [image.load() for image in read_class_folders(folders).images]
+
+
+def test_the_folders_of_coco_are_no_classes(tmp_path):
+    put(tmp_path / "val2014/a.png", tmp_path / "train2014/b.png")
+    assert not is_class_directory(tmp_path)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(folders):
+    (folders / "classnames.txt").write_text("\ufeffhound\ncat\n", encoding="utf-8")
+    assert read_class_folders(folders).classnames == ["hound", "cat"]

@@ -1,6 +1,7 @@
 import pytest
 from PIL import Image
 
+from vlp.data.caption_tables import is_caption_table
 from vlp.data.class_tables import is_class_table, read_class_table
 from vlp.types import UserError
 
@@ -62,8 +63,8 @@ def test_one_table_may_hold_both_splits(directory):
     ("content", "message"),
     [
         ("image,label\nc.png,cat\n", r"csv names the picture c.png, which is neither"),
-        ("image,label\na.png,\n", r"has the row a.png, .* without label"),
-        ("image,label\na.png\n", r"has the row a.png, .* without label"),
+        ("image,label\na.png,\n", r"line 2 of .*test.csv lacks its class"),
+        ("image,label\na.png\n", r"line 2 of .*test.csv lacks its class"),
         ("image,label\n", "has no rows"),
     ],
 )
@@ -85,3 +86,37 @@ def test_of_several_tables_none_is_chosen(directory):
         (directory / name).write_text("image,label\na.png,cat\n")
     assert not is_class_table(directory)
     assert not is_class_table(directory / "a.png")
+
+
+def test_a_column_of_splits_is_known_in_any_letters(directory):
+    (directory / "all.csv").write_text("image,label,Split\na.png,cat,train\nb.png,dog,test\n")
+    assert read_class_table(directory).classnames == ["dog"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("image,label,split\na.png,cat,\nb.png,dog,test\n", "line 2 of .* lacks its split"),
+        ("image,label\na.png,lynx, catamount\n", "line 2 of .* has more cells than its header: put .* into quotes"),
+        ('image,label\na.png,"cat\nb.png,dog\nb.png,"x" y\n', "cannot be read as a table"),
+    ],
+)
+def test_no_row_is_cut_or_swallowed(directory, content, message):
+    (directory / "test.csv").write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_class_table(directory)
+
+
+def test_two_tables_of_a_split_are_refused(directory):
+    for name in ("test.csv", "test.tsv"):
+        (directory / name).write_text("image\tlabel\na.png\tcat\n".replace("\t", "," if "csv" in name else "\t"))
+    with pytest.raises(UserError, match=r"holds test.csv and test.tsv: remove one"):
+        read_class_table(directory)
+
+
+@pytest.mark.parametrize("column", ["text", "comment", "captions"])
+def test_a_table_with_captions_is_one_of_classes_when_it_is_named(directory, column):
+    (directory / "test.csv").write_text(f"image,label,{column}\na.png,cat,a cat\n")
+    assert not is_class_table(directory)
+    assert is_caption_table(directory)
+    assert read_class_table(directory).classnames == ["cat"]

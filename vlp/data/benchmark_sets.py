@@ -46,9 +46,14 @@ class StoredFile:
     num_bytes: int = -1
 
     def read(self) -> bytes:
-        with open(self.path, "rb") as stream:
-            stream.seek(self.offset)
-            return stream.read(self.num_bytes)
+        try:
+            with open(self.path, "rb") as stream:
+                stream.seek(self.offset)
+                return stream.read(self.num_bytes)
+        except OSError as error:
+            raise UserError(
+                f"{self.name} cannot be read ({error.strerror}): an evaluation set must be whole, mend or remove it"
+            ) from error
 
     def load(self) -> Image.Image:
         """The RGB picture, transparency laid on white. Raises UserError when it cannot be decoded."""
@@ -266,7 +271,7 @@ def _picture(key: str, members: dict[str, StoredFile]) -> StoredFile:
 
 def _text(file: StoredFile) -> str:
     try:
-        return file.read().decode("utf-8")
+        return file.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{file.name} is not UTF-8 text: write it again in UTF-8") from error
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from vlp.data.benchmark_sets import PICTURE_EXTENSIONS, RetrievalSet, StoredFile
+from vlp.data.benchmark_sets import RetrievalSet, StoredFile
 from vlp.data.caption_sets import whole_set
+from vlp.data.samples import IMAGE_EXTENSIONS
 from vlp.types import UserError
 
 CAPTIONS = ".txt"
@@ -48,7 +49,7 @@ def read_caption_folder(directory: Path) -> RetrievalSet:
 
 
 def _is_picture(name: str) -> bool:
-    return name.rpartition(".")[2].lower() in PICTURE_EXTENSIONS and not name.startswith(".")
+    return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS and not name.startswith(".")
 
 
 def _captions(picture: Path) -> Path:

@@ -58,10 +58,12 @@ def whole_set(
     """Every picture of ``captions`` with all its captions that are not empty.
 
     Raises:
-        UserError: there is no picture, or one without a caption.
+        UserError: there is no picture, or one without a list of captions.
     """
     found = RetrievalSet([], [], [])
     for name, lines in captions.items():
+        if not isinstance(name, str) or not isinstance(lines, list) or not all(isinstance(one, str) for one in lines):
+            raise UserError(f"{source} has no list of captions in words for the picture {name}: copy it again")
         texts = _clean(lines)
         if not texts:
             raise UserError(f"{source} has no caption for the picture {name}: add one, or leave the picture out")

@@ -20,7 +20,7 @@ from vlp.types import UserError
 ENDINGS = (".csv", ".tsv")
 FLICKR8K = "captions.txt"  # a CSV, as Flickr8k is passed on
 PICTURE_COLUMNS = ("image", "filepath", "file_name", "filename", "image_name", "path")
-CAPTION_COLUMNS = ("caption", "title", "text", "comment")
+CAPTION_COLUMNS = ("caption", "captions", "title", "text", "comment")
 SPLIT, TEST = "split", "test"
 SEPARATORS = ("\t", "|", ",")  # the first that the header has; Flickr30k is passed on with bars
 
@@ -29,6 +29,7 @@ class _Columns(NamedTuple):
     picture: int
     caption: int
     split: int | None
+    number: int
     separator: str
 
 
@@ -82,7 +83,7 @@ def _columns(file: Path) -> _Columns | None:
     caption = next((names.index(name) for name in CAPTION_COLUMNS if name in names), None)
     if picture is None or caption is None:
         return None
-    return _Columns(picture, caption, names.index(SPLIT) if SPLIT in names else None, separator)
+    return _Columns(picture, caption, names.index(SPLIT) if SPLIT in names else None, len(names), separator)
 
 
 def _rows(file: Path) -> Iterator[tuple[str, str, str]]:
@@ -92,12 +93,19 @@ def _rows(file: Path) -> Iterator[tuple[str, str, str]]:
     csv.field_size_limit(sys.maxsize)
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            rows = csv.reader(lines, delimiter=columns.separator)
+            rows = csv.reader(lines, delimiter=columns.separator, strict=True)
             next(rows)
             for row in filter(None, rows):
                 if len(row) <= max(columns.picture, columns.caption) or not row[columns.picture].strip():
                     raise UserError(f"line {rows.line_num} of {file} lacks its picture or its caption: fill it in")
+                if len(row) > columns.number:
+                    raise UserError(
+                        f"line {rows.line_num} of {file} has more cells than its header: put what holds "
+                        f"'{columns.separator}' into quotes"
+                    )
                 split = row[columns.split].strip() if columns.split is not None and columns.split < len(row) else ""
+                if columns.split is not None and not split:
+                    raise UserError(f"line {rows.line_num} of {file} says nothing in its column split: fill it in")
                 yield row[columns.picture].strip(), row[columns.caption], split
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file} cannot be read as a table in UTF-8 ({error}): write it again") from error

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import torch
 
-from vlp.data.benchmark_sets import PICTURE_EXTENSIONS, ClassificationSet, StoredFile, read_lines, read_templates
+from vlp.data.benchmark_sets import ClassificationSet, StoredFile, read_lines, read_templates
+from vlp.data.caption_sets import PICTURE_FOLDERS
+from vlp.data.samples import IMAGE_EXTENSIONS
 from vlp.types import UserError
 
 NAMES_FILES = ("classnames.txt", "classnames.json")
@@ -31,7 +33,9 @@ def is_class_directory(directory: Path) -> bool:
     if any(name.endswith(_OTHER_LAYOUTS) and name not in NAMES_FILES for name in os.listdir(directory)):
         return False
     root = _root(directory, "test")
-    return root is not None and sum(_holds_pictures_alone(folder) for folder in _some(_folders(root), 8)) >= 2
+    # val2014/ beside train2014/ are those of other sets.
+    folders = [folder for folder in _folders(root) if folder.name not in PICTURE_FOLDERS] if root is not None else []
+    return sum(_holds_pictures_alone(folder) for folder in _some(folders, 8)) >= 2
 
 
 def read_class_folders(directory: Path, split: str = "test") -> ClassificationSet:
@@ -50,7 +54,7 @@ def read_class_folders(directory: Path, split: str = "test") -> ClassificationSe
     images: list[StoredFile] = []
     labels: list[int] = []
     for label, folder in enumerate(folders):
-        found = [path for path in sorted(folder.rglob("*")) if _is_picture(path.name)]
+        found = [path for path in sorted(folder.rglob("*")) if _is_picture(path.name) and not path.is_dir()]
         if not found:
             raise UserError(f"{folder} holds no picture: every class needs one, add it or remove the folder")
         images += [StoredFile(path, str(path)) for path in found]
@@ -97,7 +101,7 @@ def _first_files(folder: Path, number: int = 16) -> Iterator[Path]:
 
 
 def _is_picture(name: str) -> bool:
-    return name.rpartition(".")[2].lower() in PICTURE_EXTENSIONS and not name.startswith(".")
+    return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS and not name.startswith(".")
 
 
 def _classnames(directory: Path, folders: list[str]) -> tuple[list[str], str]:

@@ -10,25 +10,36 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from vlp.data.benchmark_sets import ClassificationSet, read_lines, read_templates
 from vlp.data.caption_sets import picture_beside
+from vlp.data.caption_tables import CAPTION_COLUMNS  # of a set of retrieval, which may have a class, too
 from vlp.types import UserError
 
 ENDINGS = (".csv", ".tsv")
 PICTURE_COLUMNS = ("image", "filepath", "file_name", "filename", "file", "path")
 CLASS_COLUMNS = ("label", "class", "classname", "category")
-CAPTION_COLUMNS = ("caption", "captions", "title", "text")  # of a set of retrieval, which may have a class, too
 SPLIT = "split"
+NAMES = {"test": ("test", "val"), "train": ("train",)}  # of the files of a split
 MAX_NAMES = 5
+
+
+class _Columns(NamedTuple):
+    picture: int
+    label: int | None
+    split: int | None
+    number: int
 
 
 def is_class_table(path: Path) -> bool:
     """Whether it is a table with a column of pictures and one of classes, or a directory with one."""
     file = _file(path, "test")
-    return file is not None and None not in _columns(_header(file))
+    if file is None or _columns(file).label is None:
+        return False
+    return not any(name in CAPTION_COLUMNS for name in _header(file))
 
 
 def read_class_table(path: Path, split: str = "test") -> ClassificationSet:
@@ -41,7 +52,7 @@ def read_class_table(path: Path, split: str = "test") -> ClassificationSet:
         UserError: no table of this split, a picture that is missing, a class without a name.
     """
     file = _file(path, split)
-    if file is None or None in _columns(_header(file)):
+    if file is None or _columns(file).label is None:
         raise UserError(f"{path} has no {split}.csv with the columns image and label: write one")
     rows = list(_rows(file, split))
     if not rows:
@@ -56,20 +67,24 @@ def read_class_table(path: Path, split: str = "test") -> ClassificationSet:
 
 def _rows(file: Path, split: str) -> Iterator[tuple[str, str]]:
     """Picture and class of each row of ``split``; a table without that column is of one split."""
-    picture, label = _columns(_header(file))
-    assert picture is not None
-    assert label is not None
+    columns = _columns(file)
+    assert columns.label is not None
     try:
         with open(file, encoding="utf-8-sig", newline="") as stream:
-            for row in csv.DictReader(stream, delimiter=_delimiter(file)):
-                found = [(row[column] or "").strip() for column in (picture, label)]
-                if not all(found):
-                    lacking = picture if not found[0] else label
+            rows = csv.reader(stream, delimiter=_delimiter(file), strict=True)
+            next(rows)
+            for row in filter(None, rows):
+                if len(row) > columns.number:
                     raise UserError(
-                        f"{file} has the row {', '.join(map(str, row.values()))} without {lacking}: fill it in"
+                        f"line {rows.line_num} of {file} has more cells than its header: put what holds "
+                        f"'{_delimiter(file)}' into quotes"
                     )
-                if (row.get(SPLIT) or split).strip() == split:
-                    yield found[0], found[1]
+                cells = [cell.strip() for cell in row] + [""] * (columns.number - len(row))
+                for name, place in (("picture", columns.picture), ("class", columns.label), (SPLIT, columns.split)):
+                    if place is not None and not cells[place]:
+                        raise UserError(f"line {rows.line_num} of {file} lacks its {name}: fill it in")
+                if columns.split is None or cells[columns.split] == split:
+                    yield cells[columns.picture], cells[columns.label]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{file} cannot be read as a table in UTF-8 ({error}): write it again") from error
 
@@ -85,9 +100,12 @@ def _file(path: Path, split: str) -> Path | None:
     files = [
         file for file in sorted(path.iterdir()) if file.suffix.lower() in ENDINGS and not file.name.startswith(".")
     ]
-    named = [file for file in files if file.stem in (split, *(("val",) if split == "test" else ()))]
-    if named:
-        return named[0]
+    for stem in NAMES[split]:
+        named = [file for file in files if file.stem == stem]
+        if len(named) > 1:
+            raise UserError(f"{path} holds {' and '.join(file.name for file in named)}: remove one")
+        if named:
+            return named[0]
     if split == "train":  # it may be a part of the other table
         other = _file(path, "test")
         return other if other is not None and SPLIT in _header(other) else None
@@ -100,19 +118,22 @@ def _delimiter(file: Path) -> str:
 
 
 def _header(file: Path) -> list[str]:
+    """The names of the columns in small letters; none where it is no table."""
     try:
         with open(file, encoding="utf-8-sig", newline="") as stream:
-            return next(csv.reader(stream, delimiter=_delimiter(file)), [])
-    except (UnicodeDecodeError, csv.Error):
+            first = next(csv.reader(stream, delimiter=_delimiter(file)), [])
+    except (OSError, UnicodeDecodeError, csv.Error):
         return []
+    return [name.strip().lower() for name in first]
 
 
-def _columns(header: list[str]) -> tuple[str | None, str | None]:
-    """Those of the pictures and of the classes; none of classes beside captions, which make a set of another kind."""
-    lower = {name.strip().lower(): name for name in header}
-    picture = next((lower[name] for name in PICTURE_COLUMNS if name in lower), None)
-    label = next((lower[name] for name in CLASS_COLUMNS if name in lower), None)
-    return picture, None if any(name in lower for name in CAPTION_COLUMNS) else label
+def _columns(file: Path) -> _Columns:
+    """Where they stand; no label where there are not both pictures and classes."""
+    header = _header(file)
+    picture = next((header.index(name) for name in PICTURE_COLUMNS if name in header), None)
+    label = next((header.index(name) for name in CLASS_COLUMNS if name in header), None)
+    split = header.index(SPLIT) if SPLIT in header else None
+    return _Columns(picture or 0, None if picture is None else label, split, len(header))
 
 
 def _classes(

@@ -19,7 +19,7 @@ from vlp.data.benchmark_sets import RetrievalSet
 from vlp.data.caption_sets import karpathy_captions, official_captions, picture_beside, whole_set
 from vlp.types import UserError
 
-FILE = re.compile(r"dataset_\w+\.json|coco_test_karpathy\.json|flickr(30k|8k)_test_(karpathy|zh)\.txt")
+FILE = re.compile(r"dataset_(?!infos?\.)\w+\.json|coco_test_karpathy\.json|flickr(30k|8k)_test_(karpathy|zh)\.txt")
 USUAL = 5  # captions a picture
 ECCV_LISTS = "eccv_caption"  # a folder that makes a set of ECCV Caption of its directory
 
@@ -91,7 +91,7 @@ def _entries(content: Any) -> Iterator[tuple[str, list[str]]]:
 
 
 def _lines(text: str) -> Iterator[tuple[str, list[str]]]:
-    for number, line in enumerate(text.splitlines()[1:], 2):
+    for number, line in enumerate(text.split("\n")[1:], 2):
         if line.strip():
             name, comma, caption = line.strip().partition(".jpg,")
             if not comma:
@@ -102,5 +102,5 @@ def _lines(text: str) -> Iterator[tuple[str, list[str]]]:
 def _merged(entries: Iterable[tuple[str, list[str]]]) -> dict[str, list[str]]:
     captions: dict[str, list[str]] = {}
     for name, lines in entries:
-        captions.setdefault(name, []).extend(lines)
+        captions.setdefault(name, []).extend([lines] if isinstance(lines, str) else lines)
     return captions

@@ -65,6 +65,8 @@ def read_multilingual_set(path: Path, languages: Sequence[str] = ()) -> Multilin
         UserError: another content, a language that it lacks, or the set is not whole.
     """
     by_language: Mapping[str, tuple[Path, Callable[[], Captions]]]
+    if path.is_dir() and (path / XM3600).is_file() and _languages(path):
+        raise UserError(f"{path} holds {XM3600} and other captions: name a file, or give each its own directory")
     if path.name == XM3600 or (path / XM3600).is_file():
         by_language = _xm3600(path if path.is_file() else path / XM3600)
     else:
@@ -93,7 +95,7 @@ def _languages(path: Path) -> dict[str, Path]:
 def _xm3600(file: Path) -> dict[str, tuple[Path, Callable[[], Captions]]]:
     """The captions of all pictures by language; what a picture lacks is named when the set is put together."""
     try:
-        pictures = [json.loads(line) for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        pictures = [json.loads(line) for line in file.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
         languages = sorted({name for one in pictures for name, value in one.items() if isinstance(value, dict)})
         captions = {
             language: {f"{one[KEY]}.jpg": one.get(language, {}).get("caption", []) for one in pictures}

@@ -116,3 +116,21 @@ def test_a_folder_must_be_whole(folder, picture):
     (folder / "d.png").rename(folder / "a.jpg")
     (folder / "d.txt").unlink()
     fails(folder, r"holds a\.jpg and a\.png, but one a\.txt: rename one of them")
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        ("image,caption\na.png,a dog, running\n", "line 2 of .* has more cells than its header"),
+        ('image,caption\na.png,"Hello\nb.png,world\nc.png,say "so"\n', "cannot be read as a table"),
+        ("image,caption,split\na.png,one\nb.png,two,test\n", "line 2 of .* says nothing in its column split"),
+    ],
+)
+def test_no_caption_is_cut_or_swallowed(directory, table, sentence):
+    (directory / "test.csv").write_text(table)
+    fails(directory, sentence)
+
+
+def test_pictures_of_every_kind_need_captions(folder, picture):
+    (folder / "other.bmp").write_bytes(picture("#ff0000"))
+    fails(folder, "other.txt is missing")

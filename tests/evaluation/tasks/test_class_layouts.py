@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import shutil
 import tarfile
 from contextlib import contextmanager
 
@@ -296,3 +297,14 @@ def test_ties_differ_which_is_why(constant_encoder, tmp_path, picture):
     task = find_task(write_webdataset(tmp_path / "set", items))
     scores = task.run(constant_encoder, 4)
     assert (scores.metrics["acc1"], scores.metrics["acc5"], scores.tie_rate) == (0, 0, 1)
+
+
+@pytest.mark.parametrize("other", ["split", "table"])
+def test_two_layouts_in_one_directory_are_refused(layouts, other):
+    shutil.copytree(layouts / other, layouts / "webdataset", dirs_exist_ok=True)
+    if other == "split":
+        (layouts / "webdataset/val").rename(layouts / "webdataset/moved")
+        shutil.copytree(layouts / "webdataset/moved", layouts / "webdataset/test", dirs_exist_ok=True)
+        shutil.rmtree(layouts / "webdataset/moved")
+    with pytest.raises(UserError, match="several evaluation sets"):
+        find_task(layouts / "webdataset")

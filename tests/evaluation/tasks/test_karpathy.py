@@ -150,3 +150,27 @@ def test_a_set_must_be_whole(directory):
 def test_what_cannot_be_read_is_named(directory, name, content, sentence):
     (directory / name).write_text(content)
     fails(directory, rf"{name}.*{sentence}")
+
+
+def test_a_single_caption_may_stand_without_a_list(directory):
+    rows = [{"image": f"val2014/{number}.jpg", "caption": texts[0]} for number, texts in enumerate(CAPTIONS)]
+    (directory / "coco_karpathy_test.json").write_text(json.dumps(rows))
+    assert find_task(f"karpathy:{directory}/coco_karpathy_test.json").texts == [texts[0] for texts in CAPTIONS]
+
+
+def test_a_caption_that_is_no_text_is_named(directory):
+    content = json.loads(own(directory).read_text())
+    content["images"][-1]["sentences"][0]["raw"] = None
+    (directory / "dataset_coco.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"has no list of captions in words for the picture val2014/5.jpg"):
+        find_task(directory)
+
+
+def test_a_line_ends_at_its_end_only(directory):
+    (directory / "flickr30k_test_karpathy.txt").write_text("image,caption\n0.jpg,one\u2028two\x85three\n")
+    assert find_task(directory).texts == ["one two three"]
+
+
+def test_the_papers_of_other_tools_are_no_captions(tmp_path):
+    (tmp_path / "dataset_info.json").write_text("{}")
+    assert not Task.detects(tmp_path)

@@ -168,3 +168,23 @@ def test_two_sets_in_one_directory_are_refused(directory):
     fails(directory, r"holds several sets \(crossmodal3600_captions, xtd10\): name a file")
     (directory / "xtd10-en.json").write_text('{"image_paths": ["a.jpg"], "annotations": []}')
     fails(directory / "xtd10-en.json", r"xtd10-en\.json is damaged or not CLIP_benchmark's")
+
+
+def test_a_line_ends_at_its_end_only(directory):
+    row = {"image/key": KEYS[0], "de": {"caption": ["eins\u2028zwei\x85drei"]}}
+    (directory / "captions.jsonl").write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
+    assert find_task(directory).texts == ["eins zwei drei"]
+
+
+@pytest.mark.parametrize("caption", ["eins", [5], None])
+def test_captions_are_a_list_of_texts(directory, caption):
+    (directory / "captions.jsonl").write_text(json.dumps({"image/key": KEYS[0], "de": {"caption": caption}}))
+    with pytest.raises(UserError, match="has no list of captions in words for the picture"):
+        find_task(directory)
+
+
+def test_two_layouts_in_one_directory_are_refused(directory):
+    xm3600(directory)
+    clip_benchmark(directory, "xtd10")
+    with pytest.raises(UserError, match=r"holds captions.jsonl and other captions"):
+        find_task(directory)

@@ -61,7 +61,8 @@ class Task(base.Task):
     def detects(directory: Path) -> bool:
         if not is_benchmark_directory(directory) or dataset_type(directory) == "retrieval":
             return False
-        return not is_class_directory(directory) and not is_class_table(directory)
+        is_packed = (directory / "test" / "nshards.txt").exists()
+        return is_packed or not (is_class_directory(directory) or is_class_table(directory))
 
     @staticmethod
     def read(directory: Path, split: str) -> ClassificationSet:
