@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from vlp.encoders.openclip import ModelOptions, build
@@ -231,3 +232,25 @@ def test_processes_share_the_prompts_and_the_file(run_ranks, model, folder):
         assert torch.equal(first, second)
         assert notes == []
     assert len(list(folder.iterdir())) == 1
+
+
+def test_a_full_disk_is_no_reason_to_stop(model, monkeypatch):
+    def full(*_):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(class_cache, "save_file", full)
+    _, notes = class_embeddings(model, PROMPTS, 4, cache=True)
+    assert "could not be kept" in notes[0]
+    assert "No space left" in notes[0]
+
+
+def test_a_file_of_somebody_else_is_read(model, passes, monkeypatch):
+    class_embeddings(model, PROMPTS, 4, cache=True)
+    passes.clear()
+
+    def denied(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", denied)
+    _, notes = class_embeddings(model, PROMPTS, 4, cache=True)
+    assert (passes, notes) == ([], [])

@@ -126,3 +126,26 @@ def test_clip_benchmarks_own_files():
     assert len(class_prompts(a_set(["cat"]), "stamps", templates, None).of_class[0]) == 80, "as of ImageNet"
     of_tench = class_prompts(a_set(["n01440764"]), "imagenet1k", cupl, names).of_class[0]
     assert of_tench[0] == "A tench is a freshwater fish of the carp family."
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"pets": {"cat": "a cat"}}, "no prompts for the class 'cat'"),  # which would be five prompts of a letter each
+        ({"pets": {"cat": [5]}}, "no prompts for the class 'cat'"),
+        ({"pets": 5}, "holds no list of templates for pets"),
+        ({"pets": []}, "holds no list of templates for pets"),
+    ],
+)
+def test_prompts_are_lists_of_texts(tmp_path, content, message):
+    file = tmp_path / "prompts.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        class_prompts(a_set(["cat"]), "pets", str(file), None)
+
+
+def test_names_of_ones_own_are_for_ids_that_imagenet_lacks_too(tmp_path):
+    file = tmp_path / "names.txt"
+    file.write_text("tench\nother\n")
+    found = class_prompts(a_set(["n01440764", "n99999999"]), "tiny-imagenet", None, str(file))
+    assert found.classnames == ["tench", "other"]

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +65,20 @@ def key_of(encoder: Any, prompts: Sequence[Sequence[str]]) -> str | None:
 def read(key: str, num_classes: int) -> tuple[Tensor | None, list[str]]:
     """The embeddings CD kept under ``key``, on the CPU; None where there are none, and why a file is of no use."""
     path = _path(key)
-    if not path.exists():
-        return None, []
     try:
+        path.stat()
         with safe_open(path, framework="pt") as file:
             about, names = file.metadata() or {}, list(file.keys())
             class_CD: Tensor = file.get_tensor("class_CD") if names == ["class_CD"] else torch.empty(0)
+    except (FileNotFoundError, NotADirectoryError):
+        return None, []
     except (SafetensorError, OSError) as error:
         return None, [f"{path} is damaged ({error}): the class embeddings were computed anew"]
     is_ours = about.get("kind") == KIND and about.get("key") == key
     if not is_ours or class_CD.ndim != 2 or len(class_CD) != num_classes or about.get("sum") != _sum(class_CD):
         return None, [f"{path} holds something else: the class embeddings were computed anew"]
-    os.utime(path)
+    with suppress(OSError):  # a folder that others wrote, or that another process has just tidied
+        os.utime(path)
     return class_CD, []
 
 
@@ -91,9 +94,10 @@ def write(key: str, class_CD: Tensor) -> list[str]:
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-        _remove_oldest(path.parent)
-    except OSError as error:
-        return [f"class embeddings could not be kept in {path.parent}: {error.strerror or error}"]
+        with suppress(OSError):  # another process may tidy, too
+            _remove_oldest(path.parent)
+    except (SafetensorError, OSError) as error:
+        return [f"class embeddings could not be kept in {path.parent}: {getattr(error, 'strerror', None) or error}"]
     return []
 
 

@@ -59,7 +59,7 @@ def class_prompts(found: ClassificationSet, name: str, templates: str | None, na
     classnames, named = _classnames(found, name, names_file)
     chosen, prompted = _templates(found, name, templates)
     if isinstance(chosen, Mapping):
-        missing = [classname for classname in classnames if not chosen.get(classname)]
+        missing = [classname for classname in classnames if not _is_texts(chosen.get(classname))]
         if missing:
             raise UserError(f"{templates} has no prompts for the class '{missing[0]}': write {{CLASS: [PROMPT, ...]}}")
         of_class = [list(chosen[classname]) for classname in classnames]
@@ -75,13 +75,13 @@ def class_prompts(found: ClassificationSet, name: str, templates: str | None, na
 
 def _classnames(found: ClassificationSet, name: str, file: str | None) -> tuple[list[str], str]:
     own, count = found.classnames, len(found.classnames)
-    rows, by = _rows_of_imagenet(own)
+    rows, by = _rows_of_imagenet(own, is_named=file is not None)
     if file is None:
         if rows is None:
             return own, f"{count} of the set ({found.named_by})"
         return [IMAGENET_CLASSNAMES[row] for row in rows], f"{count} of open_clip's 1,000 of ImageNet, by {by}"
     names = _of_set(_read(Path(file), "class names, one a line or as JSON"), name, file)
-    if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+    if not _is_texts(names):
         raise UserError(f"{file} holds no list of class names for {name}: write [NAME, ...] or {{{name}: [NAME, ...]}}")
     if rows is not None and len(names) == len(IMAGENET_CLASSNAMES):
         return [names[row] for row in rows], f"{count} of the 1,000 of {file}, by {by}"
@@ -90,11 +90,22 @@ def _classnames(found: ClassificationSet, name: str, file: str | None) -> tuple[
     return names, file
 
 
-def _rows_of_imagenet(classnames: Sequence[str]) -> tuple[list[int] | None, str]:
-    """The places of classes among ImageNet's 1,000, where the set knows them by WordNet's ids or by these places."""
+def _is_texts(value: Any) -> bool:
+    """Whether it is a list of one or more texts."""
+    return isinstance(value, list) and bool(value) and all(isinstance(one, str) and one.strip() for one in value)
+
+
+def _rows_of_imagenet(classnames: Sequence[str], is_named: bool) -> tuple[list[int] | None, str]:
+    """The places of classes among ImageNet's 1,000, where the set knows them by WordNet's ids or by these places.
+
+    Args:
+        is_named: names are given elsewhere, so that the ids need not be ImageNet's.
+    """
     if all(_WORDNET_ID.fullmatch(name) for name in classnames):
         place = {id: row for row, id in enumerate(ImageNetInfo("imagenet-1k").label_names())}
         unknown = [name for name in classnames if name not in place]
+        if unknown and is_named:
+            return None, ""
         if unknown:
             raise UserError(
                 f"class {unknown[0]} is none of ImageNet's 1,000: give the class names in classnames.txt beside the set"
@@ -120,8 +131,10 @@ def _templates(found: ClassificationSet, name: str, chosen: str | None) -> tuple
     content = _of_set(_read(Path(chosen), "templates, one a line or as JSON"), name, chosen, DEFAULT)
     if isinstance(content, dict):
         return content, f"those of {chosen}, for each class its own"
+    if not _is_texts(content):
+        raise UserError(f"{chosen} holds no list of templates for {name}: write [TEMPLATE, ...], each with {{c}} in it")
     for template in content:
-        if not isinstance(template, str) or "{c}" not in template:
+        if "{c}" not in template:
             raise UserError(f"template '{template}' in {chosen} lacks {{c}}: put {{c}} where the class name goes")
     return content, f"{_count(content)} of {chosen}"
 
