@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import linear  # torch's own: under ZeRO 3 DeepSpeed puts another into the module
 
 from vlp.evaluation.team import ALONE, Team
 
@@ -133,7 +133,7 @@ def _products(left_ND: Tensor, right_MD: Tensor) -> Tensor:
     """All products of rows, in fp32."""
     if left_ND.device.type == "cpu" and torch.backends.mkldnn.is_available():
         # oneDNN, which torch asks for layers only: no slower than MKL anywhere, and twice as fast on AMD's processors.
-        return F.linear(left_ND.to_mkldnn(), right_MD.to_mkldnn()).to_dense()
+        return linear(left_ND.to_mkldnn(), right_MD.to_mkldnn()).to_dense()
     return left_ND @ right_MD.T
 
 
