@@ -110,6 +110,7 @@ def test_whole_numbers_must_agree_but_for_counters_of_batch_norms() -> None:
         (Merging("wise-ft", 1.5), 1, True, "between 0"),
         (Merging("delta", weights=(1.0,)), 1, True, "--weights has no effect"),
         (Merging(weights=(1.0,)), 2, False, "give one each"),
+        (Merging("wise-ft", weights=(2.0,)), 1, True, "no effect on one model"),
         (Merging(weights=(1.0, -1.0)), 2, False, "negative"),
         (Merging(weights=(float("nan"), 1.0)), 2, False, "finite"),
         (Merging(weights=(1e308, 1e308)), 2, False, "finite"),

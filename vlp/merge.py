@@ -68,6 +68,10 @@ class Merging:
             raise UserError(f"--alpha {self.alpha:g} must lie between 0 (the base) and 1 (the tuned model)")
         if self.weights is not None and self.method == "delta":
             raise UserError("--weights has no effect with --method delta, which finds its own: remove it")
+        if self.weights is not None and num_models == 1:
+            raise UserError(
+                "--weights has no effect on one model: remove it; --alpha is the share of the way from --base"
+            )
         if self.weights is not None and len(self.weights) != num_models:
             raise UserError(f"--weights has {len(self.weights)} numbers for {num_models} models: give one each")
         if self.weights is not None and (min(self.weights) < 0 or sum(self.weights) <= 0):

@@ -221,7 +221,8 @@ def _steps(run: Run, batches: Iterator[Batch], tasks: list[Task], signals: Signa
     for line in [*run.data.defects_by_kind(), *run.all_bad_samples().summary()]:
         distributed.say(line)
     if run.stopping is not None:
-        distributed.say(f"ended at step {step} of {total}; {run.stopping.described()}: {run.run_dir}/checkpoints/best")
+        kept = f": {run.run_dir}/checkpoints/best" if best_checkpoint(run.run_dir) else ""
+        distributed.say(f"ended at step {step} of {total}; {run.stopping.described()}{kept}")
     return Outcome(run.run_dir, step, finished=True, results=results)
 
 
@@ -330,7 +331,8 @@ def _evaluate(run: Run, tasks: list[Task], step: int) -> list[evaluation.Result]
 def _evaluate_before(run: Run, tasks: list[Task], first_step: int) -> list[evaluation.Result]:
     """With early stopping, whether its figure is there at all, or what a run that was cut off has not seen."""
     stopping = run.stopping
-    if stopping is None or (first_step and not (run.evaluates_at(first_step) and stopping.seen < first_step)):
+    evaluates = run.evaluates_at(first_step) or first_step == run.span.total_steps
+    if stopping is None or (first_step and not (evaluates and stopping.seen < first_step)):
         return []
     found = _evaluate(run, tasks, first_step)
     if first_step:

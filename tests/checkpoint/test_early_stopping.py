@@ -154,6 +154,28 @@ def test_a_run_that_was_cut_off_decides_the_same(cut_at: int, recipe_file: Path,
     assert (cut / last).read_bytes() == (whole / last).read_bytes()
 
 
+def test_the_last_evaluation_is_made_up_for_where_it_was_cut_off(recipe_file: Path) -> None:
+    """Which no multiple of evaluate.every announces."""
+    short = ("train.steps=3", "evaluate.every=9")
+    whole = run(recipe_file, *short).run_dir
+    (whole / "checkpoints/best").unlink()  # as if it had been killed in the evaluation, after the checkpoint
+    outcome = run(recipe_file, *short)
+    assert (whole / "checkpoints/best").readlink() == Path("step-0000003")
+    assert outcome.results[0].step == 3
+
+
+def test_where_nothing_could_be_compared_no_best_checkpoint_is_named(
+    recipe_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(EarlyStopping, "_value", lambda *_: NAN)
+    outcome = run(recipe_file, "train.lr=1e-4")
+    assert (outcome.step, outcome.results) == (6, [])  # three evaluations
+    said = capsys.readouterr().err
+    assert "ended at step 6 of 40" in said
+    assert "none could be compared" in said
+    assert "checkpoints/best" not in said
+
+
 def test_a_figure_that_no_evaluation_gives_is_refused_at_the_start(recipe_file: Path) -> None:
     with pytest.raises(UserError, match=r"no evaluation gives val/recall; there are .*val/retrieval/image_to_text_R@1"):
         run(recipe_file, "train.early_stopping.metric=val/recall")
