@@ -69,9 +69,7 @@ class Merging:
         if self.weights is not None and self.method == "delta":
             raise UserError("--weights has no effect with --method delta, which finds its own: remove it")
         if self.weights is not None and num_models == 1:
-            raise UserError(
-                "--weights has no effect on one model: remove it; --alpha is the share of the way from --base"
-            )
+            raise UserError("--weights has no effect on one model: remove it; its share of the way is --alpha")
         if self.weights is not None and len(self.weights) != num_models:
             raise UserError(f"--weights has {len(self.weights)} numbers for {num_models} models: give one each")
         if self.weights is not None and (min(self.weights) < 0 or sum(self.weights) <= 0):
