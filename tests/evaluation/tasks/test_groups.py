@@ -66,6 +66,23 @@ def test_macro_f1_is_that_of_scikit_learn_over_the_classes_shown(tmp_path, pictu
     assert result.scores.metrics["F1-macro_all"] == pytest.approx((4 / 5 + 2 / 3) / 2)
 
 
+@pytest.mark.parametrize("name", ["wds_geode_test", "iwildcam"])
+def test_a_collapsed_model_has_none_of_it(tmp_path, picture, encoder, monkeypatch, name) -> None:
+    path = write(tmp_path / name, picture, [(colour, 0, [0]) for colour in NAMES])
+    monkeypatch.setattr(encoder, "encode_image", lambda image: torch.ones(len(image), 3))
+    monkeypatch.setattr(encoder, "encode_text", lambda text: torch.ones(len(text), 3))
+    (result,) = evaluate(encoder, [f"groups:{path}"], 4, "tiny", "none")
+    assert next(iter(result.scores.metrics.values())) == 0
+
+
+@pytest.mark.parametrize(("name", "value"), [("wds_geode_test", 1.0), ("iwildcam", 1.0)])
+def test_the_first_of_two_classes_with_the_same_prompts_wins(tmp_path, picture, encoder, name, value) -> None:
+    path = write(tmp_path / name, picture, [(NAMES[0], 0, [0]), (NAMES[1], 1, [0])])
+    (path / "classnames.txt").write_text("\n".join([*NAMES[:2], *NAMES[:2]]))
+    (result,) = evaluate(encoder, [f"groups:{path}"], 4, "tiny", "none")
+    assert next(iter(result.scores.metrics.values())) == value == result.scores.metrics["acc1"]
+
+
 def test_other_sets_and_sets_without_groups_are_refused(tmp_path, picture) -> None:
     path = write(tmp_path / "wds_cars_test", picture, [(NAMES[0], 0, [0])])
     with pytest.raises(UserError, match="is none of fmow, geode, dollar_street, iwildcam"):

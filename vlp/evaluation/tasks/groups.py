@@ -8,6 +8,8 @@ arXiv:2301.02560; Dollar Street, Rojas et al. 2022). Which set it is, the name o
   right answers in the group where it is lowest, of those that have pictures. Of FMoW all regions count, also the one
   that WILDS calls "Other", with few pictures: WILDS leaves it out by its name, which DataComp's evaluator lacks.
 - ``F1-macro_all`` (iWildCam): the mean over the classes that pictures show of 2 TP / (2 TP + FP + FN).
+
+Which answers are right is what `tasks.classification` says, ties and classes of equal prompts included.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor
 
 from vlp.data.benchmark_sets import read_metadata
-from vlp.evaluation import intervals, metrics
+from vlp.evaluation import intervals
 from vlp.evaluation.classification_options import ClassificationOptions
 from vlp.evaluation.tasks import base, classification
 from vlp.types import UserError
@@ -64,12 +66,14 @@ class Task(classification.Task):
     def score(self, embeddings: base.SetEmbeddings) -> base.Scores:
         scores = super().score(embeddings)
         asked, num_classes = self.asked, len(self.classnames)
+        rank_N = torch.tensor(scores.details["rank_of_label"])
         if self.group_N is None:
-            value = macro_f1(predicted(embeddings.image_ND, embeddings.text_ND), self.label_N, num_classes)
+            first_C = torch.tensor(self.prompts.first_of_class)
+            told_N = told(embeddings.image_ND, embeddings.text_ND, self.label_N, rank_N <= 1, first_C)
+            value = macro_f1(told_N, self.label_N, num_classes)
             return _with_main(scores, asked.metric, "macro F1", value, float("nan"), None)
-        ranks = metrics.label_ranks(embeddings.image_ND, embeddings.text_ND, self.label_N)
         chance = min(1.0, asked.top / num_classes)
-        rows = by_group(ranks.rank_N.cpu() <= asked.top, self.group_N, asked.group, chance)
+        rows = by_group(rank_N <= asked.top, self.group_N, asked.group, chance)
         worst = min(rows, key=lambda row: row.score)
         label = f"top-{asked.top} of the worst {asked.group} ({worst.name})"
         found = _with_main(scores, asked.metric, label, worst.score, chance, worst.interval)
@@ -86,9 +90,17 @@ def by_group(right_N: Tensor, group_N: Tensor, name: str, chance: float) -> list
     return rows
 
 
-def predicted(image_ND: Tensor, class_CD: Tensor) -> Tensor:
-    """The class of each picture (N), on the CPU."""
-    return torch.cat([(part @ class_CD.T).argmax(dim=1) for part in image_ND.split(ROWS)]).cpu()
+def told(image_ND: Tensor, class_CD: Tensor, label_N: Tensor, right_N: Tensor, first_C: Tensor) -> Tensor:
+    """The class that each picture is taken for (N), on the CPU: its own where it is right, else the best of the others.
+
+    Args:
+        first_C: for each class the first one with the same prompts, which stands for it.
+    """
+    best = []
+    for part_ND, label_P in zip(image_ND.split(ROWS), label_N.split(ROWS), strict=True):
+        score_PC = part_ND.double() @ class_CD.double().T
+        best.append(score_PC.scatter(1, label_P[:, None].to(score_PC.device), -torch.inf).argmax(dim=1).cpu())
+    return torch.where(right_N, label_N, first_C[torch.cat(best)])
 
 
 def macro_f1(predicted_N: Tensor, label_N: Tensor, num_classes: int) -> float:
