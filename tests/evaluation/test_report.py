@@ -22,6 +22,7 @@ from vlp.encoders.openclip import build, save_openclip_directory
 from vlp.evaluation import geometry
 from vlp.evaluation import run as evaluation
 from vlp.evaluation.report import write_report
+from vlp.evaluation.report.gather import read_run
 from vlp.evaluation.report.pictures import img
 from vlp.types import UserError
 
@@ -286,6 +287,16 @@ def test_a_run_in_the_middle_says_how_far_it_is(data, tmp_path):
     assert "It stands at step 15 of 40" in page
     assert "of the checkpoint at step 10" in page
     assert "No set that asks to choose" in page
+
+
+def test_sets_are_asked_as_the_recipe_asks_them(data, tmp_path):
+    made = write_recipe(tmp_path / "run", data, ["colours"])
+    options = evaluation.EvaluateOptions(sets=made.evaluate.sets, classification={"templates": "openai-simple"})
+    made = made.model_copy(update={"evaluate": options})
+    (tmp_path / "run" / "recipe.yaml").write_text(made.to_yaml())
+    write_checkpoint(tmp_path / "run", made, 1)
+    (shown,) = read_run(tmp_path / "run").sets
+    assert shown.scores.notes[0] == "prompts: 7 templates of OpenAI's for ImageNet (openai-simple)"
 
 
 def test_a_run_before_its_first_checkpoint_shows_its_data(data, tmp_path):

@@ -222,12 +222,13 @@ def _embed_sets(run: RunContents) -> None:
         run.missing["evaluation"].append("The recipe names no evaluation sets (evaluate.sets).")
     for directory in run.recipe.evaluate.sets:
         try:
-            task = find_task(directory)
+            task = find_task(directory, run.recipe.evaluate)
             if isinstance(task, captioning.Task):
                 _read_captions(run, task)
             elif run.model is not None:
                 embeddings = task.embed(run.model, run.recipe.evaluate.batch_size)
-                embeddings = replace(embeddings, image_ND=embeddings.image_ND.cpu(), text_ND=embeddings.text_ND.cpu())
+                on_cpu = {name: value.cpu() for name, value in vars(embeddings).items() if isinstance(value, Tensor)}
+                embeddings = replace(embeddings, **on_cpu)
                 run.sets.append(EvaluatedSet(task, embeddings, task.score(embeddings)))
         except UserError as error:
             run.missing["galleries"].append(f"Evaluation set {directory} cannot be shown: {error}.")
