@@ -101,6 +101,16 @@ def test_equal_features_leave_the_most_frequent_class():
     assert probe.logistic_accuracy(torch.full((100, 16), 0.25), labels) == pytest.approx(0.7)
 
 
+def test_of_many_classes_some_stand_for_all(monkeypatch):
+    seen = []
+    fit = probe.fit
+    monkeypatch.setattr(probe, "fit", lambda *arguments: seen.append(arguments) or fit(*arguments))
+    features, labels = blobs(5 * 256, 256, 0.0, width=256)
+    assert probe.logistic_accuracy(features, labels) == 1
+    ((_, fitted, num_classes),) = seen
+    assert (num_classes, len(fitted)) == (probe.MAX_CLASSES, 4 * probe.MAX_CLASSES)
+
+
 def test_of_many_rows_as_many_of_each_class_are_used():
     features, labels = blobs(3000, 3, 0.8)
     some = probe.logistic_accuracy(features, labels, max_rows=300)

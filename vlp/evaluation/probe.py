@@ -15,13 +15,16 @@ from torch import Tensor
 L2 = 1e-3
 MAX_STEPS = 100
 MAX_ROWS = 10_000
+MAX_CLASSES = 200  # of a fit in fp64: of a thousand it would take a minute
 MAX_QUERIES = 5_000
 SAME = 1e-6  # cosines closer than this are equal: fp32 products differ by their place in the matrix
 MIN_ROWS = 64  # of a product of matrices: fewer, and it waits for memory
 TILE_ELEMENTS = 2**24  # 64 MiB of fp32 similarities, whatever the size of the set
 
 
-def logistic_accuracy(features_ND: Tensor, labels_N: Tensor, max_rows: int = MAX_ROWS) -> float:
+def logistic_accuracy(
+    features_ND: Tensor, labels_N: Tensor, max_rows: int = MAX_ROWS, max_classes: int = MAX_CLASSES
+) -> float:
     """Share of held-out rows that a multinomial logistic regression gives their class, in [0, 1].
 
     Minimises mean cross-entropy + L2/2 ||W||^2 (`L2` fixed, the offset free) on standardised features, in fp64 by
@@ -33,12 +36,16 @@ def logistic_accuracy(features_ND: Tensor, labels_N: Tensor, max_rows: int = MAX
         features_ND: N x D, of any length; each column is standardised by the rows the probe is fitted on.
         labels_N: N whole numbers.
         max_rows: of more rows only this many are used, evenly spaced in the order of the classes.
+        max_classes: of more classes only the rows of this many are used, evenly spaced.
 
     Returns:
         NaN where fewer than two classes have the five items that a split needs.
     """
     labels_N = labels_N.to(features_ND.device)
-    rows = labels_N.argsort(stable=True)
+    rows, classes_C = labels_N.argsort(stable=True), labels_N.unique()
+    if len(classes_C) > max_classes:
+        kept = torch.arange(max_classes, device=rows.device) * len(classes_C) // max_classes
+        rows = rows[torch.isin(labels_N[rows], classes_C[kept])]
     if len(rows) > max_rows:
         rows = rows[torch.arange(max_rows, device=rows.device) * len(rows) // max_rows]
     features_ND, labels_N = features_ND[rows].double(), labels_N[rows].unique(return_inverse=True)[1]
