@@ -41,6 +41,7 @@ COMMANDS = {
         *(
             "-h",
             "model",
+            "--offline",
             "--on",
             "--suite",
             "--root",

@@ -81,8 +81,9 @@ def test_several_models_are_evaluated_on_every_set(there: Path, capsys: Show) ->
     ]
     assert stored[0]["preprocess"]["size"] == [32, 32]
     assert stored[0]["preprocess"]["interpolation"] == "bicubic"
+    assert stored[0]["texts"]["length"] == 16
     assert stored[0]["weights"] == "model"
-    assert "one sees pictures as 32x32 (bicubic, shortest side, then cropped)" in said.err
+    assert "one: pictures: 32 x 32 pixels, its shorter side resized, the centre cropped (bicubic)" in said.err
     assert "4 of 4: two on pairs: 6 pictures, 12 texts" in said.err
     assert "│ one" not in said.out
     assert "one ┃" in said.out
@@ -121,8 +122,8 @@ def test_a_directory_of_results_goes_on_where_it_was_stopped(there: Path, capsys
     vlp(*command)
     said = capsys.readouterr().err
     assert said.count("is there") == 3
-    assert "two sees pictures" in said
-    assert "one sees" not in said
+    assert "two: pictures: " in said
+    assert "one: pictures" not in said
     assert results(there / "out") == first
     assert {path for path, time in times.items() if path.stat().st_mtime_ns != time} == {gone}
 
@@ -169,7 +170,7 @@ def test_a_suite_runs_what_is_there_and_lists_what_is_missing(there: Path, capsy
     assert not any(line.startswith("Average") for line in lines)
 
     vlp("eval", "one", "two", "--suite", "imagenet-shifts", "--root", "sets", "--output-dir", "out")
-    assert "sees pictures" not in capsys.readouterr().err
+    assert "pictures: " not in capsys.readouterr().err
     assert results(there / "out")["one", "wds_imagenetv2"]["suites"] == ["datacomp38", "imagenet-shifts"]
 
 
@@ -273,3 +274,83 @@ def test_mistakes_are_one_sentence(there: Path, capsys: Show, arguments: str, se
     said = capsys.readouterr()
     assert sentence in said.err
     assert said.out == ""
+
+
+def test_models_of_like_names_keep_results_of_their_own(there: Path, capsys: Show) -> None:
+    (there / "a").mkdir()
+    shutil.move(there / "one", there / "a" / "b")
+    shutil.move(there / "two", there / "a_b")
+    long = "x" * 120
+    (there / long).mkdir()
+    shutil.copytree(there / "a_b", there / long / long)
+    models = ("a/b", "a_b", f"{long}/{long}")
+    for _ in range(2):
+        vlp("eval", *models, "--on", "sets/pairs", "--output-dir", "out")
+    assert capsys.readouterr().err.count("is there") == 3
+    found = results(there / "out")
+    assert found.keys() == {(model, "pairs") for model in models}
+    assert found["a/b", "pairs"]["metrics"] != found["a_b", "pairs"]["metrics"]
+    assert (there / "out" / "results.csv").read_text().count("a_b,model,en,text_acc,") == 1
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_others_their_results(there: Path, capsys: Show) -> None:
+    shutil.copytree(there / "one", there / "bad")
+    weights = there / "bad" / "open_clip_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(SystemExit, match="2"):
+        vlp("eval", "one", "bad", "two", "--on", "sets/pairs", "--output-dir", "out")
+    said = capsys.readouterr()
+    assert "vlp: 1 of 3 models could not be evaluated: " in said.err
+    assert "bad is left out" in said.err
+    assert "one ┃ two ┃" in " ".join(said.out.split())
+    assert results(there / "out").keys() == {("one", "pairs"), ("two", "pairs")}
+    assert "| one | two | chance |" in (there / "out" / "results.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "content", ['{"metrics": 3}', '{"metrics": {"text_acc": "much"}}', '{"intervals": {"text_acc": 3}}']
+)
+def test_a_result_whose_fields_are_something_else_is_damaged(there: Path, capsys: Show, content: str) -> None:
+    command = ("eval", "one", "--on", "sets/pairs", "--output-dir", "out")
+    vlp(*command)
+    (path,) = (there / "out").glob("*.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | json.loads(content)))
+    with pytest.raises(SystemExit, match="2"):
+        vlp("report", "out")
+    capsys.readouterr()
+    vlp(*command)
+    assert "is made anew: its file is damaged" in capsys.readouterr().err
+
+
+def test_damaged_answers_are_said_and_the_page_is_written_without(there: Path, capsys: Show) -> None:
+    vlp("eval", "one", "two", "--on", "sets/pairs", "--output-dir", "out")
+    (path,) = (there / "out").glob("pairs_model_two*.npz")
+    path.write_bytes(path.read_bytes()[:100])
+    vlp("report", "out")
+    assert f"{path.name} is damaged" in capsys.readouterr().err
+    path.write_bytes(b"")
+    vlp("report", "out")
+
+
+def test_the_page_compares_only_what_was_asked_alike(there: Path) -> None:
+    vlp("eval", "one", "--on", "sets/wds_imagenetv2", "--output-dir", "out")
+    (there / "names.txt").write_text("\n".join(f"{word} names" for word in WORDS))
+    vlp("eval", "two", "--on", "sets/wds_imagenetv2", "--output-dir", "out", "--classnames", "names.txt")
+    page = (there / "out" / "report.html").read_text()
+    assert "not of the same options" in page
+    assert "No set has the answers of two models" in page
+
+    vlp("eval", "one", "--on", "sets/wds_imagenetv2", "--output-dir", "out", "--classnames", "names.txt")
+    page = (there / "out" / "report.html").read_text()
+    assert "not of the same options" not in page
+    assert " names</span>" in page  # the gallery calls classes what they were called
+
+    (there / "sets" / "wds_imagenetv2" / "classnames.txt").write_text("\n".join(reversed(WORDS)))
+    vlp("report", "out")
+    assert "has changed since it was evaluated" in (there / "out" / "report.html").read_text()
+
+
+def test_whether_class_embeddings_are_kept_changes_no_result(there: Path, capsys: Show) -> None:
+    vlp("eval", "one", "--on", "sets/wds_imagenetv2", "--output-dir", "out", "--no-cache")
+    vlp("eval", "one", "--on", "sets/wds_imagenetv2", "--output-dir", "out")
+    assert "is there" in capsys.readouterr().err

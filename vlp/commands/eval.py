@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from vlp.commands import _model
 from vlp.evaluation.classification_options import ClassificationOptions
 from vlp.evaluation.multilingual_options import MultilingualOptions
 from vlp.flags import add_field, checked, given
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="run, checkpoint or exported directory, NAME:TAG of open_clip, hf-hub:, local-dir:, or FILE.txt of them",
     )
+    _model.add_offline(parser)
     sets = parser.add_mutually_exclusive_group(required=True)
     sets.add_argument(
         "--on",
@@ -75,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from vlp import distributed, rendezvous
 
+    _model.heed(arguments)
     if arguments.batch_size < 1:
         raise UserError(f"--batch-size {arguments.batch_size} must be at least 1")
     if (arguments.suite is None) != (arguments.root is None):
@@ -107,10 +110,12 @@ def _run(arguments: argparse.Namespace) -> None:
     directory = ResultsDirectory(arguments.output_dir) if arguments.output_dir else None
     together = team.everyone()
     with _progress(len(models) * len(sets), together) as done:
-        results = sweep(models, sets, options, directory, together, done)
-    if distributed.rank() == 0:
+        results, lost = sweep(models, sets, options, directory, together, done)
+    if distributed.rank() == 0 and results:
         _show(arguments, results)
         _write(arguments, results, directory)
+    if lost:
+        raise UserError(f"{len(lost)} of {len(models)} models could not be evaluated: {'; '.join(lost)}")
 
 
 def _sets(arguments: argparse.Namespace) -> tuple[EvaluateOptions, list[SetToDo]]:

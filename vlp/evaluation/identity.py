@@ -55,15 +55,24 @@ def named(reference: str) -> NamedModel:
     return NamedModel(reference, whole, "model" if found.ema is None else "ema", digest)
 
 
-def made_from(model: NamedModel, set_digest: str, kind: str, options: BaseModel | None) -> dict[str, Any]:
+def made_from(model: NamedModel, set_digest: str, kind: str, section: str, options: BaseModel | None) -> dict[str, Any]:
     """Figures that were made from the same need not be computed again.
 
     Args:
         kind: that of the task.
-        options: those of the task's section.
+        section: that of the task, "" where it has none.
+        options: those of the section.
     """
-    asked = {} if options is None else options.model_dump(mode="json", exclude_defaults=True)
-    return {"model": model.digest, "set": set_digest, "task": kind, "options": asked, "vlp": __version__}
+    asked = {} if options is None else options.model_dump(mode="json", exclude_defaults=True, exclude={"cache"})
+    scorer = getattr(options, "scorer", None)  # another model, of captions
+    digest = model.digest if scorer is None else _digest([model.digest, named(scorer).digest])
+    return {
+        "model": digest,
+        "set": set_digest,
+        "task": kind,
+        "options": {section: asked} if asked else {},
+        "vlp": __version__,
+    }
 
 
 def of_set(task: Task) -> str:

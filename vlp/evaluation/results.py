@@ -15,7 +15,20 @@ from vlp.evaluation.tasks.base import Category, Scores
 from vlp.types import UserError
 
 CAPTIONS = ".captions.jsonl"  # in place of the .json of a result: what a captioner said
-ABOUT = ("set", "suites", "preprocess", "weights", "made_from")  # fields of the JSON that `Result.about` may have
+ABOUT = (
+    "set",
+    "suites",
+    "preprocess",
+    "texts",
+    "weights",
+    "made_from",
+)  # fields of the JSON that `Result.about` may have
+NAMES = ("dataset", "model", "task")
+KINDS: dict[str, type] = (
+    dict.fromkeys(("labels", "intervals", "preprocess", "made_from"), dict)
+    | dict.fromkeys(("categories", "notes", "suites"), list)
+    | dict.fromkeys(("pretrained", "language", "set"), str)
+)
 # Of each line the first metric that a set has.
 MAIN_METRICS = {
     "zeroshot_retrieval": (("text_retrieval_recall@1",), ("image_retrieval_recall@1",)),
@@ -142,11 +155,34 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """The file has its name only when it is whole."""
+    """What is no Unicode, as in names of files, is written as JSON writes it."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """The file has its name only when it is whole, also where another process writes the same one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_bytes(content)
     os.replace(partial, path)
+
+
+def is_result(content: Any) -> bool:
+    """Whether JSON is what `Result.to_json` or CLIP_benchmark writes, as far as tables and reports read it."""
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), str) for name in NAMES):
+        return False
+    if not all(isinstance(content[name], kind) for name, kind in KINDS.items() if name in content):
+        return False
+    shares = [content.get("metrics"), *(content.get(name, {}) for name in ("chance", "geometry", "figures"))]
+    limits = [limits for limits in content.get("intervals", {}).values() if limits is not None]
+    return all(isinstance(values, dict) and all(map(_is_figure, values.values())) for values in shares) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(limit, int | float) for limit in pair)
+        for pair in limits
+    )
+
+
+def _is_figure(value: Any) -> bool:
+    return value is None or isinstance(value, int | float)
 
 
 def _without_nan(values: Mapping[str, float]) -> dict[str, float | None]:

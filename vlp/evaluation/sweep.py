@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vlp import distributed
+from vlp.encoders import inputs
 from vlp.encoders.openclip import load
 from vlp.encoders.two_tower import TwoTower
 from vlp.evaluation import answers, identity
@@ -72,24 +73,34 @@ def sweep(
     directory: ResultsDirectory | None = None,
     team: Team = ALONE,
     done: Callable[[str], None] = distributed.say,
-) -> list[Result]:
-    """Results, model by model in the order of ``sets``, on the first process of ``team``.
+) -> tuple[list[Result], list[str]]:
+    """Results, model by model in the order of ``sets``, and a sentence for each model that cannot be evaluated.
 
     Args:
         directory: where results are kept; what was made there from the same model, set and options is taken as it is.
         done: is told what begins, a line each.
 
     Raises:
-        UserError: a model that is not there, before any is loaded; or that cannot be evaluated.
+        UserError: a model that is not there, before any is loaded; or the only one cannot be evaluated.
     """
     named = team.once(lambda: [identity.named(model) for model in models])
     _check_names(named)
     jobs = _jobs(named, sets, options, directory, team)
     found: list[Result] = []
+    lost: list[str] = []
     for model in named:
         own = [job for job in jobs if job.model == model]
         todo = [job for job in own if job.stored is None]
-        encoder = _loaded(model, todo, done) if todo else None
+        encoder = None
+        try:
+            with distributed.failing_together():
+                encoder = _loaded(model, todo, done) if todo else None
+        except UserError as error:  # the others are not lost with it
+            if len(named) == 1:
+                raise
+            done(f"{model.title} is left out: {error}")
+            lost.append(f"{model.title} ({error})")
+            own = [job for job in own if job.stored is not None]
         for job in own:
             place = f"{1 + jobs.index(job)} of {len(jobs)}: {model.title} on {job.set.task.name}"
             if job.stored is not None:
@@ -101,7 +112,7 @@ def sweep(
             found.append(_evaluated(job, encoder, options.batch_size, team, directory))
         del encoder
         _free()
-    return found
+    return found, lost
 
 
 def _check_names(models: Sequence[NamedModel]) -> None:
@@ -122,8 +133,9 @@ def _jobs(
     jobs = []
     for model in models:
         for one, digest in zip(sets, digests, strict=True):
-            section = getattr(options, one.task.section) if one.task.section else None
-            jobs.append(_Job(model, one, identity.made_from(model, digest, one.task.kind, section)))
+            section = one.task.section
+            asked = getattr(options, section) if section else None
+            jobs.append(_Job(model, one, identity.made_from(model, digest, one.task.kind, section, asked)))
     if directory is None:
         return jobs
     there = team.once(lambda: [_stored(job, directory) for job in jobs])
@@ -143,17 +155,8 @@ def _loaded(model: NamedModel, jobs: Sequence[_Job], done: Callable[[str], None]
     encoder = load(model.reference, distributed.device())
     for job in jobs:
         job.set.task.check(encoder)
-    done(f"{model.title} sees pictures as {preprocessing(encoder)}")
+    done(f"{model.title}: {inputs.as_line(encoder)}")
     return encoder
-
-
-def preprocessing(encoder: TwoTower) -> str:
-    """What is done to pictures, in a phrase."""
-    form = encoder.picture_format
-    how = {"shortest": "shortest side, then cropped", "longest": "longest side, then filled up", "squash": "both sides"}
-    mean, std = ("/".join(f"{value:.3g}" for value in values) for values in (form.mean, form.std))
-    size = f"{form.size[0]}x{form.size[1]}"
-    return f"{size} ({form.interpolation}, {how[form.resize_mode]}), mean {mean}, std {std}"
 
 
 def _evaluated(job: _Job, encoder: TwoTower, batch_size: int, team: Team, directory: ResultsDirectory | None) -> Result:
@@ -168,7 +171,8 @@ def _evaluated(job: _Job, encoder: TwoTower, batch_size: int, team: Team, direct
     about = {
         "set": job.set.entry,
         "suites": [job.set.suite] if job.set.suite else [],
-        "preprocess": asdict(encoder.picture_format),
+        "preprocess": inputs.of_pictures(encoder.picture_format),
+        "texts": inputs.of_texts(encoder),
         "weights": encoder.weights,
         "made_from": job.made_from,
     }

@@ -126,6 +126,6 @@ def _figure_tables(results: Sequence[Result]) -> list[Table]:
         if figures:
             if tuple(figures) not in tables:
                 tables[tuple(figures)] = Table("set", *(name.replace("_", " ") for name in figures))
-            shown = ("–" if math.isnan(value) else f"{value:.3g}" for value in figures.values())
+            shown = ("–" if math.isnan(value) else f"{value:.4g}" for value in figures.values())
             tables[tuple(figures)].add_row(result.dataset, *shown)
     return list(tables.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from vlp.evaluation import identity
 from vlp.evaluation.answers import Arrays
 from vlp.evaluation.directory import ResultsDirectory
 from vlp.evaluation.paired import Difference, difference
@@ -21,9 +23,15 @@ from vlp.evaluation.report.summary import COUNTS, TASK_NAMES
 from vlp.evaluation.report.templates import save, template
 from vlp.evaluation.report.values import format_value
 from vlp.evaluation.results import main_metrics, title
-from vlp.evaluation.run import find_task
+from vlp.evaluation.run import EvaluateOptions, find_task
 from vlp.evaluation.suites import base as suites
+from vlp.flags import checked
 from vlp.types import UserError
+
+OTHERWISE = (
+    "These scores are not of the same files, or not of the same options (made_from of the results), so no model is "
+    "marked as the best: evaluate the models again by one command."
+)
 
 
 @dataclass(frozen=True)
@@ -39,8 +47,15 @@ class ComparedSet:
     def first(self) -> Mapping[str, Any]:
         return next(content for content in self.contents if content)
 
+    @property
+    def is_alike(self) -> bool:
+        """Whether all models answered the same questions, as far as results say."""
+        return len({_asked(content) for content in self.contents if content}) == 1
+
     def difference(self, metric: str, first: int, second: int) -> Difference | None:
         """Of two models on the same questions; None where the answers kept are not all that the metric is made of."""
+        if _asked(self.contents[first]) != _asked(self.contents[second]):
+            return None
         values = [self.contents[model].get("metrics", {}).get(metric) for model in (first, second)]
         found = difference(metric, self.answers[first], self.answers[second])
         if found is None or not all(map(is_figure, values)):
@@ -146,13 +161,23 @@ def _preprocess(form: Mapping[str, Any]) -> str:
     return f"{size}, {form.get('interpolation')}, {form.get('resize_mode')}, mean {mean}, std {std}"
 
 
+def _asked(content: Mapping[str, Any]) -> str:
+    """What a result says of the set and the options that it was made from."""
+    made_from = content.get("made_from") or {}
+    return json.dumps([made_from.get(name) for name in ("set", "options")], sort_keys=True)
+
+
 def _table(one: ComparedSet) -> Table:
     main = main_metrics(one.task, one.first["metrics"])
     every = dict.fromkeys(metric for content in one.contents for metric in content.get("metrics", {}))
     facts = [TASK_NAMES.get(one.task, one.task)]
     facts += [f"{one.first[key]:,} {noun}" for key, noun in COUNTS if isinstance(one.first.get(key), int)]
     notes = dict.fromkeys(note for content in one.contents for note in content.get("notes", []))
-    rows = [_marked(_row(one, metric), one, metric) for metric in main]
+    rows = [_row(one, metric) for metric in main]
+    if one.is_alike:
+        rows = [_marked(row, one, metric) for row, metric in zip(rows, main, strict=True)]
+    else:
+        notes[OTHERWISE] = None
     others = [row for metric in every if metric not in main for row in [_row(one, metric)] if any(row.scores)]
     return Table(one.name, facts, rows, others, list(notes))
 
@@ -233,11 +258,24 @@ def _galleries(sets: Sequence[ComparedSet]) -> tuple[list[Gallery], list[str]]:
         if not any(one.answers):
             continue
         try:
-            asked = questions(find_task(one.first.get("set") or one.name), one.answers)
-        except UserError as error:
+            found.append(_gallery(one))
+        except (UserError, OSError) as error:
             missing.append(f"The pictures of {one.name} cannot be shown: {error}.")
-            continue
-        pairs = [pair for each in asked for pair in versus.versus(each, one.difference)]
-        lost = [failures for each in asked if (failures := versus.failures(each)) is not None]
-        found.append(Gallery(one.name, pairs, lost))
     return found, missing
+
+
+def _gallery(one: ComparedSet) -> Gallery:
+    """
+    Raises:
+        UserError: the set is not there any more, or has changed.
+    """
+    entry = one.first.get("set") or one.name
+    made_from = one.first.get("made_from") or {}
+    task = find_task(entry, checked(EvaluateOptions, {"sets": [entry], **(made_from.get("options") or {})}))
+    if made_from.get("set", "") not in ("", identity.of_set(task)):
+        raise UserError(f"{entry} has changed since it was evaluated: vlp eval evaluates it anew")
+    same = [_asked(content) == _asked(one.first) for content in one.contents]
+    asked = questions(task, [answers if own else {} for answers, own in zip(one.answers, same, strict=True)])
+    pairs = [pair for each in asked for pair in versus.versus(each, one.difference)]
+    lost = [failures for each in asked if (failures := versus.failures(each)) is not None]
+    return Gallery(one.name, pairs, lost)
