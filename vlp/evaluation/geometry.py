@@ -42,7 +42,7 @@ FIGURES = {
     "image_knn_accuracy": Figure("10 nearest", "pictures whose 10 nearest others are mostly of their class, 0 to 1"),
     "image_probe_accuracy": Figure(
         "linear probe",
-        f"unseen pictures whose class a linear rule reads off, of {probe.MAX_CLASSES} classes at most, 0 to 1",
+        f"unseen pictures whose class, of {probe.MAX_CLASSES} at most, a linear rule reads off, 0 to 1",
     ),
     "tolerance": Figure("tolerance", "mean cosine of two pictures of one class, -1 to 1"),
 }

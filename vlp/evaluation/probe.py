@@ -15,7 +15,7 @@ from torch import Tensor
 L2 = 1e-3
 MAX_STEPS = 100
 MAX_ROWS = 10_000
-MAX_CLASSES = 200  # of a fit in fp64: of a thousand it would take a minute
+MAX_CLASSES = 200  # a thousand take 20 s of a core instead of 3
 MAX_QUERIES = 5_000
 SAME = 1e-6  # cosines closer than this are equal: fp32 products differ by their place in the matrix
 MIN_ROWS = 64  # of a product of matrices: fewer, and it waits for memory

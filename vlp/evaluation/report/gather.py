@@ -220,14 +220,17 @@ def _embed_sets(run: RunContents) -> None:
         return
     if not run.recipe.evaluate.sets:
         run.missing["evaluation"].append("The recipe names no evaluation sets (evaluate.sets).")
-    for directory in run.recipe.evaluate.sets:
+    options = run.recipe.evaluate.model_copy(update={"captioning": None})  # captions are shown, not judged again
+    for directory in options.sets:
         try:
-            task = find_task(directory, run.recipe.evaluate)
+            task = find_task(directory, options)
             if isinstance(task, captioning.Task):
                 _read_captions(run, task)
             elif run.model is not None:
                 embeddings = task.embed(run.model, run.recipe.evaluate.batch_size)
-                on_cpu = {name: value.cpu() for name, value in vars(embeddings).items() if isinstance(value, Tensor)}
+                on_cpu: dict[str, Any] = {
+                    name: value.cpu() for name, value in vars(embeddings).items() if isinstance(value, Tensor)
+                }
                 embeddings = replace(embeddings, **on_cpu)
                 run.sets.append(EvaluatedSet(task, embeddings, task.score(embeddings)))
         except UserError as error:
