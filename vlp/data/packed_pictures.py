@@ -30,6 +30,18 @@ class ZippedFile(StoredFile):
             raise UserError(f"{self.name} cannot be read ({error}): copy {self.path} again") from error
 
 
+def zip_members(path: Path, source: str) -> dict[str, ZippedFile]:
+    """The files of the ZIP by their bare names; none where there is no ZIP. ``source`` is where it comes from."""
+    if not path.is_file():
+        return {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path} is not a whole ZIP ({error}): copy it again from {source}") from error
+    return {Path(name).name: ZippedFile(path, f"{path}: {name}", member=name) for name in names}
+
+
 @dataclass(frozen=True)
 class ParquetPicture(StoredFile):
     """A picture as Hugging Face keeps it, {bytes, path}: row ``row`` of the row group ``group`` in ``column``."""

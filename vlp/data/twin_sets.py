@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlp.data.benchmark_sets import PICTURE_EXTENSIONS, StoredFile
-from vlp.data.packed_pictures import ParquetPicture, ZippedFile
+from vlp.data.packed_pictures import ParquetPicture, ZippedFile, zip_members
 from vlp.types import UserError
 
 WINOGROUND = "the gated Hugging Face data set facebook/winoground"
@@ -147,20 +146,8 @@ def _json_examples(folder: Path) -> tuple[list[dict[str, Any]], list[StoredFile]
         except ValueError as error:
             raise UserError(f"line {number} of {path} is not valid JSON ({error}): copy the file again") from error
         rows.append(_checked(row, f"line {number} of {path}", (*CAPTIONS, *PICTURES)))
-    members = _zip_members(folder / "images.zip")
+    members = zip_members(folder / "images.zip", WINOGROUND)
     return rows, [_picture(folder, members, row[side]) for row in rows for side in PICTURES]
-
-
-def _zip_members(path: Path) -> dict[str, ZippedFile]:
-    """The pictures of the ZIP by their bare file names; none where there is no ZIP."""
-    if not path.is_file():
-        return {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{path} is not a whole ZIP ({error}): copy it again from {WINOGROUND}") from error
-    return {Path(name).name: ZippedFile(path, f"{path}: {name}", member=name) for name in names}
 
 
 def _picture(folder: Path, members: dict[str, ZippedFile], name: str) -> StoredFile:

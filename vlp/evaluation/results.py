@@ -34,6 +34,7 @@ MAIN_METRICS = {
     "zeroshot_retrieval": (("text_retrieval_recall@1",), ("image_retrieval_recall@1",)),
     "zeroshot_classification": (("acc1", "mean_average_precision"),),
     "image_caption_selection": (("acc", "image_acc_macro", "text_acc_macro_official", "text_acc_macro", "text_acc"),),
+    "image_association": (("jaccard_score_10-12", "jaccard_score_5-6", "avg_jaccard_score"),),
     "captioning": (("slot_acc", "CIDEr", "CLIPScore"),),
 }
 

@@ -17,6 +17,7 @@ TASK_NAMES = {
     "zeroshot_retrieval": "zero-shot retrieval",
     "zeroshot_classification": "zero-shot classification",
     "image_caption_selection": "true caption above the false ones",
+    "image_association": "pictures that go with a cue",
     "captioning": "captions of pictures",
 }
 TWINS = "two pictures, each with its own of two captions"

@@ -10,7 +10,12 @@ from vlp.evaluation.suites.base import HUB, Entry, Suite, benchmark_places, on_h
 IMAGENET, SHIFTS, VTAB, RETRIEVAL = "ImageNet", "ImageNet dist. shifts", "VTAB", "Retrieval"
 TOP1, PER_CLASS = ("acc1",), ("mean_per_class_recall",)
 RECALL = ("image_retrieval_recall@1", "text_retrieval_recall@1")
+JACCARD = ("jaccard_score_10-12",)
 _NO_MAIN_METRIC = "DataComp has no main metric for it, and it counts in no mean"
+_WINOGAVIL = (
+    f"{HUB}/nlphuji/winogavil (winogavil_dataset.csv and winogavil_images.zip; "
+    "its page asks to use it for research only)"
+)
 
 
 def _classes(
@@ -33,8 +38,8 @@ def _recall(name: str, key: str, repository: str, images: int, *places: str) -> 
     return Entry(name, (*benchmark_places(key), *places), RECALL, where, (RETRIEVAL,), images=images)
 
 
-def _not_computed(name: str, key: str, images: int, why: str, *groups: str, metrics: tuple[str, ...] = ()) -> Entry:
-    return Entry(name, benchmark_places(key), metrics, on_hub(key), groups, images=images, not_computed=why)
+def _not_computed(name: str, key: str, images: int) -> Entry:
+    return Entry(name, benchmark_places(key), (), on_hub(key), images=images, not_computed=_NO_MAIN_METRIC)
 
 
 SUITE = Suite(
@@ -71,21 +76,14 @@ SUITE = Suite(
         _classes("SVHN", "vtab/svhn", 26_032, 10, VTAB),
         _recall("Flickr", "flickr30k", "flickr_1k_test_image_text_retrieval", 1_000),
         _recall("MSCOCO", "mscoco_captions", "mscoco_2014_5k_test_image_text_retrieval", 5_000, "coco", "mscoco"),
-        _not_computed(
-            "WinoGAViL",
-            "winogavil",
-            3_563,
-            "its Jaccard index of the pictures that belong to a cue",
-            RETRIEVAL,
-            metrics=("jaccard_score_10-12",),
-        ),
+        Entry("WinoGAViL", benchmark_places("winogavil"), JACCARD, _WINOGAVIL, (RETRIEVAL,), images=2_044),
         _classes("iWildCam", "wilds/iwildcam", 42_791, 182, metrics=("F1-macro_all",), task="groups"),
         _classes("Camelyon17", "wilds/camelyon17", 85_054, 2),
         _classes("FMoW", "wilds/fmow", 22_108, 62, metrics=("acc_worst_region",), task="groups"),
         _classes("Dollar Street", "dollar_street", 3_503, 58, metrics=("acc_top5_wg",), task="groups"),
         _classes("GeoDE", "geode", 12_488, 40, metrics=("acc_wg",), task="groups"),
-        _not_computed("FairFace", "fairface", 10_954, _NO_MAIN_METRIC),
-        _not_computed("UTKFace", "utkface", 23_703, _NO_MAIN_METRIC),
+        _not_computed("FairFace", "fairface", 10_954),
+        _not_computed("UTKFace", "utkface", 23_703),
     ),
     groups=(IMAGENET, SHIFTS, VTAB, RETRIEVAL),
     average="Average",
