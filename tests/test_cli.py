@@ -233,9 +233,11 @@ def test_a_reader_that_closes_early_is_no_error(arguments: list[str]) -> None:
 def test_recipes_and_objectives_are_listed_with_a_summary(capsys: pytest.CaptureFixture[str]) -> None:
     for command, known in (("recipes", {"quickstart", "emoji"}), ("objectives", {"infonce", "siglip"})):
         vlp(command)
-        lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+        printed = capsys.readouterr().out.splitlines()
+        lines = [line.split(maxsplit=1) for line in printed]
         assert known <= {name for name, *_ in lines}
         assert all(len(rest) == 1 and len(rest[0]) > 20 for _, *rest in lines), lines
+        assert len({line.index(f" {summary}") for line, (_, summary) in zip(printed, lines, strict=True)}) == 1
 
 
 def test_inspect_says_what_would_run_and_runs_nothing(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

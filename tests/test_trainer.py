@@ -242,6 +242,13 @@ def test_a_signal_at_a_step_with_an_evaluation_loses_no_row(recipe_file, tmp_pat
     assert [(row["step"], row.keys()) for row in rows] == [(row["step"], row.keys()) for row in whole]
 
 
+def test_the_evaluation_of_each_set_is_progress_for_the_watchdog(recipe_file, monkeypatch):
+    began = []
+    monkeypatch.setattr(trainer.Watchdog, "at", lambda _, step, phase: began.append((step, phase)))
+    run(recipe_file, "train.steps=1", "train.warmup=1")
+    assert began.count((1, "evaluation")) >= 3  # sets
+
+
 def test_two_processes_train_like_one(recipe_file, tmp_path):
     one = losses(run(recipe_file, f"run_dir={tmp_path / 'one'}"))
     two = tmp_path / "two"

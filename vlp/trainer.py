@@ -312,7 +312,9 @@ def _evaluate(run: Run, tasks: list[Task], step: int) -> list[evaluation.Result]
         if model is not None:
             name, place, batch_size = run.recipe.name, str(run.run_dir), run.recipe.evaluate.batch_size
             team = everyone() if run.engine.evaluates_together else ALONE
-            results = evaluation.run_tasks(model, tasks, batch_size, name, place, step, team)
+            for task in tasks:
+                run.watchdog.at(step, "evaluation")  # every set is progress
+                results += evaluation.run_tasks(model, [task], batch_size, name, place, step, team)
     metrics = evaluation.metrics_for_log(results)
     if run.stopping is not None:
         metrics = distributed.from_all_ranks(metrics)[0]  # so that all decide the same

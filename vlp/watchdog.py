@@ -21,7 +21,7 @@ from vlp import distributed
 
 EXIT_CODE = 75  # "try again" of sysexits.h: the run is not at fault, as it is with 1 and 2
 PHASES = ("start", "data", "step", "save", "evaluation")  # in the order in which a step goes through them
-# What takes longer than a step by nature: reading a checkpoint, compiling, writing, an evaluation by rank zero.
+# What takes longer than a step by nature: reading a checkpoint, compiling, writing, the evaluation of a set.
 _LONG = ("start", "save", "evaluation")
 _PATIENCE = 4
 _BEAT_S = 3.0  # from one look, and one sign of life, to the next
@@ -42,7 +42,7 @@ class WatchdogOptions(BaseModel, frozen=True, extra="forbid", allow_inf_nan=Fals
 def process_group_timeout(hang_timeout: float) -> timedelta:
     """What a process group's own timeout must be so that it does not fire before the watchdog.
 
-    It would name nobody. Accelerate's default is ten minutes under NCCL, less than many an evaluation by rank zero.
+    It would name nobody. Accelerate's default is ten minutes under NCCL, less than many an evaluation by rank zero alone.
     """
     return timedelta(seconds=_PATIENCE * hang_timeout + 300) if hang_timeout else timedelta(days=7)
 

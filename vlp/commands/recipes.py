@@ -12,6 +12,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    for name, path in resolve.recipes().items():
+    recipes = resolve.recipes()
+    width = max(map(len, recipes), default=0)
+    for name, path in recipes.items():
         first_line = path.read_text(encoding="utf-8").split("\n", 1)[0]
-        print(f"{name:<20} {first_line.lstrip('# ')}")
+        print(f"{name:<{width}}  {first_line.lstrip('# ')}")
