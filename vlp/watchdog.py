@@ -42,7 +42,7 @@ class WatchdogOptions(BaseModel, frozen=True, extra="forbid", allow_inf_nan=Fals
 def process_group_timeout(hang_timeout: float) -> timedelta:
     """What a process group's own timeout must be so that it does not fire before the watchdog.
 
-    It would name nobody. Accelerate's default is ten minutes under NCCL, less than many an evaluation by rank zero alone.
+    It would name nobody. Accelerate's default is ten minutes under NCCL, less than many an evaluation takes.
     """
     return timedelta(seconds=_PATIENCE * hang_timeout + 300) if hang_timeout else timedelta(days=7)
 
