@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vlp.evaluation.choices import ChoiceTask
-from vlp.evaluation.tasks import base, classification, retrieval
+from vlp.evaluation.tasks import base, classification, retrieval, winogavil
 
 FIRST = 5  # answers kept of a query
 MOST_PAIRS = 200_000_000  # of queries and candidates: beyond, ranks are kept, and answers are not
@@ -64,6 +64,8 @@ def right(metric: str, answers: Mapping[str, np.ndarray]) -> tuple[np.ndarray, n
     """For a metric that is a mean of right answers: of each question whether it was right (float), about which picture
     it was, and the category whose means are averaged; None for other metrics and where arrays are missing.
     """
+    if "jaccard" in answers:
+        return _right_associations(metric, answers)
     name, _, depth = metric.partition("@")
     k = int(depth) if depth.isdecimal() else {"acc5": 5}.get(metric, 1)
     ranks = {
@@ -90,3 +92,14 @@ def right(metric: str, answers: Mapping[str, np.ndarray]) -> tuple[np.ndarray, n
         return None
     category_N = answers["label"] if metric == "mean_per_class_recall" else np.zeros_like(everything)
     return right_N, picture_N, category_N
+
+
+def _right_associations(
+    metric: str, answers: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    if metric not in winogavil.RANGES:
+        return None
+    least, most = winogavil.RANGES[metric]
+    asked_N = (least <= answers["num_candidates"]) & (answers["num_candidates"] <= most)
+    jaccard_N = answers["jaccard"][asked_N].astype(float)
+    return jaccard_N, answers["board"][asked_N], np.zeros(len(jaccard_N), dtype=int)

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vlp.evaluation import intervals
+from vlp.evaluation import answers, intervals, paired
 from vlp.evaluation.run import find_task
 from vlp.evaluation.suites import datacomp38
 from vlp.evaluation.tasks.base import SetEmbeddings
@@ -151,6 +151,22 @@ def test_random_features_are_near_chance_and_follow_the_released_rule(tmp_path):
         taken = {candidates[k] for k in similarity.argsort()[-len(right) :]}
         expected.append(len(taken & set(right)) / len(taken | set(right)))
     assert scores.details["jaccard"] == pytest.approx(expected)
+
+
+def test_two_models_are_compared_on_the_same_associations(tmp_path):
+    task = Task(write(tmp_path / "winogavil", drawn_rows(400)))
+    given = embeddings(task)
+    better_ND = given.image_ND.clone()
+    for one in task.associations[::2]:
+        better_ND[list(one.right)] += 0.3 * given.text_ND[one.cue]
+    both = [task.score(SetEmbeddings(image_ND, given.text_ND, 10.0)) for image_ND in (better_ND, given.image_ND)]
+    kept = [answers.of(task, scores, None) for scores in both]
+    for metric in ("jaccard_score_10-12", "jaccard_score_5-6", "avg_jaccard_score"):
+        difference = paired.difference(metric, *kept)
+        assert difference is not None
+        assert difference.is_clear
+        assert difference.value == pytest.approx(both[0].metrics[metric] - both[1].metrics[metric], abs=1e-6)
+    assert paired.difference("acc", *kept) is None
 
 
 def test_a_collapsed_model_gets_the_least_there_is(directory, constant_encoder):
