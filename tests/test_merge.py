@@ -166,6 +166,9 @@ def test_models_of_another_kind_are_refused_by_what_differs_and_nothing_is_left(
     save_openclip_directory(build(ModelOptions(config=wide), 0), tmp_path / "deep")
     with pytest.raises(UserError, match="differ in their architecture"):
         merge(tmp_path / "out", [models[0], str(tmp_path / "deep")], None, Merging())
+    save_openclip_directory(build(ModelOptions(config=tiny_model, init_logit_bias=-10.0), 0), tmp_path / "biased")
+    with pytest.raises(UserError, match="only one has logit_bias"):
+        merge(tmp_path / "out", [models[0], str(tmp_path / "biased")], None, Merging())
     assert not (tmp_path / "out").exists()
 
 

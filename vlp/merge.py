@@ -218,6 +218,7 @@ def merge(out: str | Path, references: Sequence[str], base: str | None, merging:
         partial.rename(final)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        final.rmdir()
         raise
     return record
 
