@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from vlp.encoders import hub, source
 from vlp.encoders.openclip import ModelOptions, build, load, save_openclip_directory
+from vlp.encoders.source import CONFIG_FILE
 from vlp.types import UserError
 
 
@@ -140,3 +142,43 @@ def test_a_lone_file_with_its_architecture(tiny_model, tmp_path, monkeypatch):
         load(str(alone))
     with pytest.raises(UserError, match=r"config\.json is no weights file"):
         load(f"ViT-B-32:{tmp_path / 'model' / source.CONFIG_FILE}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("preprocess_cfg", [1], "preprocess_cfg cannot be used"),
+        ("preprocess_cfg", {"mean": [0.5]}, r"preprocess_cfg.mean \[0.5\] is none"),
+        ("preprocess_cfg", {"std": [0, 0, 0]}, "preprocess_cfg.std"),
+        ("preprocess_cfg", {"std": "abc"}, "preprocess_cfg cannot be used"),
+        ("preprocess_cfg", {"interpolation": "cubic"}, "preprocess_cfg.interpolation 'cubic'"),
+        ("preprocess_cfg", {"resize_mode": "stretch"}, "preprocess_cfg.resize_mode 'stretch'"),
+        ("preprocess_cfg", {"mode": "L"}, "preprocess_cfg.mode 'L'"),
+        ("text_cleaning", "much", "text_cleaning 'much'"),
+    ],
+)
+def test_what_pictures_and_texts_cannot_go_through_is_refused_before_they_come(run, key, value, sentence):
+    file = run / "checkpoints" / "step-0000200" / CONFIG_FILE
+    config = json.loads(file.read_text())
+    config[key] = {**config[key], **value} if isinstance(value, dict) else value
+    file.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=sentence):
+        load(str(run))
+
+
+@pytest.mark.parametrize(
+    ("tower", "change", "sentence"),
+    [
+        ("vision_cfg", {"patch_size": 0}, "open_clip cannot build"),
+        ("text_cfg", {"tokenizer_kwargs": {"clean": "evil"}}, "makes no tokenizer of open_clip"),
+        ("text_cfg", {"tokenizer_kwargs": [1]}, "tokenizer_kwargs wants a mapping"),
+        ("text_cfg", {"hf_tokenizer_name": 5}, "hf_tokenizer_name a name"),
+    ],
+)
+def test_nonsense_about_a_tower_is_a_sentence(run, tower, change, sentence):
+    file = run / "checkpoints" / "step-0000200" / CONFIG_FILE
+    config = json.loads(file.read_text())
+    config["model_cfg"][tower] |= change
+    file.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=sentence):
+        load(str(run))

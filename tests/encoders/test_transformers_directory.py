@@ -235,3 +235,80 @@ def refused(directory: Path, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence) as raised:
         load(str(directory))
     assert "\n" not in str(raised.value)
+
+
+def test_without_its_vocabulary_no_ids_are_made_up(tmp_path: Path) -> None:
+    """transformers would make a tokenizer that knows no word, without a word about it."""
+    models.write_clip(tmp_path / "model")
+    (tmp_path / "model" / "merges.txt").unlink()
+    refused(tmp_path / "model", "has no vocabulary of a tokenizer")
+    (tmp_path / "model" / "vocab.json").unlink()
+    refused(tmp_path / "model", "has no vocabulary of a tokenizer")
+
+
+def test_code_of_a_text_tower_is_not_even_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers asks on the terminal whether to run what an unknown kind brings along."""
+    models.write_clip(tmp_path / "plain")
+    save_openclip_directory(load(str(tmp_path / "plain")), tmp_path / "model")
+    file = tmp_path / "model" / "open_clip_config.json"
+    config = json.loads(file.read_text())
+    config["model_cfg"]["text_cfg"] = {"hf_model_name": "elsewhere/tower", "context_length": 16}
+    file.write_text(json.dumps(config))
+    tower = tmp_path / "model" / "text_tower"
+    tower.mkdir()
+    (tower / "config.json").write_text('{"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config"}}')
+    (tower / "evil.py").write_text(f"open({str(tmp_path / 'was run')!r}, 'w').close()")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    refused(tmp_path / "model", "does not know text towers of the kind 'evil'")
+    assert not (tmp_path / "was run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"model_type": ["clip"]}, "transformers model of the type"),
+        ({"vision_config": {"hidden_size": 0}}, "no divisor of hidden_size 0"),
+        ({"vision_config": {"patch_size": 0}}, "patch_size 0, where one number from 1 on"),
+    ],
+)
+def test_nonsense_in_a_configuration_is_a_sentence(change: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    models.write_clip(tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    config = json.loads(file.read_text())
+    for key, value in change.items():
+        config[key] = {**config[key], **value} if isinstance(value, dict) else value
+    file.write_text(json.dumps(config))
+    refused(tmp_path / "model", sentence)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("resample", [3]), ("rescale_factor", "a"), ("image_mean", "x"), ("image_std", [0, 0, 0])]
+)
+def test_nonsense_about_pictures_is_a_sentence(key: str, value: Any, tmp_path: Path) -> None:
+    models.write_clip(tmp_path / "model")
+    file = tmp_path / "model" / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    refused(tmp_path / "model", "cannot be used|std .* is none that open_clip can use")
+
+
+@pytest.mark.parametrize("named", [[1], "x", {}, {"a": 5}, {"a": ""}, {"a": ".."}, {"a": None, "b": "part"}])
+def test_an_index_that_names_no_files(named: Any, tmp_path: Path) -> None:
+    models.write_clip(tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").rename(tmp_path / "model" / "part")
+    (tmp_path / "model" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": named}))
+    refused(tmp_path / "model", "no 'weight_map'|does not lie beside it")
+
+
+@pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), {"logit_scale": 3.0}])
+def test_a_pickle_of_something_else(content: Any, tmp_path: Path) -> None:
+    models.write_clip(tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    torch.save(content, tmp_path / "model" / "pytorch_model.bin")
+    refused(tmp_path / "model", "something else than tensors by name")
+
+
+def test_quantised_weights_are_refused(tmp_path: Path) -> None:
+    models.write_clip(tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    save_file({name: value.to(torch.int8) for name, value in load_file(file).items()}, file, {"format": "pt"})
+    refused(tmp_path / "model", "torch.int8 in .*quantised")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -34,7 +35,7 @@ _KEYS = (
 def of_source(found: Source) -> dict[str, Any]:
     """The configuration that ``found`` brings, with open_clip's defaults for pictures filled in."""
     assert found.model_cfg is not None
-    preprocess_cfg = merge_preprocess_dict(PreprocessCfg(), found.preprocess_cfg)
+    preprocess_cfg = _pictures(found)
     return {"model_cfg": _completed(found.model_cfg), "preprocess_cfg": preprocess_cfg} | _beside(found)
 
 
@@ -59,7 +60,7 @@ def of_options(options: ModelOptions, found: Source | None, starts: Mapping[str,
             model_cfg[f"init_{name}"] = wanted
         elif name in starts and model_cfg.get(f"init_{name}") is None:
             model_cfg[f"init_{name}"] = starts[name]
-    preprocess_cfg = merge_preprocess_dict(PreprocessCfg(), found.preprocess_cfg if found else {})
+    preprocess_cfg = _pictures(found)
     preprocess_cfg = merge_preprocess_dict(preprocess_cfg, options.picture.model_dump(exclude_none=True))
     mode = preprocess_cfg["resize_mode"]
     if options.picture.fill_color is not None and mode != "longest":
@@ -71,6 +72,33 @@ def of_options(options: ModelOptions, found: Source | None, starts: Mapping[str,
         return config | _beside(found)
     has_cls = model_cfg["text_cfg"].get("embed_cls") and not text_tower.is_transformers(model_cfg)
     return config | ({"correct_cls_mask": True} if has_cls else {})
+
+
+def _pictures(found: Source | None) -> dict[str, Any]:
+    """How a model's pictures become pixels, where nothing is said by open_clip's defaults.
+
+    Raises:
+        UserError: a value that open_clip's transform cannot use, or not until the first picture comes.
+    """
+    said = found.preprocess_cfg if found is not None else {}
+    try:
+        cfg: dict[str, Any] = merge_preprocess_dict(PreprocessCfg(), said)
+        sound = {
+            "mean": len(cfg["mean"]) == 3 and all(math.isfinite(value) for value in cfg["mean"]),
+            "std": len(cfg["std"]) == 3 and all(0 < value < math.inf for value in cfg["std"]),
+            "interpolation": cfg["interpolation"] in ("bicubic", "bilinear"),
+            "resize_mode": cfg["resize_mode"] in ("shortest", "longest", "squash"),
+            "fill_color": isinstance(cfg["fill_color"], int),
+            "mode": cfg["mode"] == "RGB",
+        }
+    except (TypeError, AttributeError, ValueError) as error:
+        assert found is not None
+        raise UserError(f"{found.described}: preprocess_cfg cannot be used ({error}): check the file") from error
+    for key, is_sound in sound.items():
+        if not is_sound:
+            assert found is not None
+            raise UserError(f"{found.described}: preprocess_cfg.{key} {cfg[key]!r} is none that open_clip can use")
+    return cfg
 
 
 def _beside(found: Source) -> dict[str, Any]:

@@ -215,8 +215,10 @@ def _construct(
         custom_text = True
         text["hf_model_pretrained"] = pretrained_towers and text.get("hf_model_pretrained", True)
         text["hf_model_name"] = text_tower.place(text["hf_model_name"], directory)
+        described = text_tower.local(text["hf_model_name"], "config.json")
+        text_tower.check_kind(described)
         if not text["hf_model_pretrained"]:
-            text["hf_model_name"] = text_tower.local(text["hf_model_name"], "config.json")
+            text["hf_model_name"] = described
     kind = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
     if "multimodal_cfg" in arguments:
         kind = open_clip.CoCa
@@ -231,9 +233,7 @@ def _construct(
     try:
         with place:
             clip = kind(**arguments)
-    except KeyError as error:
-        raise UserError(text_tower.unsupported(error)) from error
-    except (OSError, TypeError, ValueError, RuntimeError, AssertionError, AttributeError) as error:
+    except (OSError, TypeError, ValueError, RuntimeError, AssertionError, AttributeError, ArithmeticError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(f"model: open_clip cannot build these towers: {reason}") from error
     if kind is open_clip.CoCa and not all(getattr(t, "output_tokens", False) for t in (clip.visual, clip.text)):

@@ -264,4 +264,6 @@ def _read_config(path: Path) -> dict[str, Any]:
     for tower in ("vision_cfg", "text_cfg"):
         if not isinstance(config["model_cfg"].get(tower), dict):
             raise UserError(f"{path} has no 'model_cfg.{tower}': it is not a model configuration of open_clip")
+    if config.get("text_cleaning") not in (None, "none"):
+        raise UserError(f"{path} has text_cleaning {config['text_cleaning']!r}: only 'none' is known, or leave it out")
     return config

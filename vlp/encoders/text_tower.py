@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 from collections.abc import Sequence
 from copy import deepcopy
@@ -19,6 +20,10 @@ from vlp.types import UserError
 
 FOLDER = "text_tower"  # in a model directory: the configuration of its transformers text tower
 _PACKAGE = "package:"
+_VOCABULARIES = (
+    *(("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",), ("spiece.model",)),
+    *(("tokenizer.model",), ("sentencepiece.bpe.model",)),
+)
 
 
 class _Silence(logging.Filter):
@@ -72,6 +77,21 @@ def local(name: str, *needed: str, others: Sequence[str] = ()) -> str:
     return name if Path(name).is_dir() else hub.directory(name, *needed, others=others)
 
 
+def check_kind(directory: str) -> None:
+    """Refuse a tower that open_clip does not know, before transformers offers to run code that came with it.
+
+    Raises:
+        UserError: with the kinds that it knows.
+    """
+    file = Path(directory) / "config.json"
+    try:
+        kind = json.loads(file.read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} cannot be read as the configuration of a text tower ({error}): check it") from error
+    if kind not in list(arch_dict):
+        raise UserError(unsupported(kind))
+
+
 def tokenizer(
     model_cfg: dict[str, Any], directory: Path | None = None, cleaning: str | None = None
 ) -> HFTokenizer | SimpleTokenizer:
@@ -84,12 +104,18 @@ def tokenizer(
     length = text.get("context_length", DEFAULT_CONTEXT_LENGTH)
     extra = text.get("tokenizer_kwargs") or {}
     name = text.get("hf_tokenizer_name")
-    if not name:
-        return openclip_tokenizer(length, **extra)
+    if not isinstance(extra, dict) or not isinstance(name, str | None):
+        raise UserError("text_cfg of the model: tokenizer_kwargs wants a mapping, hf_tokenizer_name a name: check them")
     if extra.get("trust_remote_code"):
         raise UserError(f"tokenizer_kwargs.trust_remote_code would run code that came with '{name}': remove it")
+    if not name:
+        try:
+            return openclip_tokenizer(length, **extra)
+        except (TypeError, ValueError, AssertionError, OSError) as error:
+            raise UserError(f"text_cfg.tokenizer_kwargs {extra} makes no tokenizer of open_clip: {error}") from error
     here = directory is not None and _has_tokenizer(directory)
     origin = str(directory) if here else local(place(name), "tokenizer_config.json", others=hub.TOKENIZER_FILES)
+    _check_files(Path(origin))
     arguments = {**extra, "trust_remote_code": False}
     try:
         found = HFTokenizer(origin, context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **arguments)
@@ -103,6 +129,13 @@ def tokenizer(
 
 def _has_tokenizer(directory: Path) -> bool:
     return any((directory / name).is_file() for name in hub.TOKENIZER_FILES)
+
+
+def _check_files(directory: Path) -> None:
+    """Of a directory without a vocabulary, transformers makes a tokenizer that knows no word, and says nothing."""
+    if not any(all((directory / name).is_file() for name in names) for names in _VOCABULARIES):
+        listed = ", ".join(" with ".join(names) for names in _VOCABULARIES)
+        raise UserError(f"{directory} has no vocabulary of a tokenizer ({listed}): add the files that belong to it")
 
 
 def check_vocabulary(tokens: HFTokenizer | SimpleTokenizer, clip: Any) -> None:
@@ -140,7 +173,6 @@ def _absolute(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
-def unsupported(error: KeyError) -> str:
-    """open_clip looks up a text tower's kind in a table and raises a bare KeyError."""
+def unsupported(kind: object) -> str:
     known = ", ".join(sorted(arch_dict))
-    return f"model.config.text_cfg: open_clip does not know text towers of the kind {error} (known: {known})"
+    return f"model.config.text_cfg: open_clip does not know text towers of the kind '{kind}' (known: {known})"

@@ -102,11 +102,12 @@ def _check_towers(text: Any, vision: Any, where: str) -> None:
             known = ", ".join(_ACTIVATIONS)
             raise UserError(f"{where} {name}.hidden_act '{tower.hidden_act}', where open_clip has {known}")
         heads, width = tower.num_attention_heads, tower.hidden_size
-        if width % heads:
+        if not heads or not width or width % heads:
             raise UserError(f"{where} {name}.num_attention_heads {heads}, no divisor of hidden_size {width}")
     for key in ("image_size", "patch_size"):
-        if not isinstance(getattr(vision, key), int):
-            raise UserError(f"{where} vision_config.{key} {getattr(vision, key)}, where one number is understood")
+        value = getattr(vision, key)
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"{where} vision_config.{key} {value}, where one number from 1 on is understood")
     if vision.num_channels != 3:
         raise UserError(f"{where} vision_config.num_channels {vision.num_channels}, where open_clip sees 3")
 
@@ -130,13 +131,16 @@ def load_weights(clip: nn.Module, found: Source) -> None:
         converted = transformers_names.convert(values, table, shapes, "ours")
     except UserError as error:
         raise UserError(f"{found.weights} does not fit the model: {error}") from error
+    whole = next((name for name, value in converted.items() if not value.is_floating_point()), None)
+    if whole is not None:
+        raise UserError(f"{found.weights} has {converted[whole].dtype} in {whole}: take weights that are not quantised")
     clip.load_state_dict({name: value.float() for name, value in converted.items()})
 
 
 def _family(config: dict[str, Any], described: str) -> Family:
-    kind = config.get("model_type")
+    kind = str(config.get("model_type"))
     if kind not in _FAMILIES:
-        reason = _CURED.get(str(kind), f"where vlp reads {' and '.join(_FAMILIES)}")
+        reason = _CURED.get(kind, f"where vlp reads {' and '.join(_FAMILIES)}")
         raise UserError(f"{described} holds a transformers model of the type '{kind}', {reason}")
     return _FAMILIES[kind]
 
@@ -242,21 +246,26 @@ def _parts(weights: Path) -> list[str]:
     """The files that an index names; none for a file that holds all."""
     if not weights.name.endswith(".index.json"):
         return []
-    names = sorted(set(_json(weights).get("weight_map", {}).values()))
-    for name in names:
-        if Path(name).name != name:
-            raise UserError(f"{weights} names {name}, which does not lie beside it")
-    return names
+    named = _json(weights).get("weight_map")
+    if not isinstance(named, dict) or not named:
+        raise UserError(f"{weights} has no 'weight_map' that names files of weights")
+    for name in named.values():
+        if not isinstance(name, str) or not name or name == ".." or Path(name).name != name:
+            raise UserError(f"{weights} names {name!r}, which does not lie beside it")
+    return sorted(set(named.values()))
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        values = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{path} cannot be read (safetensors, or plain tensors in .bin): {reason}") from error
+    if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
+        raise UserError(f"{path} holds something else than tensors by name: it is no file of weights")
+    return values
 
 
 def _json(path: Path) -> dict[str, Any]:

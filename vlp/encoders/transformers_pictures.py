@@ -32,7 +32,12 @@ def preprocess_cfg(directory: Path, image_size: int) -> dict[str, Any]:
     kind = type(processor).__name__.removesuffix("Fast").removesuffix("Pil")
     if kind not in _KINDS:
         raise UserError(f"{directory}: pictures are made by {kind}, which vlp does not know ({', '.join(_KINDS)})")
-    return _converted(processor.to_dict(), image_size, str(directory))
+    try:
+        return _converted(processor.to_dict(), image_size, str(directory))
+    except UserError:
+        raise
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(f"{directory}: its {FILES[0]} cannot be used ({error!r:.160})") from error
 
 
 def _converted(said: Mapping[str, Any], image_size: int, where: str) -> dict[str, Any]:
