@@ -223,6 +223,16 @@ def test_results_in_another_language_are_found_again(there: Path, capsys: Show) 
     assert stored.name == "xm3600_model_one_de_zeroshot_retrieval.json"
     assert json.loads(stored.read_text())["language"] == "de"
 
+    german = folder / "crossmodal3600_captions-de.json"
+    german.write_text(german.read_text().replace("Ding", "Dingsbums"))
+    german.rename(folder / "crossmodal3600_captions-fr.json")
+    vlp("eval", "one", "--on", "xm3600", "--output-dir", "out")
+    page, table = (there / "out" / "report.html").read_text(), (there / "out" / "results.md").read_text()
+    for language in ("de", "fr"):
+        assert f"<b>xm3600 ({language})</b>" in page
+        assert f"| xm3600 ({language}) | text_retrieval_recall@1 |" in table
+    assert ",rsum," in (there / "out" / "results.csv").read_text()
+
 
 def eval_on_rank(rank: int, world: int, arguments: list[str]) -> tuple[str, str]:
     distributed.leave = lambda: None  # in this fork: `run_ranks` ends the group

@@ -12,6 +12,7 @@ import io
 import json
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -81,7 +82,11 @@ class ResultsDirectory:
         return changed
 
     def read(self) -> list[dict[str, Any]]:
-        """All results as JSON, each with ``file``, its name without .json; other files are left alone."""
+        """All results as JSON; other files are left alone.
+
+        Each has besides ``file``, its name without .json, and ``name``, that of the set with its language where there
+        are results in several.
+        """
         found = []
         for path in sorted(self.path.glob("*.json")):
             try:
@@ -90,6 +95,11 @@ class ResultsDirectory:
                 continue
             if is_result(content):
                 found.append({"pretrained": "", **content, "file": path.stem})
+        languages = {(content["dataset"], content.get("language")) for content in found}
+        several = Counter(dataset for dataset, _ in languages)
+        for content in found:
+            language = f" ({content.get('language')})" if several[content["dataset"]] > 1 else ""
+            content["name"] = content["dataset"] + language
         return found
 
     def answers(self, file: str) -> Arrays:
@@ -124,7 +134,7 @@ def _rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A row a metric."""
     rows = []
     for result in results:
-        about = {key: result.get(key) for key in ("dataset", "task", "model", "pretrained", "language")}
+        about = {key: result.get(key) for key in ("dataset", "name", "task", "model", "pretrained", "language")}
         for metric, value in (result["metrics"] | (result.get("figures") or {})).items():
             low, high = (result.get("intervals") or {}).get(metric) or (None, None)
             chance = (result.get("chance") or {}).get(metric)
@@ -135,7 +145,7 @@ def _rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _csv(results: Sequence[Mapping[str, Any]]) -> str:
     names = ["dataset", "task", "model", "pretrained", "language", "metric", "value", "chance", "low", "high"]
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(_rows(results))
     return text.getvalue()
@@ -145,13 +155,10 @@ def _markdown(results: Sequence[Mapping[str, Any]]) -> str:
     """In per cent, a column a model."""
     models = list(dict.fromkeys(title(result["model"], result["pretrained"]) for result in results))
     table: dict[tuple[str, str], dict[str, str]] = {}
-    languages = {(result["dataset"], result["language"]) for result in results if result.get("language")}
     for row in _rows([{**result, "figures": None} for result in results]):
         if row["value"] is None:
             continue
-        several = sum(dataset == row["dataset"] for dataset, _ in languages) > 1
-        dataset = f"{row['dataset']} ({row['language']})" if several else row["dataset"]
-        cells = table.setdefault((dataset, row["metric"]), {})
+        cells = table.setdefault((row["name"], row["metric"]), {})
         interval = f" ({100 * row['low']:.1f} to {100 * row['high']:.1f})" if row["low"] is not None else ""
         cells[title(row["model"], row["pretrained"])] = f"{100 * row['value']:.1f}{interval}"
         if row["chance"] is not None:

@@ -16,7 +16,7 @@ from vlp.evaluation import answers
 from vlp.evaluation.directory import ResultsDirectory
 from vlp.evaluation.report.comparison import is_directory_of_results, write_comparison
 from vlp.evaluation.report.radar import radar
-from vlp.evaluation.results import Result
+from vlp.evaluation.results import Result, write_json
 from vlp.evaluation.run import find_task
 from vlp.types import UserError
 
@@ -134,6 +134,17 @@ def test_means_of_groups_are_over_the_sets_that_all_models_have(directory: Resul
     groups = section(write_comparison(directory.path).read_text(encoding="utf-8"), "groups")
     assert "ImageNet dist. shifts (2 of 6)" in groups
     assert "50.0 %" in groups
+
+
+def test_of_two_results_of_a_set_that_of_the_suite_counts(directory: ResultsDirectory) -> None:
+    (stored,) = [
+        content for content in directory.read() if content["dataset"] == "wds_imagenetv2" and "good" in content["model"]
+    ]
+    other = {**stored, "dataset": "imagenetv2", "suites": [], "metrics": {"acc1": 0.123}}
+    for name in ("a", "zzz"):
+        write_json(directory.path / f"{name}.json", other)
+        assert "12.3 %" not in section(write_comparison(directory.path).read_text(), "groups")
+        (directory.path / f"{name}.json").unlink()
 
 
 def test_a_set_that_has_gone_is_named_and_differences_stay(directory: ResultsDirectory, tmp_path: Path) -> None:

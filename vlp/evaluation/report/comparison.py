@@ -136,10 +136,10 @@ def _names(models: Sequence[tuple[str, str]]) -> list[str]:
 def _sets(
     directory: ResultsDirectory, found: Sequence[dict[str, Any]], models: Sequence[tuple[str, str]]
 ) -> list[ComparedSet]:
-    """Sets by name and kind; a result of other questions than the first one's stands by itself."""
+    """Sets by name, language and kind; a result of other questions than the first one's stands by itself."""
     sets: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for content in found:
-        key = (content["dataset"], *(content.get(name) for name in SAME))
+        key = (content["name"], *(content.get(name) for name in SAME))
         sets.setdefault(key, [{} for _ in models])[models.index((content["model"], content["pretrained"]))] = content
     return [
         ComparedSet(
@@ -220,6 +220,7 @@ def _group_tables(found: Sequence[Mapping[str, Any]], models: Sequence[tuple[str
         scores = []
         for model in models:
             own = [content for content in found if (content["model"], content["pretrained"]) == model]
+            own.sort(key=lambda content: name in content.get("suites", []))  # of two of a set the suite's own counts
             scores.append(suite.scores({content["dataset"]: content["metrics"] for content in own}))
         common = set.intersection(*(set(one) for one in scores if one)) if any(scores) else set()
         of_model = [suite.means({entry: one[entry] for entry in common if entry in one}) for one in scores]
