@@ -55,6 +55,11 @@ def test_uniformity_takes_each_pair_once_and_none_with_itself(monkeypatch):
         assert geometry.uniformity(points) == pytest.approx(expected, abs=1e-6)
 
 
+def test_uniformity_of_many_rows_is_that_of_some():
+    points = sphere(40, 3)
+    assert geometry.uniformity(points, max_rows=10) == geometry.uniformity(points[::4])
+
+
 def test_random_directions_are_as_uniform_as_their_number_allows():
     assert geometry.uniformity(sphere(2000, 128)) == pytest.approx(-4 + 8 / 128, abs=0.005)
 
