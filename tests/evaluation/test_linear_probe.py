@@ -43,6 +43,13 @@ def test_the_strength_is_the_best_of_the_grid_on_a_fifth_of_train():
     assert f"{fitted.strength:.3g}" in fitted.note()
 
 
+def test_of_strengths_that_are_equally_right_the_surest_is_taken():
+    features, labels = clouds(100, noise=0.2)
+    fitted = fit_linear_probe(features, labels, 4)
+    assert fitted.held_out_accuracy == 1
+    assert fitted.strength < 1e-3  # all of the grid are right
+
+
 def test_the_scale_of_features_and_where_they_lie_do_not_matter():
     features, labels = clouds(200)
     a, b = fit_linear_probe(features, labels, 4), fit_linear_probe(100 * features + 7, labels, 4)
