@@ -24,6 +24,7 @@ FREE_TO_CHANGE = (
     *("data.workers", "data.max_bad_fraction", "data.cache", "data.read_ahead_mb"),
     "data.train",  # the same shards may have another path; that they are the same, their digest tells
 )
+DECIDE_WHEN_IT_ENDS = ("evaluate.sets", "evaluate.every")  # with early stopping, so that they are not free then
 # Of the digest of the data: what people call it.
 _OF_THE_ORDER = {
     "names": "names of shards",
@@ -67,7 +68,12 @@ def alone_in(run_dir: Path) -> Iterator[None]:
 
 def check_same_recipe(checkpoint: Path, recipe: Recipe) -> None:
     """Refuse to go on from the checkpoint of a run that computed something else."""
-    changed = [k for k in difference(checkpoint / RECIPE_FILE, recipe.to_yaml()) if not k.startswith(FREE_TO_CHANGE)]
+    bound = DECIDE_WHEN_IT_ENDS if recipe.train.early_stopping is not None else ()
+    changed = [
+        key
+        for key in difference(checkpoint / RECIPE_FILE, recipe.to_yaml())
+        if not key.startswith(FREE_TO_CHANGE) or key.startswith(bound)
+    ]
     if changed:
         raise UserError(
             f"{recipe.run_dir} holds a run of another recipe (different: {', '.join(changed[:5])}): "

@@ -164,6 +164,14 @@ def test_the_last_evaluation_is_made_up_for_where_it_was_cut_off(recipe_file: Pa
     assert outcome.results[0].step == 3
 
 
+def test_a_run_does_not_go_on_under_other_evaluations(recipe_file: Path, scenes: Path) -> None:
+    run(recipe_file, "train.steps=3")
+    run(recipe_file, "train.steps=3", "evaluate.batch_size=8")  # decides nothing
+    for other in ("every=3", f"sets=[{scenes}/eval/retrieval, {scenes}/eval/colour]"):
+        with pytest.raises(UserError, match=rf"different: evaluate\.{other.split('=')[0]}"):
+            run(recipe_file, "train.steps=3", f"evaluate.{other}")
+
+
 def test_where_nothing_could_be_compared_no_best_checkpoint_is_named(
     recipe_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
