@@ -23,6 +23,7 @@ from vlp.data.transforms import PictureFormat, eval_transform
 from vlp.encoders.openclip import ModelOptions, build, load, save_openclip_directory
 from vlp.export import export
 from vlp.export.formats import onnx as module
+from vlp.export.formats.base import DiffersError
 from vlp.export.onnx_example import Encoder
 from vlp.types import UserError
 
@@ -138,7 +139,7 @@ def test_what_differs_is_seen(exported: tuple[Path, Path], spoil: Any, message: 
     shutil.copytree(exported[1], tmp_path / "out")
     spoil(tmp_path / "out")
     other = exported[0] if "other" in message else save(tmp_path / "model", seed=1)
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises(DiffersError, match=message):
         module.compare(load(str(other)), tmp_path / "out")
 
 
@@ -163,3 +164,8 @@ def test_its_recall_is_the_model_s(exported: tuple[Path, Path], tmp_path: Path) 
     (one,) = vlp.evaluate(vlp.Functions(encoder.image_features, encoder.text_features), sets)
     (other,) = vlp.evaluate(vlp.load(exported[0], "cpu"), sets)
     assert one.scores.metrics == pytest.approx(other.scores.metrics, abs=1 / 24 + 1e-9)
+
+
+def test_no_pictures_are_no_rows(exported: tuple[Path, Path]) -> None:
+    encoder = Encoder(exported[1])
+    assert encoder.image_features([]).shape == encoder.text_features([]).shape == (0, CONFIG["embed_dim"])

@@ -21,6 +21,7 @@ from vlp.encoders.source import CAPTIONER_FILE
 from vlp.export import export
 from vlp.export.card import citation
 from vlp.export.formats import open_clip as module
+from vlp.export.formats.base import DiffersError
 from vlp.types import UserError
 
 RECIPE = """
@@ -159,7 +160,7 @@ def test_a_coca_s_captions_are_compared(coca, tmp_path, monkeypatch):
         save_file(values, Path(directory) / WEIGHTS_FILE)
 
     monkeypatch.setattr(module, "save_openclip_directory", spoil)
-    with pytest.raises(RuntimeError, match="features as open_clip loads them differ"):
+    with pytest.raises(DiffersError, match="features as open_clip loads them differ"):
         export(str(coca), tmp_path / "spoilt")
     assert not (tmp_path / "spoilt").exists()
 
@@ -216,9 +217,40 @@ def test_export_that_differs_is_removed(run, tmp_path, monkeypatch, change, mess
         change(Path(directory))
 
     monkeypatch.setattr(module, "save_openclip_directory", spoil)
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises(DiffersError, match=message):
         export(str(run), tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_others_put_into_the_directory_meanwhile_stays(run, tmp_path, monkeypatch):
+    written = module.save_openclip_directory
+
+    def meanwhile(model, directory, final):
+        written(model, directory, final=final)
+        (final / "theirs").write_text("kept")
+
+    monkeypatch.setattr(module, "save_openclip_directory", meanwhile)
+    with pytest.raises(UserError, match="was filled by something else meanwhile"):
+        export(str(run), tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "run"]
+    assert (tmp_path / "out" / "theirs").read_text() == "kept"
+
+
+def test_weights_that_are_no_numbers_are_said_to_be(run, tmp_path):
+    file = run / "checkpoints" / "step-0000300" / "ema.safetensors"
+    save_file({n: v * float("nan") if v.is_floating_point() else v for n, v in load_file(file).items()}, file)
+    with pytest.raises(UserError, match="are not finite: the weights have diverged"):
+        export(str(run), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_card_has_no_scores_of_another_checkpoint(run, tmp_path):
+    file = run / "evaluation" / "held-out.json"
+    result = json.loads(file.read_text())
+    for step, listed in ((300, True), (400, False)):
+        file.write_text(json.dumps(result | {"step": step}))
+        export(str(run), tmp_path / str(step))
+        assert ("held-out" in (tmp_path / str(step) / "README.md").read_text()) is listed
 
 
 def _scale_weights(directory: Path) -> None:

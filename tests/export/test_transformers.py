@@ -19,7 +19,7 @@ from vlp.encoders.captioner import CaptionerOptions
 from vlp.encoders.openclip import ModelOptions, build, load, save_openclip_directory
 from vlp.export import export
 from vlp.export.formats import transformers as module
-from vlp.export.formats.base import TEXTS
+from vlp.export.formats.base import TEXTS, DiffersError
 from vlp.types import UserError
 
 _helper = Path(__file__).parents[1] / "transformers_models.py"
@@ -204,7 +204,7 @@ def test_an_export_that_differs_is_removed(
         spoil(directory)
 
     monkeypatch.setattr(module, "write", spoilt)
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises(DiffersError, match=message):
         export(str(tmp_path / "model"), tmp_path / "out", to="transformers")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 

@@ -6,6 +6,8 @@ A format is a file in `formats/`; `formats.base` says what it holds.
 from __future__ import annotations
 
 import shutil
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,8 @@ def export(reference: str, directory: str | Path, to: str = "open_clip") -> dict
 
     Raises:
         UserError: an unknown format, no such model, one whose shape the format does not have, or ``directory`` holds
-            files.
-        RuntimeError: the other library does not load the same model from ``directory``.
+            files, or the model's features are not finite.
+        DiffersError: a UserError: the other library does not load the same model from ``directory``.
     """
     # Slow to import, and `vlp export --help` asks for the formats only.
     from vlp.data.write import new_directory
@@ -42,18 +44,18 @@ def export(reference: str, directory: str | Path, to: str = "open_clip") -> dict
     model = load(str(found.directory) if found.directory else reference)
     form.check(model)
     final = new_directory(directory).resolve()
-    partial = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    written = partial = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".partial", dir=final.parent))
     try:
-        partial.mkdir()
+        partial.chmod(final.stat().st_mode)  # that of a temporary one is its owner's alone
         form.write(model, partial, final)
-        partial.rename(final)
+        written = _renamed(partial, final)
         differences = form.compare(model, final)
         text = card.model_card(model, found, final.name, form, differences)
         (final / "README.md").write_text(text, encoding="utf-8")
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(final, ignore_errors=True)
+        shutil.rmtree(written, ignore_errors=True)
+        with suppress(OSError):
+            final.rmdir()  # it was empty, and is nobody else's as long as it still is
         raise
     left_out = form.left_out(model)
     return {
@@ -66,3 +68,10 @@ def export(reference: str, directory: str | Path, to: str = "open_clip") -> dict
         **differences,
         **({"left_out": left_out} if left_out else {}),
     }
+
+
+def _renamed(partial: Path, final: Path) -> Path:
+    try:
+        return partial.rename(final)
+    except OSError as error:
+        raise UserError(f"{final} was filled by something else meanwhile: choose another directory") from error

@@ -73,7 +73,7 @@ def citation(objective: str) -> str:
 
 def _run_facts(checkpoint: Path) -> list[str]:
     """Step, data, objectives, scores and recipe, as far as the checkpoint's run has them."""
-    parts = []
+    parts, step = [], None
     if (checkpoint / "state.json").is_file():
         step = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["step"]
         parts.append(f"Trained by vlp for {step:,} steps.")
@@ -81,7 +81,7 @@ def _run_facts(checkpoint: Path) -> list[str]:
     recipe_text = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
     recipe = yaml.safe_load(recipe_text) or {}
     parts += _origins(recipe)
-    rows = _scores(checkpoint.parent.parent) if checkpoint.parent.name == "checkpoints" else []
+    rows = _scores(checkpoint.parent.parent, step) if checkpoint.parent.name == "checkpoints" else []
     if rows:
         head = "| set | metric | score | 95 % interval | chance |\n|---|---|---|---|---|"
         parts.append("## Evaluation\n\n" + "\n".join([head, *rows]))
@@ -122,11 +122,14 @@ def _sources(data: Any) -> str:
     return "Pairs of pictures and captions:\n\n" + "\n".join(lines)
 
 
-def _scores(run: Path) -> list[str]:
+def _scores(run: Path, step: int | None) -> list[str]:
+    """Rows of a table; a run keeps the scores of one step, which another of its checkpoints does not have."""
     rows = []
     for path in sorted((run / "evaluation").glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         for result in content if isinstance(content, list) else [content]:
+            if result.get("step") not in (None, step):
+                continue
             chances, intervals = result.get("chance", {}), result.get("intervals") or {}
             for metric, score in result["metrics"].items():
                 if score is None:

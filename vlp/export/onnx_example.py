@@ -34,7 +34,11 @@ class Encoder:
 
     def image_features(self, pictures: Sequence[Image.Image]) -> np.ndarray:
         """Of Pillow's pictures: float32, a row each."""
-        return self.image.run(None, {"image": np.stack([self.pixels(picture) for picture in pictures])})[0]
+        height, width = self.told["pictures"]["size"]
+        pixels = np.empty((len(pictures), 3, height, width), np.uint8)
+        for place, picture in zip(pixels, pictures, strict=True):
+            place[:] = self.pixels(picture)
+        return self.image.run(None, {"image": pixels})[0]
 
     def text_features(self, texts: Sequence[str]) -> np.ndarray:
         """Of strings: float32, a row each."""

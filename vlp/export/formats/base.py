@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlp.encoders.two_tower import TwoTower
+from vlp.types import UserError
 
 TOLERANCE = 1e-5
 TEXTS = [
@@ -21,6 +23,13 @@ TEXTS = [
     "Two CATS, one dog & a very long caption " + "about pictures " * 60,
     "ein grüner Stern über dem gelben Dreieck – 星",
 ]
+
+
+class DiffersError(UserError):
+    """The other library does not load the same model."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; nothing was kept: export --to another format, and report this one")
 
 
 class Format(Protocol):
@@ -45,7 +54,7 @@ class Format(Protocol):
         """Differences between ``model`` and what the other library alone loads, among them ``max_abs_difference``.
 
         Raises:
-            RuntimeError: pixels, ids or features differ by more than the format allows.
+            DiffersError: pixels, ids or features differ by more than the format allows.
         """
 
     def usage(self, model: TwoTower) -> str:
@@ -67,11 +76,14 @@ def largest(pairs: Sequence[tuple[Tensor, Tensor]], tolerance: float, where: str
     """The largest difference of any element.
 
     Raises:
-        RuntimeError: it is above ``tolerance``, or no number.
+        DiffersError: it is above ``tolerance``.
+        UserError: one of them is no number.
     """
     difference = max((a.detach().cpu().float() - b.detach().cpu().float()).abs().max().item() for a, b in pairs)
-    if not difference <= tolerance:
-        raise RuntimeError(f"{where} differ by {difference:.2g}, more than {tolerance:.0e}")
+    if not math.isfinite(difference):
+        raise UserError(f"{where} are not finite: the weights have diverged, take an earlier checkpoint")
+    if difference > tolerance:
+        raise DiffersError(f"{where} differ by {difference:.2g}, more than {tolerance:.0e}")
     return difference
 
 

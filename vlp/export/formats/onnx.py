@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vlp.encoders import inputs
 from vlp.encoders.two_tower import TwoTower
 from vlp.export import bpe_files
-from vlp.export.formats.base import TEXTS, largest, pictures, unit_features
+from vlp.export.formats.base import TEXTS, DiffersError, largest, pictures, unit_features
 from vlp.types import UserError
 
 LIBRARY = "onnx"
@@ -138,13 +138,13 @@ def compare(model: TwoTower, directory: Path) -> dict[str, float]:
     encoder = Encoder(directory)
     image_NCHW = torch.stack([model.eval_transform(picture) for picture in pictures()])
     if not torch.equal(image_NCHW, torch.tensor([encoder.pixels(picture).tolist() for picture in pictures()]).byte()):
-        raise RuntimeError(f"{directory}: {CODE} makes other pixels of a picture than the model was given")
+        raise DiffersError(f"{directory}: {CODE} makes other pixels of a picture than the model was given")
     text_NL = model.tokenizer(TEXTS)
     ids_NL = torch.from_numpy(encoder.ids(TEXTS))
     length = text_NL.shape[1]
     seen_NL = torch.arange(length) < model.text_lengths(text_NL.to(model.device)).cpu()[:, None]
     if not torch.equal(text_NL[seen_NL], ids_NL[seen_NL]):
-        raise RuntimeError(f"{directory}: {CODE} makes other token ids of a text than the model was given")
+        raise DiffersError(f"{directory}: {CODE} makes other token ids of a text than the model was given")
     image_ND, text_ND = unit_features(model, image_NCHW, text_NL)
     pairs = []
     for rows in (slice(0, 1), slice(0, 3), slice(1, 4)):

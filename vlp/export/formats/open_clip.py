@@ -14,7 +14,7 @@ from vlp.encoders.openclip import save_openclip_directory
 from vlp.encoders.source import CAPTIONER_FILE
 from vlp.encoders.text_tower import FOLDER
 from vlp.encoders.two_tower import TwoTower
-from vlp.export.formats.base import TEXTS, TOLERANCE, largest, pictures
+from vlp.export.formats.base import TEXTS, TOLERANCE, DiffersError, largest, pictures
 
 LIBRARY = "open_clip"
 
@@ -53,9 +53,9 @@ def compare(model: TwoTower, directory: Path) -> dict[str, float]:
     theirs_NCHW = torch.stack([preprocess(picture) for picture in pictures()])
     ours_NL, theirs_NL = model.tokenizer(TEXTS), tokenizer(TEXTS)
     if not torch.equal(model.normalise(ours_NCHW).cpu(), theirs_NCHW):
-        raise RuntimeError(f"{directory}: open_clip makes other pixels of a picture than the model was given")
+        raise DiffersError(f"{directory}: open_clip makes other pixels of a picture than the model was given")
     if not torch.equal(ours_NL, theirs_NL):
-        raise RuntimeError(f"{directory}: open_clip makes other token ids of a text than the model was given")
+        raise DiffersError(f"{directory}: open_clip makes other token ids of a text than the model was given")
     other.eval()
     ours_NL = ours_NL.to(model.device)
     with torch.no_grad():

@@ -27,7 +27,7 @@ from vlp.encoders.transformers_names import convert, rows
 from vlp.encoders.transformers_pictures import processor_arguments
 from vlp.encoders.two_tower import TwoTower
 from vlp.export import bpe_files
-from vlp.export.formats.base import TEXTS, TOLERANCE, largest, pictures, unit_features
+from vlp.export.formats.base import TEXTS, TOLERANCE, DiffersError, largest, pictures, unit_features
 from vlp.export.transformers_shapes import Shape, shape_of
 from vlp.types import UserError
 
@@ -155,7 +155,7 @@ def _check_ids(model: TwoTower, ours_NL: Tensor, theirs_NL: Tensor, directory: P
     length = ours_NL.shape[1]
     seen_NL = torch.arange(length) < model.text_lengths(ours_NL.to(model.device)).cpu()[:, None]
     if theirs_NL.shape != ours_NL.shape or not torch.equal(ours_NL[seen_NL], theirs_NL[seen_NL]):
-        raise RuntimeError(f"{directory}: transformers makes other token ids of a text than the model was given")
+        raise DiffersError(f"{directory}: transformers makes other token ids of a text than the model was given")
 
 
 def _cropped(model: TwoTower, picture: Any) -> Tensor:
