@@ -274,16 +274,37 @@ def test_processes_share_the_work_and_one_of_them_speaks(there: Path, run_ranks:
         ("one nothing --on sets/pairs", "no model 'nothing'"),
         ("one --on sets/pairs --probe", "no evaluation set has classes"),
         ("one --on sets/pairs --output-dir one/open_clip_config.json", "is a file: name a directory"),
+        ("one --on sets/pairs --output-dir empty.txt/x", "empty.txt/x: Not a directory"),
         ("empty.txt --on sets/pairs", "empty.txt names no model"),
+        ("bytes.txt --on sets/pairs", "bytes.txt is no text in UTF-8"),
     ],
 )
 def test_mistakes_are_one_sentence(there: Path, capsys: Show, arguments: str, sentence: str) -> None:
     (there / "empty.txt").write_text("\n")
+    (there / "bytes.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(SystemExit, match="2"):
         vlp("eval", *arguments.split())
     said = capsys.readouterr()
     assert sentence in said.err
+    assert "pictures: " not in said.err  # before any model is loaded
     assert said.out == ""
+
+
+def test_names_are_no_markup(there: Path, capsys: Show) -> None:
+    shutil.copytree(there / "sets" / "pairs", there / "sets" / "[bold]a")
+    shutil.copytree(there / "one", there / "[red]one")
+    vlp("eval", "[red]one", "--on", "sets/[bold]a")
+    vlp("eval", "[red]one", "two", "--on", "sets/[bold]a")
+    said = capsys.readouterr().out
+    assert said.count("│ [bold]a") == 2
+    assert "[red]one" in said
+
+
+def test_figures_that_are_no_shares_keep_their_digits(there: Path, capsys: Show) -> None:
+    vlp("eval", "one", "--on", "sets/wds_flickr30k_test", "--output", "one.json")
+    rsum = json.loads((there / "one.json").read_text())["figures"]["rsum"]
+    assert rsum > 100
+    assert f"{rsum:.1f}" in capsys.readouterr().out
 
 
 def test_models_of_like_names_keep_results_of_their_own(there: Path, capsys: Show) -> None:

@@ -108,6 +108,8 @@ def _run(arguments: argparse.Namespace) -> None:
     if options is None:
         options, sets = _sets(arguments)
     directory = ResultsDirectory(arguments.output_dir) if arguments.output_dir else None
+    if directory is not None:
+        directory.make()
     together = team.everyone()
     with _progress(len(models) * len(sets), together) as done:
         results, lost = sweep(models, sets, options, directory, together, done)

@@ -36,6 +36,10 @@ class ResultsDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--output-dir {path} is a file: name a directory")
 
+    def make(self) -> None:
+        """Now, so that a place where nothing can be written is told before anything is computed."""
+        self.path.mkdir(parents=True, exist_ok=True)
+
     def file_of(self, dataset: str, pretrained: str, model: str, task: str, language: str) -> Path:
         """Where a result lies: under CLIP_benchmark's name, with a digest where that is too long, or is another's."""
         names = (dataset, pretrained, model, language, task)

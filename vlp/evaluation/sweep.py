@@ -47,7 +47,7 @@ def models_of(arguments: Sequence[str]) -> list[str]:
     """MODELs as they are named, and those of files, a line each: MODEL, or ``model,pretrained`` as CLIP_benchmark's.
 
     Raises:
-        UserError: an empty file, or a model named twice.
+        UserError: an empty file, one that is no text, or a model named twice.
     """
     found: list[str] = []
     for argument in arguments:
@@ -55,7 +55,10 @@ def models_of(arguments: Sequence[str]) -> list[str]:
         if path.suffix != ".txt" or not path.is_file():
             found.append(argument)
             continue
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        try:
+            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is no text in UTF-8 (byte {error.start}): write one model a line") from error
         listed = [line for line in lines if line and not line.startswith("#")]
         if not listed:
             raise UserError(f"{path} names no model: write one a line, such as ViT-B-32,openai")

@@ -39,7 +39,7 @@ def format_table(results: Sequence[Result]) -> str:
         for rest in about[len(shown) :]:
             table.add_row(rest)
         table.add_section()
-    console = Console(file=io.StringIO(), width=120)
+    console = Console(file=io.StringIO(), width=120, markup=False)
     console.print(table, *_geometry_tables(results), *_figure_tables(results))
     for result in results:
         for note in result.scores.notes:
@@ -97,7 +97,7 @@ def _percent(value: float | None, digits: int) -> str:
 
 
 def _printed(*tables: Table) -> str:
-    console = Console(file=io.StringIO(), width=120)
+    console = Console(file=io.StringIO(), width=120, markup=False)
     console.print(*tables)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
