@@ -132,3 +132,10 @@ def test_the_folders_of_coco_are_no_classes(tmp_path):
 def test_a_byte_order_mark_is_no_part_of_a_name(folders):
     (folders / "classnames.txt").write_text("\ufeffhound\ncat\n", encoding="utf-8")
     assert read_class_folders(folders).classnames == ["hound", "cat"]
+
+
+@pytest.mark.parametrize("name", [None, 5, " "])
+def test_a_name_is_a_word(folders, name):
+    (folders / "classnames.json").write_text(json.dumps({"dog": name, "tabby_cat": "cat"}))
+    with pytest.raises(UserError, match="no name for the folder 'dog'"):
+        read_class_folders(folders)

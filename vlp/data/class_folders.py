@@ -127,7 +127,9 @@ def _names_by_folder(table: Path, folders: list[str]) -> list[str]:
         raise UserError(f"{table} is no JSON ({error}): write {{FOLDER: NAME}} or a list of names") from error
     if isinstance(content, list) and len(content) == len(folders):
         content = dict(zip(folders, content, strict=True))
-    missing = [folder for folder in folders if folder not in content] if isinstance(content, dict) else folders
+    if not isinstance(content, dict):
+        content = {}
+    missing = [folder for folder in folders if not isinstance(content.get(folder), str) or not content[folder].strip()]
     if missing:
         raise UserError(f"{table} has no name for the folder '{missing[0]}': write {{FOLDER: NAME}}")
-    return [str(content[folder]) for folder in folders]
+    return [content[folder] for folder in folders]
