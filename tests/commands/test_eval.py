@@ -7,6 +7,8 @@ import csv
 import io
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
@@ -385,3 +387,13 @@ def test_whether_class_embeddings_are_kept_changes_no_result(there: Path, capsys
     vlp("eval", "one", "--on", "sets/wds_imagenetv2", "--output-dir", "out", "--no-cache")
     vlp("eval", "one", "--on", "sets/wds_imagenetv2", "--output-dir", "out")
     assert "is there" in capsys.readouterr().err
+
+
+def test_commands_may_share_a_directory(there: Path) -> None:
+    """What one has begun to write is not taken away by another that writes the same."""
+    run = [sys.executable, "-m", "vlp", "eval", "one", "--on", "sets/pairs", "--output-dir", "out"]
+    started = [subprocess.Popen(run, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], errors
+    assert results(there / "out").keys() == {("one", "pairs")}
+    assert not list((there / "out").glob("*.partial"))

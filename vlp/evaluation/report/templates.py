@@ -31,7 +31,7 @@ def save(page: str, path: Path) -> Path:
     if path.is_dir():
         raise UserError(f"{path} is a directory: name a file, such as {path / 'report.html'}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".partial")
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.partial")  # another may write the same page
     unfinished.write_text(page, encoding="utf-8", errors="backslashreplace")
     os.replace(unfinished, path)
     return path
