@@ -26,6 +26,7 @@ from vlp.encoders import openclip
 from vlp.encoders.options import ModelOptions
 from vlp.evaluation.embed import embed_images, embed_texts
 from vlp.search import collect, parts
+from vlp.search.model import place_of
 
 CONFIG = {
     "embed_dim": 16,
@@ -370,3 +371,23 @@ def test_a_mistake_is_one_sentence(
     assert sentence in said
     assert said.count("\n") == 1
     assert not (tmp_path / "out" / "meta.json").exists() or "--part" in arguments
+
+
+def test_a_caption_replaced_by_one_of_its_length_is_embedded_again(embed, shards: Path, tmp_path: Path) -> None:
+    """Keys, places and sizes in the shard stay what they were."""
+    embed(shards, "--texts")
+    shard = shards / "00001.tar"
+    before = shard.read_bytes()
+    assert before.count(b"picture 5") == 2, "a text and a field of JSON"
+    shard.write_bytes(before.replace(b"picture 5", b"another 5"))
+    embed(shards, "--texts")
+    files = (tmp_path / "out").glob("*.captions.parquet")
+    texts = [text for file in files for text in pq.read_table(file)["text"].to_pylist()]
+    assert "another 5" in texts
+    assert "picture 5" not in texts
+
+
+def test_a_lone_file_of_weights_is_noted_by_its_full_path(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a search finds it from another directory."""
+    monkeypatch.chdir(model)
+    assert place_of("ViT-B-32:open_clip_model.safetensors") == f"ViT-B-32:{model}/open_clip_model.safetensors"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 pytest.importorskip("faiss")
@@ -19,6 +22,7 @@ from vlp.encoders import openclip
 from vlp.encoders.options import ModelOptions
 from vlp.search.directions import moved, residual
 from vlp.search.searcher import Searcher
+from vlp.types import UserError
 
 # Tests are no package, so no import statement reaches it.
 _spec = importlib.util.spec_from_file_location("of_search", Path(__file__).parent.parent / "search" / "conftest.py")
@@ -206,3 +210,23 @@ def test_a_mistake_is_one_sentence(home: Path, monkeypatch, capsys, arguments: s
     said = capsys.readouterr().err
     assert sentence in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "no embeddings", "other width", "no places", "rubbish inside"])
+def test_a_broken_file_of_embeddings_is_named_and_not_left_out(damage: str, home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "E", tmp_path / "E")
+    file = next(path for path in sorted((tmp_path / "E").glob("*.parquet")) if ".captions" not in path.name)
+    table = pq.read_table(file)
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:-100])
+    elif damage == "rubbish inside":
+        data = file.read_bytes()
+        file.write_bytes(data[:30] + bytes(300) + data[330:])
+    elif damage == "other width":
+        wide = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(7 * len(table), np.float16)), 7)
+        pq.write_table(table.set_column(table.schema.get_field_index("embedding"), "embedding", wide), file)
+    else:
+        pq.write_table(table.drop_columns(["embedding" if damage == "no embeddings" else "offset"]), file)
+    with pytest.raises(UserError, match=f"{file.name} .*remove it") as raised:
+        Searcher(tmp_path / "E").index("pictures")
+    assert "\n" not in str(raised.value)

@@ -14,6 +14,7 @@ import torch
 from huggingface_hub import constants
 
 from vlp.encoders import hub as module
+from vlp.encoders import source
 from vlp.encoders.openclip import ModelOptions, build, load, save_openclip_directory
 from vlp.types import UserError
 
@@ -73,8 +74,6 @@ def test_an_openclip_repository(hub: Any, tiny_model: dict[str, Any], tmp_path: 
     shutil.rmtree(hub.root / "lab")
     assert_same(first, load("hf-hub:lab/tiny"))
     assert hub.asked == []
-    from vlp.encoders import source
-
     assert source.of_reference("hf-hub:lab/tiny").described == f"hf-hub:lab/tiny@{hub_server.COMMIT}"
 
 
@@ -87,6 +86,7 @@ def test_a_transformers_repository(hub: Any, kind: str) -> None:
     hub.asked.clear()
     module.go_offline()
     assert_same(first, load(f"hf-hub:lab/{kind}@main"))
+    assert source.of_reference(f"hf-hub:lab/{kind}@main").described == f"hf-hub:lab/{kind}@{hub_server.COMMIT}"
     assert hub.asked == []
 
 
@@ -137,8 +137,6 @@ def test_the_environment_forbids_downloads_as_well(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_tag_takes_safetensors_where_there_are_any(hub: Any, tiny_model: dict[str, Any], tmp_path: Path) -> None:
-    from vlp.encoders import source
-
     repository = hub.root / "timm" / "vit_base_patch32_clip_224.openai"
     save_openclip_directory(build(ModelOptions(config=tiny_model), seed=0), repository)
     assert source.of_reference("ViT-B-32:openai").weights.name == "open_clip_model.safetensors"

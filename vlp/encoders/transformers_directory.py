@@ -58,7 +58,7 @@ def from_hub(snapshot: hub.Snapshot, described: str) -> Source:
         snapshot.require(name)
     for name in (*transformers_pictures.FILES, *hub.TOKENIZER_FILES):
         snapshot.file(name)
-    return read(directory, described)
+    return read(directory, f"hf-hub:{snapshot.repository}@{snapshot.commit}")
 
 
 def read(directory: Path, described: str) -> Source:

@@ -46,11 +46,11 @@ class Row:
 class Rows:
     """All rows of one kind (pictures or texts), numbered through the files in the order of their names."""
 
-    def __init__(self, directory: Path, kind: str, names: list[str]) -> None:
+    def __init__(self, directory: Path, kind: str, names: list[str], dimension: int) -> None:
         self.kind = kind
         self._paths = [directory / f"{name}.parquet" for name in names]
         text = "caption" if kind == PICTURES else "text"
-        tables = [pq.read_table(path, columns=["key", text, "shard", "offset", "size"]) for path in self._paths]
+        tables = [_table(path, ["key", text, "shard", "offset", "size"], dimension) for path in self._paths]
         self._ends = np.cumsum([len(table) for table in tables], dtype=np.int64)
         self._table = pa.concat_tables(tables).rename_columns(["key", "text", "shard", "offset", "size"])
 
@@ -88,6 +88,17 @@ class Rows:
         return f"{hash64(repr(states).encode()):016x}"
 
 
+def _table(path: Path, columns: list[str], dimension: int) -> pa.Table:
+    try:
+        file = pq.ParquetFile(path)
+        stored = file.schema_arrow.field("embedding").type
+        if not pa.types.is_fixed_size_list(stored) or stored.list_size != dimension:
+            raise ValueError(f"its embeddings are {stored}, where {dimension} numbers a row are wanted")
+        return file.read(columns=columns).select(columns)
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise UserError(f"{path} cannot be read ({error}): remove it and run vlp embed again") from error
+
+
 class Collection:
     """The embeddings of a directory.
 
@@ -101,11 +112,16 @@ class Collection:
         if self.meta["files"] != "parquet":
             raise UserError(f"{directory} holds .npy files, which keep no places: embed into Parquet to search")
         found = records(directory, "parquet")
+        broken = next((p for p in sorted(directory.glob("[!.]*.parquet")) if p.stem not in found), None)
+        if broken is not None:
+            raise UserError(
+                f"{broken} is broken, or was not made by vlp embed: remove it, and embed again what it held"
+            )
         strange = next((name for name, one in found.items() if one.digest != self.meta["digest"]), None)
         if strange is not None:
             raise UserError(f"{directory}/{strange}.parquet is of another model than the others: remove it")
         self.rows = {
-            kind: Rows(directory, kind, names)
+            kind: Rows(directory, kind, names, self.meta["dimension"])
             for kind in (PICTURES, TEXTS)
             if (names := [name for name, record in found.items() if record.kind == kind and record.rows])
         }

@@ -79,7 +79,8 @@ def _shard(path: str, job: Job, threads: int) -> Embedded:
     shard, defects = open_shard(path)
     lost = tuple((one.kind, one.where, one.samples) for one in defects)
     members = {*IMAGE_EXTENSIONS, job.captions.partition(".")[0]}
-    content = (*shard.extensions, shard.keys, shard.offset, shard.size, job.captions)
+    # The table alone is the same where a caption was replaced by one of its length.
+    content = (*shard.extensions, shard.keys, shard.offset, shard.size, job.captions, _state(Path(path)))
     texts = Captions(shard, job.captions)
 
     def pictures() -> tuple[Rows, SkippedRows]:

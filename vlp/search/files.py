@@ -94,7 +94,7 @@ def read_features(path: Path) -> np.ndarray:
     """
     try:
         column = pq.ParquetFile(path).read(columns=["embedding"])["embedding"]
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, KeyError, pa.ArrowException) as error:
         raise UserError(f"{path} cannot be read ({error}): remove it and run vlp embed again") from error
     return _unit(column)
 

@@ -32,10 +32,13 @@ def identity(model: TwoTower) -> str:
 
 
 def place_of(reference: str) -> str:
-    """A MODEL by a name that holds from any directory and later on: of a run its newest checkpoint.
+    """A MODEL by a name that holds from any directory and later on: of a run the checkpoint that it stands for.
 
     Raises:
         UserError: there is no such MODEL.
     """
     described = source.of_reference(reference).described
-    return os.path.abspath(described) if os.path.exists(described) else described
+    if os.path.exists(described):
+        return os.path.abspath(described)
+    name, colon, file = described.partition(":")
+    return f"{name}:{os.path.abspath(file)}" if colon and os.path.isfile(file) else described
