@@ -51,7 +51,8 @@ def _model() -> tuple[Any, Any]:
 
     disable_progress_bar()
     path = str(get_model_path())
-    return AutoTokenizer.from_pretrained(path), AutoModel.from_pretrained(path).eval()
+    code = {"trust_remote_code": False}  # without a word, it would ask whether to run what lies beside
+    return AutoTokenizer.from_pretrained(path, **code), AutoModel.from_pretrained(path, **code).eval()
 
 
 def embed_sentences(texts: Sequence[str]) -> np.ndarray:

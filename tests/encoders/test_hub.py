@@ -159,3 +159,21 @@ def test_weights_of_a_text_tower_from_the_hub_s_cache(
     module.go_offline()
     assert_same(load("hf-hub:lab/tiny"), model)
     assert hub.asked == []
+
+
+def test_an_export_with_a_text_tower_of_transformers_is_whole_on_a_hub(
+    hub: Any, bert_directory: Path, tiny_model: dict[str, Any], tmp_path: Path
+) -> None:
+    """The machine that wrote it, and the places it knew, are gone."""
+    shutil.copytree(bert_directory, tmp_path / "bert")
+    text = {"hf_model_name": str(tmp_path / "bert"), "context_length": 16}
+    save_openclip_directory(build(ModelOptions(config={**tiny_model, "text_cfg": text}), seed=0), tmp_path / "model")
+    model = load(str(tmp_path / "model"))
+    (hub.root / "lab").mkdir(parents=True)
+    (tmp_path / "model").rename(hub.root / "lab" / "tiny")
+    shutil.rmtree(tmp_path / "bert")
+    assert_same(load("hf-hub:lab/tiny"), model)
+    hub.asked.clear()
+    module.go_offline()
+    assert_same(load("hf-hub:lab/tiny"), model)
+    assert hub.asked == []

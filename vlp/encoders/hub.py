@@ -90,7 +90,7 @@ class Snapshot:
             found = self._download([name for name, path in zip(names, cached, strict=True) if path is None])
         if found is None:
             return None
-        self._revision = Path(found).parent.name
+        self._revision = Path(found).as_posix().rpartition("/snapshots/")[2].split("/")[0]
         return Path(found)
 
     def require(self, *names: str) -> Path:

@@ -20,6 +20,8 @@ WEIGHTS_FILE = "open_clip_model.safetensors"
 WEIGHTS_ENDINGS = (".safetensors", ".pt", ".pth", ".bin")
 EMA_FILE = "ema.safetensors"
 CAPTIONER_FILE = "captioner.safetensors"
+_TRANSFORMERS_TEXT = {"hf_model_name", "hf_tokenizer_name"}
+_TEXT_TOWER_CONFIG = "text_tower/config.json"
 
 
 @dataclass(frozen=True)
@@ -244,14 +246,25 @@ def _of_hub(model: str) -> Source:
     config = _read_config(found or snapshot.require(CONFIG_FILE))
     weights = snapshot.require(*_safe_first(""))
     with_captioner = config.get("captioner_cfg") is not None
+    directory = _text_files(snapshot) if _TRANSFORMERS_TEXT & config["model_cfg"]["text_cfg"].keys() else None
     return Source(
         f"hf-hub:{snapshot.repository}@{snapshot.commit}",
         weights,
         config["model_cfg"],
         config.get("preprocess_cfg", {}),
+        directory,
         captioner=snapshot.require(CAPTIONER_FILE) if with_captioner else None,
         **_beside(config),
     )
+
+
+def _text_files(snapshot: hub.Snapshot) -> Path | None:
+    """Where tokenizer and configuration of a text tower of transformers lie, if they are in the repository itself.
+
+    An export has them: the names in its configuration are places of the machine that wrote it.
+    """
+    found = [snapshot.file(name) for name in (_TEXT_TOWER_CONFIG, *hub.TOKENIZER_FILES)]
+    return snapshot.require(CONFIG_FILE).parent if any(found) else None
 
 
 def _read_config(path: Path) -> dict[str, Any]:
