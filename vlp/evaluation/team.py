@@ -36,7 +36,7 @@ class Team:
         Raises:
             UserError: that of ``work`` on any process, on all of them.
         """
-        if total < self.world or self.world == 1:
+        if self.world == 1:
             return work()
         rows, sentence = None, ""
         try:
@@ -45,6 +45,8 @@ class Team:
             sentence = str(error)
         distributed.fail_together(sentence)
         assert rows is not None
+        if total < self.world:  # everybody has them all
+            return rows
         most = -(-total // self.world)
         padded = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
         everyone = distributed.gather_rows(padded).unflatten(0, (self.world, most))

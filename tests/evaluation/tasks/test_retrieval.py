@@ -202,3 +202,17 @@ def test_an_unreadable_picture_ends_all_processes_with_its_sentence(run_ranks, t
     assert len(set(sentences)) == 1
     assert "cannot be used" in sentences[0]
     assert "an evaluation set must be whole, replace the picture" in sentences[0]
+
+
+def broken_on_the_last(rank, world, directory, encoder):
+    def fail(image_NCHW):
+        raise UserError("the disk of this one is gone")
+
+    if rank == world - 1:
+        encoder.encode_image = fail
+    return together(rank, world, directory, encoder)
+
+
+@pytest.mark.parametrize("world", [2, 6])
+def test_what_fails_on_one_process_alone_ends_all(run_ranks, directory, encoder, world):
+    assert run_ranks(broken_on_the_last, world, directory, encoder) == ["the disk of this one is gone"] * world
