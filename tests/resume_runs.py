@@ -170,8 +170,10 @@ class Run:
 
 
 def _lives_in(group: int, process: psutil.Process) -> bool:
+    """Also where only threads of it are left, which still hold its files and its lock."""
     with suppress(psutil.NoSuchProcess, ProcessLookupError):
-        return os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
+        gone = process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1
+        return os.getpgid(process.pid) == group and not gone
     return False
 
 

@@ -32,6 +32,7 @@ from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
@@ -104,10 +105,10 @@ def theirs(model: tuple[Any, Any, Any], root: Path, amp: bool, batch_size: int, 
     from clip_benchmark.datasets.builder import build_dataset
     from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 
-    zeroshot_classification.accuracy = accuracy
     clip, transform, tokenizer = model
     found: Figures = {}
-    with redirect_stderr(io.StringIO()):  # its progress
+    ours = mock.patch.object(zeroshot_classification, "accuracy", accuracy)
+    with ours, redirect_stderr(io.StringIO()):  # its progress
         for name in (RETRIEVAL, CLASSES):
             task = "zeroshot_retrieval" if name == RETRIEVAL else "zeroshot_classification"
             dataset = build_dataset(f"wds/{name}", str(root / name), transform, split="test", task=task)
@@ -126,7 +127,7 @@ def theirs(model: tuple[Any, Any, Any], root: Path, amp: bool, batch_size: int, 
 def accuracy(score_NC: Tensor, label_N: Tensor, topk: tuple[int, ...]) -> list[float]:
     """The shares of rows whose label is among the first K, as CLIP_benchmark's function of this name."""
     first = score_NC.topk(max(topk), 1, True, True).indices == label_N[:, None]
-    return [first[:, :k].any(dim=1).float().mean().item() for k in topk]
+    return [first[:, :k].any(dim=1).double().mean().item() for k in topk]
 
 
 def timed(work: Callable[[], Figures]) -> dict[str, Any]:
