@@ -8,8 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from vlp.data.ahead import batches_ahead
-from vlp.data.samples import BadSample, decode_image
+from vlp.data.ahead import pictures_ahead
+from vlp.data.samples import BadSample
 from vlp.encoders.two_tower import TwoTower
 from vlp.generation import captions_of
 from vlp.generation_options import GenerationOptions
@@ -34,15 +34,7 @@ def captions_where_possible(
     Raises:
         UserError: as `captions_of`.
     """
-    transform = model.eval_transform
-
-    def pixels(item: Item) -> tuple[Item, Tensor | BadSample]:
-        try:
-            return item, transform(decode_image(read(item)))
-        except BadSample as bad:
-            return item, bad
-
-    for batch in batches_ahead(pixels, items, batch_size, threads):
+    for batch in pictures_ahead(model.eval_transform, items, read, batch_size, threads):
         good = [picture for _, picture in batch if isinstance(picture, Tensor)]
         captions = iter(captions_of(model, torch.stack(good), options) if good else [])
         yield [

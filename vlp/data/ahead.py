@@ -8,6 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
+from PIL import Image
+from torch import Tensor
+
+from vlp.data.samples import BadSample, decode_image
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -25,3 +30,25 @@ def batches_ahead(
                 yield [one.result() for one in ahead.popleft()]
         while ahead:
             yield [one.result() for one in ahead.popleft()]
+
+
+def pictures_ahead(
+    transform: Callable[[Image.Image], Tensor],
+    items: Iterable[Item],
+    read: Callable[[Item], bytes],
+    batch_size: int,
+    threads: int,
+) -> Iterator[list[tuple[Item, Tensor | BadSample]]]:
+    """As `batches_ahead`, each item with what ``transform`` makes of its picture, or why there is none.
+
+    Args:
+        read: the bytes of an item's picture, or a BadSample; called in ``threads``.
+    """
+
+    def pixels(item: Item) -> tuple[Item, Tensor | BadSample]:
+        try:
+            return item, transform(decode_image(read(item)))
+        except BadSample as bad:
+            return item, bad
+
+    return batches_ahead(pixels, items, batch_size, threads)

@@ -99,29 +99,11 @@ def label_ranks(image_ND: Tensor, class_CD: Tensor, label_N: Tensor, tile: int =
     for start in range(0, len(image_ND), tile):
         label = label_N[start : start + tile, None]
         scores = (image_ND[start : start + tile].double() @ class_DC).float()
-        counts = _Counts(scores.gather(1, label).squeeze(1))
-        counts.add(scores.scatter(1, label, -math.inf), slice(None), dim=1)
-        ranks.append(counts.ranks())
-    return Ranks(torch.cat([r.rank_N for r in ranks]), torch.cat([r.tied_N for r in ranks]))
-
-
-class _Counts:
-    """Counts, over tiles, the wrong candidates that do as well as the best positive of each query."""
-
-    def __init__(self, best_N: Tensor) -> None:
-        self._best_N = best_N
-        self._not_worse_N = torch.zeros_like(best_N, dtype=torch.long)
-        self._equal_N = torch.zeros_like(self._not_worse_N)
-
-    def add(self, scores: Tensor, queries: slice, dim: int) -> None:
-        """Take in a tile whose candidates run along ``dim`` and whose positives are masked with -inf."""
-        best = self._best_N[queries].unsqueeze(dim)
+        best, wrong = scores.gather(1, label), scores.scatter(1, label, -math.inf)
         # Counted as "not worse" rather than as "better or equal", so that NaN counts against the model.
-        self._not_worse_N[queries] += scores.shape[dim] - (scores < best).sum(dim)
-        self._equal_N[queries] += (scores == best).sum(dim)
-
-    def ranks(self) -> Ranks:
-        return Ranks(self._not_worse_N.cpu() + 1, self._equal_N.cpu() > 0)
+        not_worse_N = scores.shape[1] - (wrong < best).sum(dim=1)
+        ranks.append(Ranks(not_worse_N.cpu() + 1, (wrong == best).any(dim=1).cpu()))
+    return Ranks(torch.cat([r.rank_N for r in ranks]), torch.cat([r.tied_N for r in ranks]))
 
 
 def mean_per_class(right_N: Tensor, label_N: Tensor, num_classes: int) -> tuple[float, list[float]]:

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlp.data.ahead import batches_ahead
-from vlp.data.samples import BadSample, decode_image
+from vlp.data.ahead import pictures_ahead
+from vlp.data.samples import BadSample
 from vlp.evaluation.embed import Encoder
 from vlp.types import UserError
 
@@ -31,15 +31,7 @@ def features_where_possible(
     Raises:
         UserError: the model's features are not finite.
     """
-    transform = model.eval_transform
-
-    def pixels(item: Item) -> tuple[Item, Tensor | BadSample]:
-        try:
-            return item, transform(decode_image(read(item)))
-        except BadSample as bad:
-            return item, bad
-
-    for batch in batches_ahead(pixels, items, batch_size, threads):
+    for batch in pictures_ahead(model.eval_transform, items, read, batch_size, threads):
         good = [picture for _, picture in batch if isinstance(picture, Tensor)]
         features = iter(picture_features(model, torch.stack(good)) if good else [])
         for item, picture in batch:
